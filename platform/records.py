@@ -1,0 +1,177 @@
+"""What travels between folders: frozen, plain values. No ORM object leaves the store, no tensor enters it.
+
+Steps count optimizer steps from 0; a sample of step s was measured during step s. Times are seconds since the epoch (UTC).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+RunStatus = Literal["running", "finished", "stopped", "crashed", "halted"]
+Mode = Literal["on", "advisory", "off"]
+"""Automatic action per run: carried out, decided and shown only, or not even judged for action."""
+Severity = Literal["info", "warning", "critical"]
+AlertState = Literal["open", "acknowledged", "silenced", "resolved"]
+Health = Literal["fresh", "certified", "tainted"]
+CommandKind = Literal["rollback", "checkpoint", "damp", "pause", "continue", "set_mode", "stop"]
+CommandState = Literal["asked", "taken", "done", "refused"]
+ActionKind = Literal["carry_on", "skip_data", "damp", "rollback", "halt"]
+SegmentReason = Literal["start", "resume", "changed", "rollback"]
+EventKind = Literal[
+    "decay",
+    "resolution",
+    "data_change",
+    "resume",
+    "rollback",
+    "checkpoint",
+    "guard",
+    "skip_data",
+    "damp",
+    "note",
+    "halt",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    id: str
+    name: str
+    project: str
+    config: Mapping[str, Any]
+    """The resolved configuration, as nested plain values."""
+    status: RunStatus
+    device: str
+    code_version: str
+    created_s: float
+    heartbeat_s: float
+    finished_s: float | None = None
+    mode: Mode = "on"
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    is_archived: bool = False
+    folder: str = ""
+    """Where the run keeps its checkpoints, journal and log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One uninterrupted stretch of a run; a resume or a rollback opens the next one."""
+
+    run_id: str
+    index: int
+    start_step: int
+    reason: SegmentReason
+    created_s: float
+    parent_segment: int | None = None
+    parent_step: int | None = None
+    """The last step of the parent that still counts; the parent's later steps are the abandoned branch."""
+    alert_id: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """{dotted key: [old, new]} where a resume changed the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The samples of one step that were measured together: {signal name: float32 array of the signal's dimensions}."""
+
+    run_id: str
+    segment: int
+    step: int
+    time_s: float
+    values: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a run and is worth a mark on its charts."""
+
+    run_id: str
+    segment: int
+    step: int
+    time_s: float
+    kind: EventKind
+    text: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    id: str
+    run_id: str
+    segment: int
+    rule: str
+    severity: Severity
+    onset_step: int
+    """The change point, not the alarm."""
+    fired_step: int
+    value: float
+    threshold: float
+    message: str
+    created_s: float
+    dedupe_key: str
+    state: AlertState = "open"
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """What speaks for it: signal, layers, and the flight record's file where one was written."""
+    changed_by: str = ""
+    changed_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What the policy asks of the trainer; always with a reason and, unless it is to carry on, an alert behind it."""
+
+    kind: ActionKind
+    reason: str
+    alert_id: str | None = None
+    to_step: int | None = None
+    """rollback: the step of the checkpoint to restore."""
+    vet_from_batch: int | None = None
+    """rollback, skip_data: from this batch of the data order on, a batch is judged before it is trained on."""
+    vet_until_batch: int | None = None
+    """The first batch that need not be vetted, unless the vetting still finds bad ones."""
+    learning_rate_scale: float = 1.0
+    for_steps: int = 0
+    """damp: for how many steps the scale holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    run_id: str
+    segment: int
+    step: int
+    """Number of optimizer steps behind this state; restoring it makes this the next step."""
+    path: str
+    batch: int
+    """The next batch of the data order."""
+    num_bytes: int
+    created_s: float
+    health: Health = "fresh"
+    is_on_disk: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    id: str
+    run_id: str
+    kind: CommandKind
+    args: Mapping[str, Any]
+    asked_by: str
+    asked_s: float
+    state: CommandState = "asked"
+    answer: str = ""
+    answered_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A stretch of one signal as read from the store, in the order of (segment, step)."""
+
+    signal: str
+    segments: NDArray[np.int32]
+    steps: NDArray[np.int64]
+    times_s: NDArray[np.float64]
+    values: NDArray[np.float32]
+    """(points,) for a scalar, else (points, ...) in the signal's dimensions."""

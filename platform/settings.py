@@ -1,0 +1,69 @@
+"""The only reader of environment variables: where things are kept and which addresses are used."""
+
+import secrets
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .errors import MoescopeError
+
+
+class Settings(BaseSettings):
+    """Each field is read from MOESCOPE_<NAME>; a command line option of the same meaning wins."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MOESCOPE_", frozen=True, use_attribute_docstrings=True
+    )
+
+    home: Path = Path("~/.moescope")
+    """Folder of the embedded store, the runs with their checkpoints, and the token."""
+    store: str = ""
+    """Store address, `sqlite:///FILE` or `postgresql://...`; empty means `store.db` in home."""
+    mlflow: str = ""
+    """MLflow tracking address; empty means the server that `moescope up` announces in home, else a file there."""
+    notify: str = ""
+    """apprise addresses that alerts are sent to, separated by blanks."""
+    host: str = "127.0.0.1"
+    """Address that the dashboard and MLflow listen on."""
+    dashboard_port: int = Field(8501, ge=1, le=65535)
+    mlflow_port: int = Field(5501, ge=1, le=65535)
+    token: str = ""
+    """The dashboard's token; empty means the one kept in home."""
+
+    @property
+    def home_path(self) -> Path:
+        return self.home.expanduser().absolute()
+
+    @property
+    def store_url(self) -> str:
+        return self.store or f"sqlite:///{self.home_path / 'store.db'}"
+
+    def make_home(self) -> Path:
+        """Creates home and returns it. Raises MoescopeError where it cannot be written."""
+        try:
+            self.home_path.mkdir(parents=True, exist_ok=True)
+            probe = self.home_path / f".writable-{secrets.token_hex(4)}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise MoescopeError(
+                f"home folder {self.home_path} cannot be written ({error.strerror}): "
+                "choose another with --home or MOESCOPE_HOME"
+            ) from None
+        return self.home_path
+
+    def read_token(self) -> str:
+        """Returns the dashboard's token; makes one in home (mode 600) where there is none."""
+        if self.token:
+            return self.token
+        path = self.make_home() / "token"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_urlsafe(24))
+        return path.read_text().strip()
+
+
+def with_home(settings: Settings, home: Path | None) -> Settings:
+    """Returns the settings with another home, as `--home` asks."""
+    return settings if home is None else settings.model_copy(update={"home": home})
