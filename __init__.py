@@ -1,6 +1,7 @@
 """The public door of moescope: `watch`, `train`, `__version__`.
 
-Everything behind it is loaded when it is first used, so importing moescope loads neither torch nor a database driver.
+Everything behind it is loaded when it is first used, so importing moescope loads neither torch nor
+a database driver.
 """
 
 from typing import TYPE_CHECKING, Any

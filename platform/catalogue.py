@@ -1,4 +1,4 @@
-"""The catalogue of signals: the one table from which docs, dashboard labels and rules take their words.
+"""The catalogue of signals: the one table from which docs, dashboard and rules take their words.
 
 A name that is not in it is an error, unless the user registers it (`user/...`, see `user_signal`).
 """
@@ -34,7 +34,7 @@ class SignalSpec:
     """What a low value means."""
     source: str
     is_lossless: bool = False
-    """Lossless signals survive any fault of a sink; the others may be coalesced, which is counted."""
+    """Lossless signals survive any fault of a sink; others may be coalesced, which is counted."""
 
     @property
     def is_scalar(self) -> bool:
@@ -183,7 +183,7 @@ _SPECS = (
         "step",
         "step",
         _HOST,
-        "Robust z-score of the step's loss residuals, after each sample's timestep is accounted for.",
+        "Robust z-score of the step's loss residuals, each sample's timestep accounted for.",
         "Above 4 in three of five steps is a lasting spike: odd data or a broken state.",
         "Usual.",
         _HEALTH + ", 1 and 16",

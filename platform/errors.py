@@ -5,13 +5,13 @@ from collections.abc import Iterable
 
 
 class MoescopeError(Exception):
-    """A mistake that its user can mend: one line that names the thing, its value, what is allowed and what to do.
+    """A mistake that its user can mend: one line that names the thing, its value and what to do.
 
     The command line prints it without a traceback and exits with code 2.
     """
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Says which known names are near: `"; did you mean tiny?"`, or an empty string where none is."""
+    """Says which known names are near: `; did you mean tiny?`, or an empty text where none is."""
     near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""

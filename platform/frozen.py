@@ -1,4 +1,4 @@
-"""What a person writes: frozen pydantic models, dotted keys into them, and changes that are validated again."""
+"""What a person writes: frozen pydantic models, dotted keys into them, and validated changes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -38,7 +38,10 @@ def difference(old: Frozen, new: Frozen) -> dict[str, tuple[Any, Any]]:
 
 
 def parsed(config_type: type[Config], values: Mapping[str, Any], what: str) -> Config:
-    """Validates nested values into a configuration; every fault becomes one line with field, value and what is allowed."""
+    """Validates nested values into a configuration.
+
+    Raises MoescopeError: one line that tells each fault with field, value and what is allowed.
+    """
     try:
         return config_type.model_validate(dict(values))
     except ValidationError as error:
@@ -49,7 +52,7 @@ def parsed(config_type: type[Config], values: Mapping[str, Any], what: str) -> C
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """Returns the configuration with dotted keys changed, validated anew (`model_copy(update=...)` would not).
+    """Returns the configuration with dotted keys changed, validated anew (`model_copy` would not).
 
     Raises MoescopeError on an unknown key, with near names, or on a value that is not allowed.
     """
@@ -74,7 +77,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """Splits `key=value` as given to `--set`; the value is read as YAML (numbers, true/false, lists, text)."""
+    """Splits `key=value` as given to `--set`; the value is read as YAML (1, true, [1, 2], text)."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise MoescopeError(f"--set {text}: expected key=value, as in --set moe.num_chosen=1")

@@ -1,6 +1,8 @@
-"""What travels between folders: frozen, plain values. No ORM object leaves the store, no tensor enters it.
+"""What travels between folders: frozen, plain values. No ORM object leaves the store, no tensor
+enters it.
 
-Steps count optimizer steps from 0; a sample of step s was measured during step s. Times are seconds since the epoch (UTC).
+Steps count optimizer steps from 0; a sample of step s was measured during step s. Times are seconds
+since the epoch (UTC).
 """
 
 from collections.abc import Mapping
@@ -67,7 +69,7 @@ class Segment:
     created_s: float
     parent_segment: int | None = None
     parent_step: int | None = None
-    """The last step of the parent that still counts; the parent's later steps are the abandoned branch."""
+    """The last step of the parent that still counts; its later steps are the abandoned branch."""
     alert_id: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     """{dotted key: [old, new]} where a resume changed the configuration."""
@@ -75,7 +77,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The samples of one step that were measured together: {signal name: float32 array of the signal's dimensions}."""
+    """The samples of one step that were measured together.
+
+    values: {signal name: float32 array of the signal's dimensions}.
+    """
 
     run_id: str
     segment: int
@@ -121,7 +126,10 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What the policy asks of the trainer; always with a reason and, unless it is to carry on, an alert behind it."""
+    """What the policy asks of the trainer.
+
+    It always has a reason and, unless it is to carry on, an alert behind it.
+    """
 
     kind: ActionKind
     reason: str
@@ -129,7 +137,7 @@ class Action:
     to_step: int | None = None
     """rollback: the step of the checkpoint to restore."""
     vet_from_batch: int | None = None
-    """rollback, skip_data: from this batch of the data order on, a batch is judged before it is trained on."""
+    """rollback, skip_data: from this batch of the data order on, each is judged before training."""
     vet_until_batch: int | None = None
     """The first batch that need not be vetted, unless the vetting still finds bad ones."""
     learning_rate_scale: float = 1.0

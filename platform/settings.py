@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     store: str = ""
     """Store address, `sqlite:///FILE` or `postgresql://...`; empty means `store.db` in home."""
     mlflow: str = ""
-    """MLflow tracking address; empty means the server that `moescope up` announces in home, else a file there."""
+    """MLflow address; empty: the server that `moescope up` announces, else a file in home."""
     notify: str = ""
     """apprise addresses that alerts are sent to, separated by blanks."""
     host: str = "127.0.0.1"

@@ -1,5 +1,7 @@
-"""What a recipe can say. Every key of seed, steps, data, model, moe, objective and optim changes what is computed;
-the keys of watch, guard, policy and checkpoint change how the run is looked after.
+"""What a recipe can say.
+
+Every key of seed, steps, data, model, moe, objective and optim changes what is computed; the keys
+of watch, guard, policy and checkpoint change how the run is looked after.
 
 No torch here: a plan needs counts, not tensors.
 """
@@ -22,10 +24,10 @@ from ..platform.frozen import Frozen
 
 class DataConfig(Frozen):
     folder: str = ""
-    """Folder of mp4, webm or mov clips, searched in depth; captions beside them or in captions.jsonl."""
+    """Folder of mp4, webm, mov clips, searched in depth; captions beside or in captions.jsonl."""
     order: Literal["shuffled", "by_folder"] = "shuffled"
-    """shuffled: each pass over all clips in a new order. by_folder: sub-folders in the order of their names, as data was
-    delivered, shuffled within each."""
+    """shuffled: each pass over all clips in a new order. by_folder: sub-folders in the order of
+    their names, as data was delivered, shuffled within each."""
     windows_per_clip: PositiveInt = 1
     """How often a clip is drawn in one pass, each time with another crop in space and time."""
     batch: PositiveInt = 8
@@ -84,8 +86,10 @@ class MoeConfig(Frozen):
 class ObjectiveConfig(Frozen):
     timesteps: Literal["stratified", "uniform"] = "stratified"
     """stratified: one noise level from each of batch equal strata."""
+    shift: PositiveFloat = 3.0
+    """Moves the drawn noise levels towards noise, as sigma * shift / (1 + (shift - 1) * sigma); 1 leaves them uniform."""
     are_modalities_tied: bool = False
-    """Whether video and audio of a sample share their noise level; if not, each can guide the other."""
+    """Whether video and audio share a sample's noise level; if not, each can guide the other."""
     audio_weight: NonNegativeFloat = 0.5
     """Weight of the audio loss beside the video loss of weight 1."""
 
@@ -113,9 +117,9 @@ class WatchConfig(Frozen):
 class GuardConfig(Frozen):
     is_on: bool = True
     extreme_factor: float = Field(50.0, gt=1)
-    """A gradient norm above this multiple of its running level counts as extreme and is held back."""
+    """A gradient norm above this multiple of its running level is extreme and is held back."""
     most_in_a_row: PositiveInt = 3
-    """After that many extreme steps in a row the guard lets go; non-finite updates are never applied."""
+    """After that many extreme steps in a row the guard lets go; never of non-finite ones."""
 
 
 class PolicyConfig(Frozen):
@@ -126,7 +130,8 @@ class PolicyConfig(Frozen):
     margin_steps: NonNegativeInt = 2
     """States younger than the onset less this are not trusted."""
     certify_after_steps: PositiveInt = 20
-    """Healthy steps after a checkpoint that certify it; no less than the slowest rollback rule's detection delay."""
+    """Healthy steps after a checkpoint that certify it; no less than the slowest rollback rule's
+    detection delay."""
     most_rollbacks: PositiveInt = 4
     """Rollbacks within window_steps; one more halts the run and calls for help."""
     window_steps: PositiveInt = 1000
@@ -184,15 +189,18 @@ class RunConfig(Frozen):
             if whole % part:
                 near = max(part, whole // part * part)
                 raise ValueError(
-                    f"{what} is {whole}, but it must be a multiple of {part}: use {near} or {near + part}"
+                    f"{what} is {whole}, but it must be a multiple of {part}: "
+                    f"use {near} or {near + part}"
                 )
         if (m.width // m.heads) % 8:
             raise ValueError(
-                f"model.width / model.heads is {m.width // m.heads}, but 3-axis RoPE needs a multiple of 8"
+                f"model.width / model.heads is {m.width // m.heads}, "
+                "but 3-axis RoPE needs a multiple of 8"
             )
         if e.num_experts and e.num_chosen > e.num_experts:
             raise ValueError(
-                f"moe.num_chosen is {e.num_chosen}, but moe.num_experts is {e.num_experts}: choose at most as many"
+                f"moe.num_chosen is {e.num_chosen}, but moe.num_experts is {e.num_experts}: "
+                "choose at most as many"
             )
         return self
 
@@ -213,7 +221,7 @@ class RunConfig(Frozen):
 
 
 def refuse_keys_without_effect(config: RunConfig, keys: Iterable[str]) -> None:
-    """Raises MoescopeError where one of the keys that somebody set does nothing in this configuration."""
+    """Raises MoescopeError where one of the keys that somebody set does nothing here."""
     for key in keys:
         reason = _without_effect(config, key)
         if reason:

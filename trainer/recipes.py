@@ -22,7 +22,10 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {"tiny": tiny, "tiny_dense": tiny_
 
 
 def recipe(name: str, changes: Mapping[str, Any] | None = None) -> RunConfig:
-    """Returns a recipe with dotted keys changed. Raises MoescopeError on unknown names and keys without effect."""
+    """Returns a recipe with dotted keys changed.
+
+    Raises MoescopeError on unknown names and on keys without effect.
+    """
     known = name.replace("-", "_")
     if known not in RECIPES:
         raise MoescopeError(

@@ -1,0 +1,1 @@
+"""SwiGLU experts on routed tokens: `reference.py` says what is computed, `op.py` computes it fast."""

@@ -1,0 +1,87 @@
+# `make demo` and `make test` set themselves up on a fresh checkout with Python 3.11, make and a package index.
+#
+#   PIP_ARGS   is passed to pip: without a GPU, point it at an index with a CPU build of torch
+#   HEADLESS=1 `make demo` stops at the end and exits 0 only if every stage really happened
+#   HOME_DIR   where `make demo` keeps its store and runs; .moescope by default
+#   PYTEST_ARGS is passed to pytest, as in PYTEST_ARGS="tests/monitors -x"
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP_ARGS ?=
+HOME_DIR ?= .moescope
+HEADLESS ?=
+PYTEST_ARGS ?=
+
+TORCH := torch==2.13.0
+BIN := .venv/bin
+READY := .venv/.ready
+# two cores: a test process each, and no threads on top of them
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: help .venv demo up test stories check lint format types docs bench score clean
+
+help:
+	@echo "make demo     trains on made clips, meets poisoned ones, rolls back, recovers; a browser shows it"
+	@echo "make test     the tests, under ten minutes on two cores"
+	@echo "make stories  whole journeys in real processes"
+	@echo "make check    format, lint, types, generated pages"
+	@echo "make bench    what watching costs, as ratios"
+	@echo "make docs     writes the generated pages anew"
+	@echo "make clean    takes away what was built; not .venv, not the runs"
+
+.venv: $(READY)
+
+# torch first and alone: another package's requirement must not choose its version
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=..."'
+	$(BIN)/python -m pip install $(PIP_ARGS) $(TORCH)
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	MOESCOPE_HOME="$(HOME_DIR)" $(BIN)/moescope demo $(if $(filter-out 0,$(HEADLESS)),--headless)
+
+up: $(READY)
+	$(BIN)/moescope up
+
+test: $(READY)
+	$(PYTEST) -n 2 -m "not story"
+
+stories: $(READY)
+	$(PYTEST) -m story --durations=0
+
+check: $(READY)
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
+	$(BIN)/python docs/generate.py --check
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# mypy names modules after the checkout's folder, so it checks a copy that is called moescope; the copy is fresh,
+# or a module that was deleted would still be found in it
+types: $(READY)
+	rm -rf build
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation --target build/stage .
+	MYPYPATH=build/stage $(BIN)/mypy --namespace-packages --explicit-package-bases -p moescope | tee build/types.txt
+	@# an exclude pattern that swallows the package would check one file and report success
+	@test "$$(sed -n 's/.*in \([0-9]*\) source files.*/\1/p' build/types.txt)" -ge 50
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py
+
+bench: $(READY)
+	for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python "$$file"; done
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,297 @@
+"""The `moescope` command. Each command loads what it needs when it is called: `--help` is quick.
+
+A mistake of the user is one line on stderr and exit code 2; a command that did not reach its aim
+exits with 1.
+"""
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .platform.errors import MoescopeError
+from .platform.shell import (
+    Home,
+    Json,
+    RunName,
+    StoreUrl,
+    alerts_app,
+    asked_settings,
+    command_group,
+    db_app,
+    opened_store,
+    rollback,
+    runs_app,
+)
+from .platform.terminal import one_line, say, say_json, say_rows
+
+
+class OneLineErrors(TyperGroup):
+    """A group of commands whose faults are told on one line, usage errors included."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except MoescopeError as error:
+            _fail(one_line(error), 2)
+        except typer.TyperException as error:
+            _fail(f"{one_line(error.format_message())} (see moescope --help)", error.exit_code)
+        except typer.Abort:
+            _fail("given up", 1)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(line: str, code: int) -> None:
+    typer.echo(f"moescope: {line}", err=True)
+    sys.exit(code)
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    help="Trains Mixture-of-Experts video diffusion models, watches them, brings them back.",
+    rich_markup_mode=None,
+    # a pretty traceback prints local variables, and those may hold a database password
+    pretty_exceptions_enable=False,
+)
+data_app = command_group("Write clips to try things with, or check a folder of clips.")
+for group, name in ((runs_app, "runs"), (alerts_app, "alerts"), (data_app, "data"), (db_app, "db")):
+    app.add_typer(group, name=name)
+app.command()(rollback)
+
+
+@app.callback(invoke_without_command=True)
+def door(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        from . import __version__
+
+        say(f"moescope {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        say(context.get_help())
+
+
+@app.command()
+def demo(
+    headless: Annotated[
+        bool,
+        typer.Option("--headless", help="Stop at the end; exit 0 only if every stage happened."),
+    ] = False,
+    home: Home = None,
+) -> None:
+    """Train on made clips, meet poisoned ones, alert, roll back and recover, in a browser too."""
+    from .trainer.demo import run_demo
+
+    raise typer.Exit(run_demo(asked_settings(home), headless))
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a recipe, such as tiny.")
+    ] = "",
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of clips; the same as data.folder.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Optimizer steps; the same as steps.")
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option("--mode", help="on, advisory or off; the same as policy.mode."),
+    ] = None,
+    project: Annotated[str | None, typer.Option("--project", help="Groups runs.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the run; made up if left out.")] = "",
+    resume: Annotated[
+        str, typer.Option("--resume", metavar="RUN", help="Go on with a run that has ended.")
+    ] = "",
+    init_from: Annotated[
+        str,
+        typer.Option("--init-from", metavar="RUN", help="Start with another run's weights."),
+    ] = "",
+    is_supervised: Annotated[
+        bool,
+        typer.Option("--supervise", help="Restart a crashed trainer, a bounded number of times."),
+    ] = False,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe on a folder of clips, or go on with a run."""
+    from .trainer.asked import asked_changes, new_config, resumed_config
+
+    settings = asked_settings(home, store)
+    folder = None if data is None else str(data)
+    changes = asked_changes(
+        assignments or (),
+        {"data.folder": folder, "steps": steps, "policy.mode": mode, "project": project},
+    )
+    if resume and (name or init_from):
+        given = "--name" if name else "--init-from"
+        raise MoescopeError(f"{given} does not go with --resume, which goes on with a run as it is")
+    if resume:
+        with opened_store(settings) as open_store:
+            run = open_store.find_run(resume)
+        if recipe and recipe.replace("-", "_") != run.config.get("recipe"):
+            raise MoescopeError(
+                f"run {run.name} was made by recipe {run.config.get('recipe')}, not {recipe}: "
+                "leave the recipe out, and change keys with --set"
+            )
+        config = resumed_config(run.config, changes, run.name)
+    elif recipe:
+        config = new_config(recipe, changes)
+    else:
+        raise MoescopeError("no recipe given: name one, as in `moescope train tiny --data FOLDER`")
+    if is_supervised:
+        from .trainer.supervise import supervise
+
+        raise typer.Exit(supervise([word for word in sys.argv[1:] if word != "--supervise"]))
+    from .trainer.run import train as train_run
+
+    result = train_run(
+        config,
+        home=settings,
+        name=name,
+        resume=resume,
+        init_from=init_from,
+        progress=not as_json,
+    )
+    if as_json:
+        say_json(result)
+
+
+@app.command()
+def up(
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address to listen on; 127.0.0.1 by default.")
+    ] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port of the dashboard.")] = None,
+    mlflow_port: Annotated[
+        int | None, typer.Option("--mlflow-port", help="Port of MLflow.")
+    ] = None,
+    home: Home = None,
+    store: StoreUrl = None,
+) -> None:
+    """Serve the dashboard and MLflow, watch for silent runs and deliver alerts, until Ctrl-C."""
+    from .platform.service import serve
+
+    settings = asked_settings(home, store)
+    if host is not None:
+        settings = settings.model_copy(update={"host": host})
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    serve(
+        settings,
+        settings.store_url,
+        port=settings.dashboard_port if port is None else port,
+        mlflow_port=settings.mlflow_port if mlflow_port is None else mlflow_port,
+        ready=lambda addresses: say(
+            f"dashboard {addresses.dashboard_url}\nmlflow    {addresses.mlflow_url}"
+        ),
+        stop=stop,
+    )
+
+
+@data_app.command("make-clips")
+def make_clips_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.")],
+    num_clips: Annotated[int, typer.Option("--num-clips", min=1, help="How many clips.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Other seed, other clips.")] = 0,
+) -> None:
+    """Write encoded clips: moving shapes, a tone tied to their motion, a caption that tells it."""
+    from .trainer.data.make_clips import make_clips
+
+    make_clips(folder, num_clips, seed)
+    say(f"{num_clips} clips in {folder}")
+
+
+@data_app.command("check")
+def check_data(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of clips.")],
+    as_json: Json = False,
+) -> None:
+    """Say which files of a folder can be trained on, and which are passed over and why."""
+    from .trainer.data.clips import find_clips
+
+    index = find_clips(folder)
+    if as_json:
+        say_json(
+            {
+                "folder": folder,
+                "num_usable": len(index.clips),
+                "duration_s": sum(clip.duration_s for clip in index.clips),
+                "num_with_sound": sum(clip.has_sound for clip in index.clips),
+                "num_with_caption": sum(bool(clip.caption) for clip in index.clips),
+                "passed_over": [{"name": name, "why": why} for name, why in index.passed_over],
+            }
+        )
+        return
+    say(
+        f"{len(index.clips)} usable clips, {sum(clip.duration_s for clip in index.clips):.0f} s, "
+        f"{sum(clip.has_sound for clip in index.clips)} with sound, "
+        f"{sum(bool(clip.caption) for clip in index.clips)} with a caption"
+    )
+    say_rows(
+        [{"passed over": name, "why": why} for name, why in index.passed_over],
+        "all files are usable",
+    )
+
+
+@app.command()
+def sample(
+    run: RunName,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt", help="What the clip shows; repeatable. Else captions of the data."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps from noise to clip.")] = 32,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise.")] = 0,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder to write into; else the run's samples.")
+    ] = None,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Write mp4 clips that the run's model generates."""
+    from .trainer.run import sample_run
+
+    paths = sample_run(asked_settings(home, store), run, prompts or [], steps, seed, to)
+    if as_json:
+        say_json(paths)
+        return
+    for path in paths:
+        say(str(path))
+
+
+@app.command()
+def doctor(home: Home = None, store: StoreUrl = None, as_json: Json = False) -> None:
+    """Say what is here and what is missing; each line says what to do."""
+    from .platform.doctor import examine
+
+    findings = examine(asked_settings(home, store))
+    if as_json:
+        say_json(findings)
+    else:
+        say_rows([vars(finding) for finding in findings], "nothing to examine")
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The only writer: commands to a run and states of alerts. Nothing here touches training; the trainer obeys or refuses."""
+
+import time
+
+from ..platform.commands import ask
+from ..platform.records import Alert, AlertState, Checkpoint, Command, Mode
+from ..platform.store import Store
+
+WHO = "dashboard"
+
+
+def roll_back(store: Store, run_id: str, to_step: int | None) -> Command:
+    """Asks a run to go back to a checkpoint's step; None lets it take its newest certified one."""
+    return ask(store, run_id, "rollback", {"to_step": to_step}, WHO, time.time())
+
+
+def save_checkpoint(store: Store, run_id: str) -> Command:
+    return ask(store, run_id, "checkpoint", {}, WHO, time.time())
+
+
+def set_mode(store: Store, run_id: str, mode: Mode) -> Command:
+    """Asks a run to carry out, only show, or not even judge automatic action."""
+    return ask(store, run_id, "set_mode", {"mode": mode}, WHO, time.time())
+
+
+def set_alert_state(store: Store, alert: Alert, state: AlertState) -> None:
+    store.set_alert_state(alert.id, state, WHO, time.time())
+
+
+def rollback_in_words(step: int | None, target: Checkpoint, run_name: str) -> str:
+    """Says what a rollback will do before it is asked; the run's name is shown as it is, so escape it before."""
+    given_up = "" if step is None else f" and gives up the {max(0, step + 1 - target.step)} steps since"
+    return (
+        f"{run_name} goes back to its checkpoint of step {target.step} ({target.health}){given_up}. "
+        "Weights, optimizer, averages, schedule, randomness, data position and router biases return to that "
+        "moment; the steps given up stay visible as an abandoned branch, and alerts and the rollback budget are kept. "
+        "The trainer does it at its next step and answers here."
+    )

@@ -1,0 +1,197 @@
+"""The marks of a run's charts: alerts, rollbacks, guarded or skipped steps and checkpoints, in a strip below the line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from ..platform.records import Alert, Checkpoint, Event, Segment, Series
+from . import theme
+from .window import StepRange, is_in
+from .words import gib, in_figure
+
+ROWS = ("saved", "held", "rollback", "alert")
+"""From the bottom up."""
+_MOST_LINES = 24
+"""Vertical lines through the chart, of the newest alerts and rollbacks; older ones keep their mark in the strip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    alerts: Sequence[Alert] = ()
+    segments: Sequence[Segment] = ()
+    checkpoints: Sequence[Checkpoint] = ()
+    events: Sequence[Event] = ()
+    held_steps: Sequence[int] = ()
+    """Steps whose update the guard held back."""
+
+
+def add_marks(figure: go.Figure, marks: Marks, series: Series, step_range: StepRange) -> None:
+    """Puts the strip under the chart, and on the line a marker where each alert's stretch was at its worst."""
+    figure.update_layout(
+        yaxis={"domain": [0.27, 1.0]},
+        yaxis2={
+            "domain": [0.0, 0.2],
+            "anchor": "x",
+            "range": [-0.6, len(ROWS) - 0.4],
+            "tickmode": "array",
+            "tickvals": list(range(len(ROWS))),
+            "ticktext": list(ROWS),
+            "tickfont": {"size": 11},
+            "automargin": True,
+            "zeroline": False,
+            "fixedrange": True,
+        },
+        xaxis={"anchor": "y2"},
+    )
+    _add_saved(figure, [c for c in marks.checkpoints if is_in(c.step, step_range)])
+    _add_held(figure, marks, step_range)
+    _add_rollbacks(figure, marks.segments, series, step_range)
+    _add_alerts(figure, marks.alerts, series, step_range)
+
+
+def _add_saved(figure: go.Figure, checkpoints: Sequence[Checkpoint]) -> None:
+    for health, look in theme.CHECKPOINTS.items():
+        here = [c for c in checkpoints if c.health == health]
+        _strip(
+            figure,
+            "saved",
+            [c.step for c in here],
+            [
+                f"checkpoint at step {c.step}: {look.word}, {gib(c.num_bytes)}"
+                + ("" if c.is_on_disk else ", in memory")
+                for c in here
+            ],
+            look.symbol,
+            look.line,
+        )
+
+
+def _add_held(figure: go.Figure, marks: Marks, step_range: StepRange) -> None:
+    held = [s for s in marks.held_steps if is_in(s, step_range)]
+    _strip(
+        figure, "held", held, [f"step {s}: the guard held the update back" for s in held],
+        "x-thin", theme.PINK,
+    )  # fmt: skip
+    skipped = [
+        e for e in marks.events if e.kind in ("skip_data", "damp") and is_in(e.step, step_range)
+    ]
+    _strip(
+        figure, "held", [e.step for e in skipped],
+        [f"step {e.step}: {in_figure(e.text)}" for e in skipped], "line-ns", theme.PINK,
+    )  # fmt: skip
+
+
+def _add_rollbacks(
+    figure: go.Figure,
+    segments: Sequence[Segment],
+    series: Series,
+    step_range: StepRange,
+) -> None:
+    back = [s for s in segments if s.reason == "rollback" and is_in(s.start_step, step_range)]
+    for segment in back:
+        parent = series.steps[series.segments == segment.parent_segment]
+        from_step = int(parent[-1]) if parent.size else segment.start_step
+        figure.add_scatter(
+            x=np.array([from_step, segment.start_step]),
+            y=np.array([ROWS.index("rollback")] * 2),
+            mode="lines",
+            line={"color": theme.ORANGE, "width": 2},
+            yaxis="y2",
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    _strip(
+        figure,
+        "rollback",
+        [s.start_step for s in back],
+        [f"rolled back to step {s.start_step} (segment {s.index})" for s in back],
+        "triangle-left",
+        theme.ORANGE,
+    )
+    for segment in back[-_MOST_LINES:]:
+        _line(figure, segment.start_step, theme.ORANGE, "dash")
+
+
+def _add_alerts(
+    figure: go.Figure, alerts: Sequence[Alert], series: Series, step_range: StepRange
+) -> None:
+    here = [a for a in alerts if is_in(a.fired_step, step_range)]
+    for severity, look in theme.SEVERITIES.items():
+        fired = [a for a in here if a.severity == severity]
+        texts = [
+            f"{look.word}, fired at step {a.fired_step}, began at {a.onset_step}: {in_figure(a.message)}"
+            for a in fired
+        ]
+        _strip(figure, "alert", [a.fired_step for a in fired], texts, look.symbol, look.line)
+        worst = [_worst(series, a) for a in fired]
+        shown = [(w, text) for w, text in zip(worst, texts, strict=True) if w is not None]
+        if shown:
+            figure.add_scatter(
+                x=np.array([w[0] for w, _ in shown]),
+                y=np.array([w[1] for w, _ in shown], np.float32),
+                mode="markers",
+                marker={
+                    "symbol": look.symbol + "-open",
+                    "size": 12,
+                    "color": look.line,
+                    "line": {"width": 2, "color": look.line},
+                },
+                name=f"{look.word} alert",
+                hovertext=[text for _, text in shown],
+                hoverinfo="text",
+            )
+    for alert in sorted(here, key=lambda a: a.created_s)[-_MOST_LINES:]:
+        _line(figure, alert.onset_step, theme.SEVERITIES[alert.severity].line, "dot")
+
+
+def _worst(series: Series, alert: Alert) -> tuple[int, float] | None:
+    """Returns where the drawn signal was highest from an alert's onset until it fired, on that branch."""
+    is_there = (
+        (series.segments == alert.segment)
+        & (series.steps >= alert.onset_step)
+        & (series.steps <= alert.fired_step)
+        & np.isfinite(series.values)
+    )
+    at: NDArray[np.int64] = np.flatnonzero(is_there)
+    if not at.size:
+        return None
+    top = at[np.argmax(series.values[at])]
+    return int(series.steps[top]), float(series.values[top])
+
+
+def _strip(
+    figure: go.Figure,
+    row: str,
+    steps: Sequence[int],
+    texts: Sequence[str],
+    symbol: str,
+    colour: str,
+) -> None:
+    if not steps:
+        return
+    figure.add_scatter(
+        x=np.array(steps),
+        y=np.full(len(steps), ROWS.index(row)),
+        mode="markers",
+        marker={
+            "symbol": symbol,
+            "size": 9,
+            "color": colour,
+            "line": {"width": 1.5, "color": colour},
+        },
+        yaxis="y2",
+        showlegend=False,
+        hovertext=list(texts),
+        hoverinfo="text",
+        name=row,
+    )
+
+
+def _line(figure: go.Figure, step: int, colour: str, dash: str) -> None:
+    figure.add_shape(
+        type="line", x0=step, x1=step, xref="x", y0=0, y1=1, yref="paper",
+        line={"color": theme.faded(colour, 0.6), "width": 1, "dash": dash}, layer="below",
+    )  # fmt: skip

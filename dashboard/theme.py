@@ -1,0 +1,126 @@
+"""Colours, symbols and words: one look for light and dark, readable without seeing colour.
+
+Every line colour keeps a contrast of at least 3:1 on the light and on the dark background, so a figure need not know
+which one it is on; text and grid of a figure follow the browser. Hues: Okabe and Ito, "Color Universal Design" (2008),
+shifted in lightness to meet that bound.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import plotly.graph_objects as go
+
+from ..platform.records import Health, RunStatus, Severity
+
+BACKGROUNDS = ("#FFFFFF", "#0F1419")
+"""Light and dark, as in .streamlit/config.toml."""
+
+BLUE, ORANGE, GREEN, PINK, GREY = "#0E7ABF", "#D55E00", "#009068", "#B8649A", "#7F868D"
+SERIES = (BLUE, ORANGE, GREEN, PINK, GREY)
+"""Colours of unordered lines, in the order of use."""
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+"""Each line has its own dash besides its colour."""
+
+DEPTH = ("#7A5BC7", "#4372C9", "#0E84B4", "#078D86", "#3A8F4E", "#808A14", "#B57B0C", "#D0621F")
+"""Ordered colours for layers, from the first to the last."""
+
+LOAD_SCALE = (
+    (0.0, "#12324F"),
+    (0.25, "#2F6C8F"),
+    (0.5, "#8FB9A8"),
+    (0.75, "#E8C468"),
+    (1.0, "#C8401F"),
+)
+"""Load of an expert: dark is idle, pale is its fair share, red is overloaded; lightness alone tells idle from fair."""
+LEVEL_SCALE = "Cividis"
+
+LampWord = Literal[
+    "healthy", "warning", "critical", "silent", "finished", "stopped", "crashed", "halted"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A state as word, icon and colour: the colour is never alone."""
+
+    word: str
+    icon: str
+    """A Material symbol that Streamlit brings along."""
+    badge: Literal["red", "orange", "yellow", "blue", "green", "violet", "gray"]
+    line: str = GREY
+    symbol: str = "circle"
+    """The marker in a figure."""
+
+
+LAMPS: dict[LampWord, Look] = {
+    "healthy": Look("healthy", ":material/check_circle:", "green"),
+    "warning": Look("warning", ":material/warning:", "orange"),
+    "critical": Look("critical", ":material/error:", "red"),
+    "silent": Look("silent", ":material/signal_disconnected:", "red"),
+    "finished": Look("finished", ":material/flag:", "blue"),
+    "stopped": Look("stopped", ":material/stop_circle:", "gray"),
+    "crashed": Look("crashed", ":material/heart_broken:", "red"),
+    "halted": Look("halted", ":material/front_hand:", "red"),
+}
+
+STATUS: dict[RunStatus, str] = {
+    "running": "running",
+    "finished": "finished",
+    "stopped": "stopped",
+    "crashed": "crashed",
+    "halted": "halted, waits for a person",
+}
+
+SEVERITIES: dict[Severity, Look] = {
+    "info": Look("info", ":material/info:", "blue", BLUE, "circle"),
+    "warning": Look("warning", ":material/warning:", "orange", "#B9770E", "triangle-up"),
+    "critical": Look("critical", ":material/error:", "red", "#D13B2E", "diamond"),
+}
+
+CHECKPOINTS: dict[Health, Look] = {
+    "fresh": Look("fresh, not yet certified", ":material/hourglass:", "gray", GREY, "circle-open"),
+    "certified": Look("certified", ":material/verified:", "green", GREEN, "circle"),
+    "tainted": Look("tainted", ":material/block:", "red", ORANGE, "x-thin"),
+}
+
+
+def layer_colours(num_layers: int) -> list[str]:
+    """Returns a colour per layer, from the ramp's first to its last."""
+    last = len(DEPTH) - 1
+    return [DEPTH[round(i * last / max(num_layers - 1, 1))] for i in range(num_layers)]
+
+
+def faded(colour: str, opacity: float) -> str:
+    """Returns `#RRGGBB` as an rgba() with that opacity."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"
+
+
+def laid_out(figure: go.Figure, *, height: int, unit: str, is_zoomable: bool) -> go.Figure:
+    """Gives a figure the common layout: steps below, unit at the left, legend under the axis, one hover box.
+
+    Dragging zooms only where asked for: a live figure would lose the zoom at its next refresh, and on a phone a drag
+    means to scroll the page.
+    """
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 8, "b": 8, "pad": 0},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        hovermode="x unified",
+        dragmode="zoom" if is_zoomable else False,
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.01,
+            "yanchor": "bottom",
+            "font": {"size": 11},
+            "itemwidth": 30,
+            "title": {"text": ""},
+        },
+        font={"size": 12},
+    )
+    figure.update_xaxes(title={"text": "step", "standoff": 4}, automargin=True, zeroline=False)
+    figure.update_yaxes(title={"text": unit, "standoff": 4}, automargin=True, zeroline=False)
+    return figure

@@ -1,0 +1,81 @@
+"""The pieces that every page is made of: a heading with the catalogue's words, a chart, a badge, a guarded live part."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import plotly.graph_objects as go
+import streamlit as st
+from sqlalchemy.exc import SQLAlchemyError
+
+from ...platform.catalogue import signal_spec
+from ...platform.errors import MoescopeError
+from ..theme import Look
+from ..window import Window
+from ..words import plain
+
+LIVE_S = 3.0
+"""Seconds between refreshes of a live part."""
+
+LinkToRun = Callable[[str, str], None]
+"""Draws a link with a label (text of a run, not yet escaped) to the page of the run with an id."""
+
+
+def live(part: Callable[[], None], every_s: float | None) -> None:
+    """Draws a part, and draws it again every so many seconds by itself; None draws it once.
+
+    Widgets that steer the part stay outside. Unchanged figures keep their place and zoom in the browser.
+    """
+
+    def guarded() -> None:
+        with store_may_be_away():
+            part()
+
+    st.fragment(guarded, run_every=every_s)()
+
+
+@contextmanager
+def store_may_be_away() -> Iterator[None]:
+    """Shows one line where the store cannot be read, instead of a traceback; the next refresh tries again."""
+    try:
+        yield
+    except (MoescopeError, SQLAlchemyError, OSError) as error:
+        st.warning(
+            "The store cannot be read at the moment. Training does not depend on it; this page tries again.",
+            icon=":material/cloud_off:",
+        )
+        st.text(str(error).splitlines()[0])
+
+
+def heading(title: str, signal: str) -> None:
+    """Heads a chart with its title, the signal's name, and the catalogue's words behind the question mark."""
+    spec = signal_spec(signal)
+    sentences = [spec.help]
+    if spec.high:
+        sentences.append(f"High: {spec.high}")
+    if spec.low:
+        sentences.append(f"Low: {spec.low}")
+    sentences.append(f"Cost: {spec.cost}.")
+    st.markdown(f"**{title}** :gray[`{signal}`]", help="\n\n".join(sentences))
+
+
+def chart(figure: go.Figure, window: Window, key: str, says: str) -> None:
+    """Shows a figure; `says` is its description for those who do not see it."""
+    st.plotly_chart(
+        figure,
+        key=key,
+        theme="streamlit",
+        alt=says,
+        config={
+            "displaylogo": False,
+            "displayModeBar": "hover" if window.is_zoomable else False,
+            "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+        },
+    )
+
+
+def badge(look: Look, help: str | None = None) -> None:
+    st.badge(look.word, icon=look.icon, color=look.badge, help=help)
+
+
+def nothing_yet(what: str) -> None:
+    st.caption(plain(what))

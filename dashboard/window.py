@@ -1,0 +1,41 @@
+"""What of a run a person looks at, and the points of a series that lie in it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..platform.records import Series
+
+StepRange = tuple[int, int] | None
+"""First and last step, both included; None is the whole run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    step_range: StepRange = None
+    is_log: bool = False
+    is_zoomable: bool = False
+    """Whether dragging zooms; while a chart lives, its next refresh would undo the zoom."""
+
+
+def kept(series: Series, is_kept: NDArray[np.bool_]) -> Series:
+    """Returns the points of a series where the mask is true. is_kept: (points,)."""
+    return Series(
+        series.signal,
+        series.segments[is_kept],
+        series.steps[is_kept],
+        series.times_s[is_kept],
+        series.values[is_kept],
+    )
+
+
+def in_range(series: Series, step_range: StepRange) -> Series:
+    """Returns the points whose step lies in the range."""
+    if step_range is None:
+        return series
+    return kept(series, (series.steps >= step_range[0]) & (series.steps <= step_range[1]))
+
+
+def is_in(step: int, step_range: StepRange) -> bool:
+    return step_range is None or step_range[0] <= step <= step_range[1]

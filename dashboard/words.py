@@ -1,0 +1,72 @@
+"""How values are said: numbers with units, ages, and text from runs that must not become markup."""
+
+import html
+import math
+import re
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&\"'@/])")
+
+
+def number(value: float, digits: int = 4) -> str:
+    """Says a number with so many significant digits: 0.4213, 12.35, 12,345, 1.2e-05; non-finite ones by name.
+
+    >>> number(0.42131), number(123456.0), number(float("nan"))
+    ('0.4213', '123,456', 'not a number')
+    """
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "infinite" if value > 0 else "minus infinite"
+    size = abs(value)
+    if size and (size < 1e-4 or size >= 1e9):
+        return f"{value:.{digits - 1}e}"
+    if size >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def short(value: float) -> str:
+    """Says a large number in three digits: 950, 12.3k, 4.56M; for speeds and counts."""
+    if not math.isfinite(value):
+        return number(value)
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def age(seconds: float) -> str:
+    """Says a duration in its largest two units: 4 s, 3 min 20 s, 2 h 5 min, 3 d 4 h; the past of a fast clock is 0 s."""
+    s = max(0, round(seconds))
+    if s < 60:
+        return f"{s} s"
+    if s < 3600:
+        return f"{s // 60} min {s % 60} s" if s % 60 else f"{s // 60} min"
+    if s < 86400:
+        return f"{s // 3600} h {s % 3600 // 60} min" if s % 3600 // 60 else f"{s // 3600} h"
+    return f"{s // 86400} d {s % 86400 // 3600} h" if s % 86400 // 3600 else f"{s // 86400} d"
+
+
+def gib(num_bytes: float) -> str:
+    """Says a size: 512 MiB, 3.2 GiB."""
+    return f"{num_bytes / 2**20:.3g} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:.3g} GiB"
+
+
+def plain(text: str, most: int = 400) -> str:
+    """Escapes a text that came from a run, so that Markdown shows its characters and makes nothing of them.
+
+    One line, at most `most` characters; what is cut is shown by an ellipsis.
+    """
+    line = " ".join(text.split())
+    if len(line) > most:
+        line = line[: most - 1] + "…"
+    return _MARKDOWN.sub(r"\\\1", line)
+
+
+def in_figure(text: str, most: int = 90) -> str:
+    """Escapes a text for a plotly label, which would else read `<a href=...>` and `<b>` as markup."""
+    line = " ".join(text.split())
+    if len(line) > most:
+        line = line[: most - 1] + "…"
+    # a percent sign and brace together would start one of plotly's hover fields
+    return html.escape(line).replace("%{", "% {")

@@ -1,0 +1,218 @@
+"""Writes what the program itself knows into the documentation: signals, commands, the tree.
+
+    python docs/generate.py            writes
+    python docs/generate.py --check    writes nothing; one line per stale page, and exit code 1
+
+Sources: the catalogue for docs/signals.md, the command line for docs/commands.md, and for the tree
+in README.md the first sentence of each module's docstring, or FILES below for what has none.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from moescope.cli import app
+from moescope.platform.catalogue import CATALOGUE, SignalSpec
+
+ROOT = Path(__file__).parent.parent
+TREE_START, TREE_END = "<!-- tree: written by `make docs` -->\n```\n", "```\n<!-- end of tree -->"
+LINE_CHARACTERS = 118
+TIERS = {
+    "step": "every step",
+    "sampled": "every `watch.sample_every` steps",
+    "slow": "every `watch.probe_every` steps",
+    "system": "about once a second",
+    "user": "when it is logged",
+}
+SIGNALS_HEAD = """# Signals
+
+Written by `make docs` from `platform/catalogue.py`, the one table from which the dashboard and the
+rules take their words too. A program's own scalars are called `user/...` (`run.log`). Scalars are
+lossless: no fault of a sink costs one. Vectors may be left out when a sink falls behind;
+`sink/coalesced` counts how many.
+"""
+COMMANDS_HEAD = """# Commands
+
+Written by `make docs` from the command line itself. A mistake is told on one line and gives exit
+code 2; a command that did not reach its aim gives 1. Settings come from the environment
+(`MOESCOPE_HOME`, `MOESCOPE_STORE`, `MOESCOPE_MLFLOW`, `MOESCOPE_NOTIFY`, `MOESCOPE_HOST`,
+`MOESCOPE_DASHBOARD_PORT`, `MOESCOPE_MLFLOW_PORT`, `MOESCOPE_TOKEN`); an option wins over them.
+"""
+WHOLE_FOLDERS = {
+    "docs/decisions": "a page per decision: question, choice, evidence, what would change our mind",
+    "tests/contracts": "one suite of promises for every store and every sink",
+    "tests/dashboard": "mirrors dashboard/",
+    "tests/house": "the rules of the house: imports, packages, documentation",
+    "tests/kernels": "mirrors kernels/",
+    "tests/monitors": "mirrors monitors/",
+    "tests/platform": "mirrors platform/",
+    "tests/stories": "whole journeys in real processes, run by `make stories`",
+    "tests/trainer": "mirrors trainer/",
+}
+"""Folders that get one line instead of one per file."""
+FILES = {
+    ".ci/run": "what continuous integration runs: Debian packages, check, test, stories",
+    ".dockerignore": "what stays out of the image",
+    ".gitignore": "what is built here and belongs to nobody",
+    "CHANGELOG.md": "what changed: effect, default, the way back",
+    "CONTRIBUTING.md": "how to add a signal, a rule, a kernel, a study",
+    "Dockerfile": "the image of the service and of the trainer",
+    "LICENSE": "Apache-2.0",
+    "Makefile": "demo, test, stories, check, bench",
+    "README.md": "this page",
+    "constraints.txt": "everything the tests ran with, pinned",
+    "docker-compose.yml": "postgres, mlflow, the service, and a trainer under profile gpu",
+    "docs/benchmarks.md": "what was measured, on which machine",
+    "docs/commands.md": "every command and option (generated)",
+    "docs/lab.md": "dated experiments with setup, numbers and verdict",
+    "docs/signals.md": "every signal: what it is, what high and low mean (generated)",
+    "py.typed": "says that the package is typed",
+    "pyproject.toml": "packaging, and the settings of ruff, mypy and pytest",
+}
+
+
+def signal_page() -> str:
+    """docs/signals.md: the catalogue, a section per group."""
+    groups: dict[str, list[SignalSpec]] = {}
+    for spec in CATALOGUE.values():
+        groups.setdefault(spec.group, []).append(spec)
+    lines = [SIGNALS_HEAD]
+    for group, specs in groups.items():
+        lines += [f"## {group}", ""]
+        for spec in specs:
+            where = f", per {' and '.join(spec.dimensions)}" if spec.dimensions else ""
+            lines += [
+                f"### `{spec.name}`",
+                "",
+                f"{spec.help} Unit: {spec.unit}{where}.",
+                "",
+                f"- high: {spec.high}",
+                f"- low: {spec.low}",
+                f"- measured {TIERS[spec.tier]}; cost: {spec.cost}; source: {spec.source}",
+                "",
+            ]
+    return "\n".join(lines)
+
+
+def command_page() -> str:
+    """docs/commands.md: every command with its arguments and options, as the program has them."""
+    lines = [COMMANDS_HEAD]
+    for path, command in commands():
+        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        options = [p for p in command.params if p.param_type_name == "option"]
+        words = [path, *(_argument(argument) for argument in arguments)]
+        lines += [f"## `{' '.join(words)}`", "", command.help or "", ""]
+        lines += [f"- `{_argument(argument)}`: {argument.help}" for argument in arguments]
+        lines += [f"- `{_option(option)}`: {option.help}" for option in options]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Yields (words to type, command) of every command and sub-command."""
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", {})
+        if not inner or getattr(command, "invoke_without_command", False):
+            yield f"moescope {name}", command
+        for inner_name, inner_command in inner.items():
+            yield f"moescope {name} {inner_name}", inner_command
+
+
+def _argument(argument: Any) -> str:
+    name = (argument.metavar or argument.name).upper() + ("..." if argument.nargs == -1 else "")
+    return name if argument.required else f"[{name}]"
+
+
+def _option(option: Any) -> str:
+    name = "/".join([*option.opts, *option.secondary_opts])
+    return name if option.is_flag else f"{name} {option.metavar or option.name.upper()}"
+
+
+def tree() -> str:
+    """The README's tree: one line per file, and one per folder whose files speak for themselves."""
+    entries: dict[str, str] = {}
+    for file in files():
+        folder = next((f for f in WHOLE_FOLDERS if file.startswith(f + "/")), None)
+        if folder:
+            entries[folder + "/"] = WHOLE_FOLDERS[folder]
+        else:
+            entries[file] = FILES.get(file) or first_sentence(file)
+    lines, shown = ["moescope/"], set[str]()
+    for path in sorted(entries, key=_folders_last):
+        *parents, name = path.rstrip("/").split("/")
+        for depth in range(len(parents)):
+            above = "/".join(parents[: depth + 1])
+            if above not in shown:
+                shown.add(above)
+                lines.append("  " * (depth + 1) + parents[depth] + "/")
+        label = "  " * (len(parents) + 1) + name + ("/" if path.endswith("/") else "")
+        lines.append(f"{label:<32} {entries[path]}"[:LINE_CHARACTERS].rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def files() -> list[str]:
+    """All files that git does not ignore, relative to the root, with `/` between folders."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    return sorted({name for name in listed if (ROOT / name).is_file()})
+
+
+def first_sentence(file: str) -> str:
+    """What a file's line in the tree says: its heading, or the first sentence of its docstring."""
+    text = (ROOT / file).read_text()
+    if file.endswith(".md"):
+        return text.lstrip("# ").partition("\n")[0]
+    said = ast.get_docstring(ast.parse(text)) if file.endswith(".py") else ""
+    sentence = " ".join((said or "").split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+    room = LINE_CHARACTERS - 34
+    if len(sentence) > room:
+        cut = max(sentence.rfind(mark, 0, room) for mark in (": ", "; ", ", ", " ("))
+        sentence = sentence[: cut if cut > 20 else room].rstrip(" ,;:(")
+    return sentence
+
+
+def _folders_last(path: str) -> list[tuple[bool, str]]:
+    *parents, name = path.rstrip("/").split("/")
+    return [(True, parent) for parent in parents] + [(path.endswith("/"), name)]
+
+
+def pages() -> dict[Path, str]:
+    """{file: text that it should have}."""
+    readme = (ROOT / "README.md").read_text()
+    before, start, rest = readme.partition(TREE_START)
+    _, end, after = rest.partition(TREE_END)
+    if not start or not end:
+        raise SystemExit("README.md has lost the marks around its tree")
+    return {
+        ROOT / "docs" / "signals.md": signal_page(),
+        ROOT / "docs" / "commands.md": command_page(),
+        ROOT / "README.md": before + start + tree() + end + after,
+    }
+
+
+def main(arguments: list[str]) -> int:
+    stale = 0
+    for path, text in pages().items():
+        if path.exists() and path.read_text() == text:
+            continue
+        if arguments == ["--check"]:
+            print(f"{path.relative_to(ROOT)} is stale: run make docs")
+            stale = 1
+        else:
+            path.write_text(text)
+            print(f"wrote {path.relative_to(ROOT)}")
+    return stale
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,214 @@
+"""One database behind a store address: connections, short transactions, patience with a busy one, faults as one line.
+
+SQLite: WAL, so readers and the one writer never wait for each other; a write begins with BEGIN IMMEDIATE and so waits for
+its turn at the start, where waiting is safe. A busy database is asked again until `patience_s` has passed.
+"""
+
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+
+from .errors import MoescopeError
+
+Answer = TypeVar("Answer")
+PATIENCE_S = 20.0
+_BUSY_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+# 40001 serialization failure, 40P01 deadlock, 55P03 lock not available
+_BUSY_POSTGRES = {"40001", "40P01", "55P03"}
+
+
+class StoreAway(MoescopeError):
+    """The store cannot be reached or written just now; the same call may succeed later. Nothing of it was half done."""
+
+
+class Database:
+    """Any thread may call `read` and `write`; each call is a transaction of its own, repeated while the database is busy.
+
+    `work` may therefore run more than once and must have no effect but on the connection it is given.
+    """
+
+    def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
+        self.url = parsed_url(url)
+        self.is_embedded = self.url.get_backend_name() == "sqlite"
+        self.file = Path(self.url.database or "") if self.is_embedded else None
+        self.shown = shown_url(self.url)
+        self.names: dict[tuple[str, str], int] = {}
+        """{(table, name): id} as far as known here; ids are never reused, so it is only emptied with the database."""
+        self._patience_s = patience_s
+        self._engine = _engine(self.url, patience_s)
+        self._lock = Lock()
+        self._process = os.getpid()
+        self._inode: tuple[int, int] | None = None
+
+    def read(self, work: Callable[[Connection], Answer]) -> Answer:
+        return self._attempt(work, "read")
+
+    def write(self, work: Callable[[Connection], Answer], *, is_durable: bool = False) -> Answer:
+        """Durable: on disk when it returns, also if the machine loses power a moment later."""
+        return self._attempt(work, "durable" if is_durable else "write")
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _attempt(self, work: Callable[[Connection], Answer], purpose: str) -> Answer:
+        give_up_s = time.monotonic() + self._patience_s
+        pause_s = 0.005
+        is_reconnected = False
+        while True:
+            try:
+                self._mind_the_file()
+                with self._engine.connect() as plain:
+                    connection = plain.execution_options(moescope_purpose=purpose)
+                    with connection.begin():
+                        return work(connection)
+            except exc.IntegrityError:
+                raise
+            except exc.DBAPIError as error:
+                # a server that restarted closed every pooled connection: one more try with a new one
+                is_lost = error.connection_invalidated and not is_reconnected
+                is_reconnected = is_reconnected or is_lost
+                if not (is_lost or _is_busy(error)) or time.monotonic() > give_up_s:
+                    raise self._advice(error) from None
+            except exc.TimeoutError:
+                raise StoreAway(f"store {self.shown} has no free connection: try again") from None
+            time.sleep(pause_s * (0.5 + random.random()))
+            pause_s = min(2 * pause_s, 0.1)
+
+    def _mind_the_file(self) -> None:
+        """A connection goes on writing into a deleted file; those rows would be lost in silence."""
+        if os.getpid() != self._process:  # forked: the parent keeps its connections
+            self._engine.dispose(close=False)
+            self._process = os.getpid()
+        if self.file is None:
+            return
+        try:
+            status = os.stat(self.file)
+            inode = (status.st_dev, status.st_ino)
+        except OSError as error:
+            if self._inode is None:
+                return  # not created yet; connecting says what is wrong with the path
+            raise StoreAway(
+                f"store {self.shown} cannot be opened ({error.strerror}): put the file back or open it anew"
+            ) from None
+        with self._lock:
+            if self._inode not in (None, inode):
+                self._engine.dispose()
+                self.names.clear()
+            self._inode = inode
+
+    def _advice(self, error: exc.DBAPIError) -> MoescopeError:
+        why = " ".join(str(error.orig).split()) or type(error.orig).__name__
+        if not self.is_embedded:
+            if isinstance(error, exc.OperationalError | exc.InterfaceError):
+                return StoreAway(
+                    f"store {self.shown} cannot be used ({why}): is the server up and the address right?"
+                )
+            return MoescopeError(f"store {self.shown} refused ({why})")
+        code = _sqlite_code(error)
+        if code == sqlite3.SQLITE_NOTADB:
+            return MoescopeError(
+                f"store {self.shown} is not a SQLite database: choose another file"
+            )
+        if code == sqlite3.SQLITE_CORRUPT:
+            return MoescopeError(
+                f"store {self.shown} is damaged ({why}): restore a backup or choose another file"
+            )
+        if _is_busy(error):
+            return StoreAway(
+                f"store {self.shown} has been locked by another process for {self._patience_s:g} s: "
+                "end that process or choose another store"
+            )
+        if code == sqlite3.SQLITE_READONLY:
+            return StoreAway(
+                f"store {self.shown} cannot be written ({why}): "
+                "give this user the right to write the file and its folder, or choose another store"
+            )
+        if code == sqlite3.SQLITE_CANTOPEN:
+            return StoreAway(
+                f"store {self.shown} cannot be opened: its folder must exist and be writable"
+            )
+        if code == sqlite3.SQLITE_FULL:
+            return StoreAway(f"store {self.shown} cannot grow ({why}): free some disk")
+        return StoreAway(f"store {self.shown} cannot be used ({why})")
+
+
+def parsed_url(text: str) -> URL:
+    """Reads a store address. Raises MoescopeError for anything but sqlite:///FILE and postgresql://..."""
+    expected = "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+    try:
+        url = make_url(text)
+    except (exc.ArgumentError, ValueError):
+        raise MoescopeError(f"store address {text!r} cannot be read: {expected}") from None
+    shown = shown_url(url)
+    if url.drivername == "sqlite":
+        if not url.database or url.database == ":memory:" or url.host or url.query:
+            raise MoescopeError(f"store address {shown} names no plain file: {expected}")
+        return url
+    if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        if not url.database:
+            raise MoescopeError(f"store address {shown} names no database: {expected}")
+        return url.set(drivername="postgresql+psycopg")
+    raise MoescopeError(f"store address {shown} has an unknown scheme: {expected}")
+
+
+def shown_url(url: URL) -> str:
+    """The address as a person wrote it, without the password."""
+    return url.render_as_string(hide_password=True).replace("+psycopg", "", 1)
+
+
+def _engine(url: URL, patience_s: float) -> Engine:
+    busy_s = max(0.001, min(2.0, patience_s))
+    if url.get_backend_name() == "sqlite":
+        connect_args: dict[str, Any] = {"timeout": busy_s, "isolation_level": None}
+        engine = create_engine(url, connect_args=connect_args, pool_size=4, max_overflow=60)
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    connect_args = {
+        "connect_timeout": 5,
+        "application_name": "moescope",
+        # a server that vanished without a word is noticed in about 25 s, not in hours
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 25_000,
+    }
+    engine = create_engine(url, connect_args=connect_args, pool_size=4, max_overflow=60)
+
+    def set_up_postgres(connection: Any, _record: Any) -> None:
+        connection.execute(f"SET lock_timeout = {int(1000 * busy_s)}")
+        connection.commit()
+
+    event.listen(engine, "connect", set_up_postgres)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA cache_size = -16000")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    purpose = connection.get_execution_options().get("moescope_purpose", "read")
+    if purpose != "read":
+        # synchronous cannot change inside a transaction
+        connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if purpose == 'durable' else 'NORMAL'}")
+    connection.exec_driver_sql("BEGIN" if purpose == "read" else "BEGIN IMMEDIATE")
+
+
+def _sqlite_code(error: exc.DBAPIError) -> int:
+    code = getattr(error.orig, "sqlite_errorcode", 0)
+    return int(code) & 0xFF  # the low byte is the primary code
+
+
+def _is_busy(error: exc.DBAPIError) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    return _sqlite_code(error) in _BUSY_SQLITE or state in _BUSY_POSTGRES

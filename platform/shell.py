@@ -1,0 +1,361 @@
+"""The commands about what the store holds: runs, alerts, rollback, db; and the shared options."""
+
+import getpass
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .errors import MoescopeError
+from .terminal import ago, say, say_json, say_rows
+
+if TYPE_CHECKING:
+    from .records import Command, Run
+    from .settings import Settings
+    from .store import Store
+
+SILENT_AFTER_S = 30.0
+"""A running run whose heartbeat is older than this is shown as silent."""
+
+
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", help="Folder of the store and the runs, instead of MOESCOPE_HOME."),
+]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option("--store", help="Address of the store, instead of MOESCOPE_STORE."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of a table.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name, id, or beginning of the id of a run.")
+]
+
+
+def command_group(help: str) -> typer.Typer:
+    return typer.Typer(help=help, rich_markup_mode=None, no_args_is_help=False)
+
+
+runs_app = command_group("List the runs; note, tag, archive or delete one.")
+alerts_app = command_group("List the alerts; acknowledge, silence or resolve one.")
+db_app = command_group("Upgrade or back up the store.")
+
+
+WithArchived = Annotated[bool, typer.Option("--all", help="Archived runs too.")]
+
+
+@runs_app.callback(invoke_without_command=True)
+def runs(
+    context: typer.Context,
+    with_archived: WithArchived = False,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs, newest first; sub-commands change one."""
+    if context.invoked_subcommand is None:
+        list_runs(with_archived, home, store, as_json)
+    else:
+        _refuse_early_options(context)
+
+
+@runs_app.command("list")
+def list_runs(
+    with_archived: WithArchived = False,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs, newest first."""
+    with opened_store(asked_settings(home, store)) as open_store:
+        found = open_store.runs(include_archived=with_archived)
+    if as_json:
+        say_json(found)
+        return
+    now_s = time.time()
+    say_rows(
+        [_run_row(run, now_s) for run in found], "no runs yet: moescope train tiny --data FOLDER"
+    )
+
+
+@runs_app.command("note")
+def note_run(
+    run: RunName,
+    text: Annotated[str, typer.Argument(help="The note; an empty one takes it away.")],
+    home: Home = None,
+    store: StoreUrl = None,
+) -> None:
+    """Write a note on a run."""
+    with opened_store(asked_settings(home, store)) as open_store:
+        found = open_store.find_run(run)
+        open_store.update_run(found.id, note=text)
+    say(f"{found.name}: noted")
+
+
+@runs_app.command("tag")
+def tag_run(
+    run: RunName,
+    tags: Annotated[list[str], typer.Argument(help="Tags to add, or to take away.")],
+    is_removal: Annotated[bool, typer.Option("--remove", help="Take the tags away.")] = False,
+    home: Home = None,
+    store: StoreUrl = None,
+) -> None:
+    """Add tags to a run, or take them away."""
+    with opened_store(asked_settings(home, store)) as open_store:
+        found = open_store.find_run(run)
+        kept = tuple(tag for tag in found.tags if tag not in tags)
+        new_tags = kept if is_removal else (*kept, *dict.fromkeys(tags))
+        open_store.update_run(found.id, tags=new_tags)
+    say(f"{found.name}: {' '.join(new_tags) or 'no tags'}")
+
+
+@runs_app.command("archive")
+def archive_run(
+    run: RunName,
+    is_undone: Annotated[bool, typer.Option("--undo", help="Bring it back.")] = False,
+    home: Home = None,
+    store: StoreUrl = None,
+) -> None:
+    """Take a run out of the lists; nothing is lost."""
+    with opened_store(asked_settings(home, store)) as open_store:
+        found = open_store.find_run(run)
+        open_store.update_run(found.id, is_archived=not is_undone)
+    say(f"{found.name}: {'back in the lists' if is_undone else 'archived'}")
+
+
+@runs_app.command("delete")
+def delete_run(
+    run: RunName,
+    is_sure: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = None,
+    store: StoreUrl = None,
+) -> None:
+    """Delete a run with its samples, alerts, checkpoints and files."""
+    settings = asked_settings(home, store)
+    with opened_store(settings) as open_store:
+        found = open_store.find_run(run)
+        if _is_alive(found, time.time()):
+            raise MoescopeError(f"run {found.name} is running: stop it first, then delete it")
+        if not is_sure:
+            if not sys.stdin.isatty():
+                raise MoescopeError(f"nobody can be asked here: add --yes to delete {found.name}")
+            typer.confirm(f"Delete {found.name} ({found.id}) and all its files?", abort=True)
+        open_store.delete_run(found.id)
+    folder = Path(found.folder) if found.folder else settings.home_path / "runs" / found.id
+    # a run of another machine names a folder that is none of ours
+    if folder.is_dir() and folder.is_relative_to(settings.home_path / "runs"):
+        shutil.rmtree(folder)
+    say(f"{found.name}: deleted")
+
+
+OfRun = Annotated[str, typer.Option("--run", metavar="RUN", help="Only this run's.")]
+WithClosed = Annotated[
+    bool, typer.Option("--all", help="Acknowledged, silenced and resolved ones too.")
+]
+
+
+@alerts_app.callback(invoke_without_command=True)
+def alerts(
+    context: typer.Context,
+    run: OfRun = "",
+    with_closed: WithClosed = False,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """List the open alerts; sub-commands change one."""
+    if context.invoked_subcommand is None:
+        list_alerts(run, with_closed, home, store, as_json)
+    else:
+        _refuse_early_options(context)
+
+
+@alerts_app.command("list")
+def list_alerts(
+    run: OfRun = "",
+    with_closed: WithClosed = False,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """List the open alerts."""
+    with opened_store(asked_settings(home, store)) as open_store:
+        run_id = open_store.find_run(run).id if run else None
+        found = open_store.alerts(run_id, None if with_closed else ["open"])
+        names = {known.id: known.name for known in open_store.runs(include_archived=True)}
+    if as_json:
+        say_json(found)
+        return
+    rows = [
+        {
+            "alert": alert.id,
+            "run": names.get(alert.run_id, alert.run_id),
+            "severity": alert.severity,
+            "rule": alert.rule,
+            "state": alert.state,
+            "onset": alert.onset_step,
+            "alarm": alert.fired_step,
+            "what": alert.message,
+        }
+        for alert in found
+    ]
+    say_rows(rows, "no alerts" if with_closed else "no open alerts")
+
+
+@alerts_app.command("ack")
+def acknowledge_alert(
+    alert: Annotated[str, typer.Argument(metavar="ALERT", help="Id of the alert.")],
+    state: Annotated[
+        Literal["acknowledged", "silenced", "resolved"],
+        typer.Option("--as", help="The state that it gets."),
+    ] = "acknowledged",
+    home: Home = None,
+    store: StoreUrl = None,
+) -> None:
+    """Acknowledge an alert: somebody looks after it."""
+    with opened_store(asked_settings(home, store)) as open_store:
+        found = open_store.alert(alert)
+        open_store.set_alert_state(found.id, state, _whoever(), time.time())
+    say(f"{found.id}: {state}")
+
+
+def rollback(
+    run: RunName,
+    to_step: Annotated[
+        int | None,
+        typer.Option("--to", metavar="STEP", help="Step to go back to; else the newest good one."),
+    ] = None,
+    is_waiting: Annotated[bool, typer.Option("--wait", help="Wait for the run's answer.")] = False,
+    wait_s: Annotated[float, typer.Option("--wait-s", help="How long to wait at most.")] = 120.0,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a running run to go back to a checkpoint; it answers at its next step."""
+    from .commands import ask
+
+    now_s = time.time()
+    with opened_store(asked_settings(home, store)) as open_store:
+        found = open_store.find_run(run)
+        if found.status != "running":
+            raise MoescopeError(
+                f"run {found.name} is {found.status}, and only a running one takes commands: "
+                f"start it with `moescope train --resume {found.name}` first"
+            )
+        args = {} if to_step is None else {"to_step": to_step}
+        command = ask(open_store, found.id, "rollback", args, _whoever(), now_s)
+        if not _is_alive(found, now_s):
+            silence = ago(found.heartbeat_s, now_s)
+            typer.echo(f"{found.name} has given no sign of life for {silence}", err=True)
+        if is_waiting:
+            command = _answered(open_store, command, now_s + wait_s)
+    if as_json:
+        say_json(command)
+    else:
+        answer = f": {command.answer}" if command.answer else ""
+        say(f"{found.name}: rollback {command.state}{answer}")
+    if is_waiting and command.state != "done":
+        raise typer.Exit(1)
+
+
+@db_app.command("upgrade")
+def upgrade(home: Home = None, store: StoreUrl = None, as_json: Json = False) -> None:
+    """Bring the store to this program's version."""
+    from .migrate import upgrade_store
+
+    before, after = upgrade_store(asked_settings(home, store).store_url)
+    if as_json:
+        say_json({"from": before, "to": after})
+    else:
+        say(f"store is at {after}" if before == after else f"store went from {before} to {after}")
+
+
+@db_app.command("backup")
+def backup(
+    to: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")],
+    home: Home = None,
+    store: StoreUrl = None,
+) -> None:
+    """Write a copy of the store while it is in use."""
+    from .backup import backup_store
+
+    backup_store(asked_settings(home, store).store_url, to)
+    say(f"store copied to {to}")
+
+
+def _refuse_early_options(context: typer.Context) -> None:
+    # `runs --home X note R text` would note in another store than the one that was meant
+    if any(value for value in context.params.values()):
+        name = context.invoked_subcommand
+        raise MoescopeError(f"options of `{name}` go behind it: {context.info_name} {name} ... ")
+
+
+def _whoever() -> str:
+    """The name of whoever asks; `somebody` in a container whose user has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "somebody"
+
+
+def asked_settings(home: Path | None, store: str | None = None) -> "Settings":
+    """Reads the settings, command line first. Raises MoescopeError naming a wrong variable."""
+    from pydantic import ValidationError
+
+    from .settings import Settings, with_home
+
+    try:
+        settings = with_home(Settings(), home)
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = "MOESCOPE_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise MoescopeError(f"{variable} is {first['input']!r}: {first['msg']}") from None
+    return settings.model_copy(update={"store": store}) if store else settings
+
+
+@contextmanager
+def opened_store(settings: "Settings") -> Iterator["Store"]:
+    """Opens the store for the length of a `with` block."""
+    from .store import open_store
+
+    if not settings.store:
+        settings.make_home()
+    store = open_store(settings.store_url)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _is_alive(run: "Run", now_s: float) -> bool:
+    return run.status == "running" and now_s - run.heartbeat_s < SILENT_AFTER_S
+
+
+def _run_row(run: "Run", now_s: float) -> dict[str, Any]:
+    is_silent = run.status == "running" and not _is_alive(run, now_s)
+    return {
+        "run": run.name,
+        "id": run.id,
+        "status": f"silent for {ago(run.heartbeat_s, now_s)}" if is_silent else run.status,
+        "mode": run.mode,
+        "recipe": run.config.get("recipe", ""),
+        "age": ago(run.created_s, now_s),
+        "project": run.project,
+        "tags": " ".join(run.tags),
+        "note": run.note,
+    }
+
+
+def _answered(store: "Store", command: "Command", until_s: float) -> "Command":
+    """Reads the command until the run has done or refused it, or time is up."""
+    from .commands import commands
+
+    while command.state not in ("done", "refused") and time.time() < until_s:
+        time.sleep(0.2)
+        command = next(c for c in commands(store, command.run_id) if c.id == command.id)
+    return command

@@ -1,0 +1,310 @@
+"""Where a run's records go: `FanOut` takes them from the training thread, journals them and feeds every sink.
+
+    record(frame)  -> memory, within microseconds -> journal, at most 0.25 s later \
+                                                                                    -> a thread per sink -> the sink
+    say(alert)     -> journal, fsynced before it returns                            /
+
+A sink that fails, hangs or is slow costs the training thread nothing: its thread tails the journal from the place that it
+has acknowledged, which is kept on disk, so that the next process goes on from there. Frames are left out only where the
+journal outgrows its quota or the disk takes nothing more, then only their vectors, and each one is counted.
+
+Thread rules: `record`, `say`, `flush` and `status` may be called from any thread; `close` once.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .catalogue import SINK_COALESCED, SINK_LAG_S, signal_spec
+from .errors import MoescopeError
+from .journal import Journal, pack_entry
+from .record_codec import Record, encode, encode_frame
+from .records import Alert, Checkpoint, Event, Frame, Segment
+from .sink_thread import SinkStatus, SinkThread
+
+__all__ = ["FanOut", "FanOutStatus", "Record", "Sink", "SinkStatus"]
+
+_FLUSH_EVERY_S = 0.2
+_QUEUE_BYTES = 64 * 2**20
+_NO_VECTORS_FROM = 0.5  # share of the queue above which vectors are left out, so that scalars keep their room
+
+_log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Somewhere records are written to.
+
+    `write` raises on failure and is called again with the same records, after a process's death too: writing the same
+    records twice changes nothing. All methods are called from one thread only, which may hang without harm.
+    """
+
+    name: str
+    """Names the sink's place in the journal: letters, digits and dashes, the same in every process."""
+
+    def write(self, records: Sequence[Record]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FanOutStatus:
+    coalesced: int
+    """Vector samples left out so far, in this run."""
+    lost: int
+    """Lossless records given up because neither disk nor memory could take them; 0 unless the disk itself fails."""
+    lag_s: float
+    """The largest lag of all sinks."""
+    sinks: tuple[SinkStatus, ...]
+    journal_error: str
+    """Why the journal cannot be written at the moment; empty where it can."""
+
+    def values(self) -> dict[str, NDArray[np.float32]]:
+        """The part of it that the catalogue knows, ready for a frame."""
+        return {
+            SINK_COALESCED: np.float32(self.coalesced).reshape(()),
+            SINK_LAG_S: np.float32(self.lag_s).reshape(()),
+        }
+
+
+class _Packed(NamedTuple):
+    """An entry that waits for the disk."""
+
+    packed: bytes
+    size: int
+    """Bytes it was counted with when it came."""
+    is_urgent: bool
+    """Whether it must be fsynced."""
+
+
+class FanOut:
+    """Hands records to every sink without ever stopping, slowing or crashing the thread that has them."""
+
+    def __init__(
+        self,
+        journal_folder: Path,
+        sinks: Sequence[Sink],
+        *,
+        quota_bytes: int = 2**30,
+        queue_bytes: int = _QUEUE_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Opens the journal and replays to each sink what it has not acknowledged.
+
+        quota_bytes: size of the journal from which on vectors are left out. queue_bytes: bound on the memory taken by
+        what is not yet on disk. Raises MoescopeError if the folder cannot be written or a living process writes it.
+        """
+        names = [sink.name for sink in sinks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sinks need names of their own, got {names}")
+        self._journal = Journal(journal_folder, rotate_bytes=min(4 * 2**20, quota_bytes // 4))
+        self._clock = clock
+        self._quota_bytes = quota_bytes
+        self._queue_bytes = queue_bytes
+        self._queue: deque[tuple[Frame, int]] = deque()
+        self._bytes_in = 0
+        self._bytes_out = 0
+        self._record_lock = threading.Lock()
+        self._unwritten: deque[_Packed] = deque()
+        self._journal_lock = threading.Lock()
+        self._is_lossless: dict[str, bool] = {}
+        self._coalesced_file = journal_folder / "coalesced"
+        self._coalesced = _read_number(self._coalesced_file)
+        self._coalesced_kept = self._coalesced
+        self._lost = 0
+        self._journal_error = ""
+        self._is_over_quota = False
+        self._is_closed = False
+        self._stop = threading.Event()
+        self._threads = [SinkThread(sink, self._journal, clock) for sink in sinks]
+        self._writer = threading.Thread(target=self._write_on, name="journal", daemon=True)
+        self._writer.start()
+        for thread in self._threads:
+            thread.start()
+
+    def record(self, frame: Frame) -> None:
+        """Takes one step's samples: copies them and returns within microseconds. Never raises, never blocks."""
+        if self._is_closed:
+            return
+        with self._record_lock:
+            waiting = self._bytes_in - self._bytes_out
+            is_tight = self._is_over_quota or waiting > _NO_VECTORS_FROM * self._queue_bytes
+            values: dict[str, NDArray[np.float32]] = {}
+            size = 128
+            for name, value in frame.values.items():
+                is_lossless = self._is_lossless.get(name)
+                if is_lossless is None:
+                    is_lossless = self._look_up(name)
+                if is_tight and not is_lossless:
+                    self._coalesced += 1
+                    continue
+                try:
+                    copied = np.array(value, np.float32)
+                except (TypeError, ValueError) as error:
+                    _log.error("%s at step %d is no array of numbers: %s", name, frame.step, error)
+                    continue
+                values[name] = copied
+                size += 64 + copied.nbytes
+            if waiting + size > self._queue_bytes:
+                self._lost += 1
+                return
+            self._bytes_in += size
+            # built by position: `replace` would cost more than all the rest
+            kept = Frame(frame.run_id, frame.segment, frame.step, frame.time_s, values)
+            self._queue.append((kept, size))
+
+    def say(self, record: Event | Alert | Checkpoint | Segment) -> None:
+        """Journals what must not be lost and returns when it lies safely on disk. Never raises.
+
+        Everything recorded before it is journaled before it. Takes one fsync, some milliseconds. Where the disk takes
+        nothing, the record waits in memory, and the status says so.
+        """
+        if self._is_closed:
+            return
+        entry = pack_entry(encode(record), self._clock())
+        with self._journal_lock:
+            self._take_queue()
+            with self._record_lock:
+                self._bytes_in += len(entry)
+            self._unwritten.append(_Packed(entry, len(entry), True))
+            self._write_out()
+        self._wake_sinks()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Waits until every sink has everything that was recorded before; False if that took too long."""
+        until = time.monotonic() + timeout_s
+        with self._journal_lock:
+            self._take_queue()
+            self._write_out()
+            is_written = not self._unwritten
+            end = self._journal.end
+        for thread in self._threads:
+            thread.hurry(end)
+        while True:
+            if is_written and all(thread.position >= end for thread in self._threads):
+                return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.005)
+            if not is_written:
+                with self._journal_lock:
+                    self._write_out()
+                    is_written = not self._unwritten
+                    end = self._journal.end
+
+    def status(self) -> FanOutStatus:
+        """Returns how far the sinks are; cheap enough to be asked every step."""
+        sinks = tuple(thread.status() for thread in self._threads)
+        return FanOutStatus(
+            coalesced=self._coalesced,
+            lost=self._lost,
+            lag_s=max((sink.lag_s for sink in sinks), default=0.0),
+            sinks=sinks,
+            journal_error=self._journal_error,
+        )
+
+    def close(self, timeout_s: float = 10) -> None:
+        """Gives the sinks until the timeout to take everything, then lets go; the rest stays in the journal.
+
+        A sink that hangs is left to hang in its daemon thread.
+        """
+        if self._is_closed:
+            return
+        until = time.monotonic() + timeout_s
+        self.flush(timeout_s)
+        self._is_closed = True
+        self._stop.set()
+        self._writer.join(max(0.1, until - time.monotonic()))
+        for thread in self._threads:
+            thread.stop()
+        for thread in self._threads:
+            thread.join(max(0.1, until - time.monotonic()))
+        with self._journal_lock:
+            self._tidy()
+            self._journal.close()
+
+    def _look_up(self, name: str) -> bool:
+        try:
+            is_lossless = signal_spec(name).is_lossless
+        except MoescopeError as error:
+            # the catalogue's own test catches this early; here it must not end a run
+            _log.warning("%s: it is recorded, but may be left out", error)
+            is_lossless = False
+        self._is_lossless[name] = is_lossless
+        return is_lossless
+
+    def _write_on(self) -> None:
+        wait_s = _FLUSH_EVERY_S
+        while not self._stop.wait(wait_s):
+            with self._journal_lock:
+                self._take_queue()
+                self._write_out()
+                is_failing = bool(self._unwritten)
+                self._tidy()
+            wait_s = min(2.0, wait_s * 2) if is_failing else _FLUSH_EVERY_S
+            self._wake_sinks()
+
+    def _take_queue(self) -> None:
+        """Packs what was recorded. Held by the journal lock."""
+        now_s = self._clock()
+        while self._queue:
+            frame, size = self._queue.popleft()
+            entry = pack_entry(encode_frame(frame, frame.values), now_s)
+            self._unwritten.append(_Packed(entry, size, False))
+
+    def _write_out(self) -> None:
+        """Appends what is packed to the journal; what the disk does not take stays. Held by the journal lock."""
+        if self._append(list(self._unwritten)):
+            self._unwritten.clear()
+            return
+        # the disk may still have room for an alert where it has none for a thousand frames
+        urgent = [entry for entry in self._unwritten if entry.is_urgent]
+        if len(urgent) < len(self._unwritten) and self._append(urgent):
+            self._unwritten = deque(entry for entry in self._unwritten if not entry.is_urgent)
+
+    def _append(self, entries: list[_Packed]) -> bool:
+        if not entries:
+            return True
+        is_durable = any(entry.is_urgent for entry in entries)
+        try:
+            self._journal.append([entry.packed for entry in entries], is_durable=is_durable)
+        except OSError as error:
+            if not self._journal_error:
+                _log.warning("the journal in %s cannot be written: %s", self._journal.folder, error)
+            self._journal_error = str(error)
+            return False
+        self._journal_error = ""
+        with self._record_lock:
+            self._bytes_out += sum(entry.size for entry in entries)
+        return True
+
+    def _tidy(self) -> None:
+        """Deletes what every sink has taken, measures the journal, keeps the count. Held by the journal lock."""
+        taken = min((thread.position for thread in self._threads), default=self._journal.end)
+        try:
+            self._journal.forget_before(taken)
+            self._is_over_quota = self._journal.num_bytes() > self._quota_bytes
+            if self._coalesced != self._coalesced_kept:
+                self._coalesced_file.write_text(str(self._coalesced))
+                self._coalesced_kept = self._coalesced
+        except OSError as error:
+            self._journal_error = str(error)
+
+    def _wake_sinks(self) -> None:
+        for thread in self._threads:
+            thread.wake()
+
+
+def _read_number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+

@@ -1,0 +1,282 @@
+"""The tables of the store, as the newest migration leaves them (a test compares the two).
+
+Runs, segments, events, alerts, checkpoints, commands and leases are one row per record; a column is named like the record's
+field. Samples are packed:
+- `scalar_rows`: one row per (run, group, segment, step): the scalars of the group as little-endian float32, in the order
+  that `layouts` names. It also carries the time of the group's vectors, so a group without scalars has empty rows.
+- `vector_rows`: one row per (run, signal, row, segment, step): a 1-D signal is row -1, a 2-D signal has a row per
+  first-dimension index, since a view draws one layer over many steps (the cost does not grow with depth).
+- `spans`: which signal was measured in which segment, from where to where.
+Small integers stand for names: `signals`, `groups` and `layouts` only ever grow.
+"""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+VERSION_TABLE = "moescope_version"
+"""Not Alembic's own name, which MLflow's database uses too."""
+
+metadata = MetaData()
+
+
+class Json(TypeDecorator[Any]):
+    """Nested plain values as text; numpy numbers and arrays become plain ones, NaN and infinity survive."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str:
+        return json.dumps(value, default=_plain, separators=(",", ":"))
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return json.loads(value)
+
+
+class Words(TypeDecorator[str]):
+    """Text that came from outside: a NUL or an undecodable byte of a file name must not make its record unwritable."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return str(value).replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+class Real(TypeDecorator[float]):
+    """A float that may be NaN. SQLite keeps NaN as NULL, so NULL reads as NaN: never for a value that may be None."""
+
+    impl = Double
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> float | None:
+        return None if value is None or math.isnan(value) else float(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> float:
+        return math.nan if value is None else float(value)
+
+
+class Whole(TypeDecorator[int]):
+    """An integer; numpy's become plain ones, which SQLite's driver would refuse."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> int | None:
+        return None if value is None else int(value)
+
+
+class Moment(TypeDecorator[float]):
+    """Seconds since the epoch; None where it has not happened."""
+
+    impl = Double
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> float | None:
+        return None if value is None else float(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return str(value)
+
+
+def _of_run(*, is_key: bool = False) -> Column[str]:
+    owner = ForeignKey("runs.id", ondelete="CASCADE")
+    return Column("run_id", Text, owner, primary_key=is_key, nullable=False)
+
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("name", Words, nullable=False, index=True),
+    Column("project", Words, nullable=False),
+    Column("config", Json, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("device", Words, nullable=False),
+    Column("code_version", Words, nullable=False),
+    Column("created_s", Moment, nullable=False),
+    Column("heartbeat_s", Moment, nullable=False),
+    Column("finished_s", Moment),
+    Column("mode", Text, nullable=False),
+    Column("tags", Json, nullable=False),
+    Column("note", Words, nullable=False),
+    Column("is_archived", Boolean, nullable=False),
+    Column("folder", Words, nullable=False),
+    sqlite_autoincrement=True,  # the number of a deleted run is never given again
+)
+
+segments = Table(
+    "segments",
+    metadata,
+    _of_run(is_key=True),
+    Column("index", Whole, primary_key=True, autoincrement=False),
+    Column("start_step", Whole, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created_s", Moment, nullable=False),
+    Column("parent_segment", Whole),
+    Column("parent_step", Whole),
+    Column("alert_id", Text),
+    Column("changes", Json, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("key", Text, primary_key=True),  # a hash of the whole event: see store.add_event
+    _of_run(),
+    Column("segment", Whole, nullable=False),
+    Column("step", Whole, nullable=False),
+    Column("time_s", Moment, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("text", Words, nullable=False),
+    Column("details", Json, nullable=False),
+    Index("events_of_run", "run_id", "segment", "step"),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _of_run(),
+    Column("segment", Whole, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("onset_step", Whole, nullable=False),
+    Column("fired_step", Whole, nullable=False),
+    Column("value", Real),
+    Column("threshold", Real),
+    Column("message", Words, nullable=False),
+    Column("created_s", Moment, nullable=False),
+    Column("dedupe_key", Words, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("evidence", Json, nullable=False),
+    Column("changed_by", Words, nullable=False),
+    Column("changed_s", Moment),
+    Column("delivered_s", Moment),
+    Column("delivery_failure", Words, nullable=False, server_default=""),
+    Column("num_deliveries", Whole, nullable=False, server_default="0"),
+    Index("alerts_of_run", "run_id", "created_s"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _of_run(is_key=True),
+    Column("segment", Whole, primary_key=True, autoincrement=False),
+    Column("step", Whole, primary_key=True, autoincrement=False),
+    Column("path", Words, nullable=False),
+    Column("batch", Whole, nullable=False),
+    Column("num_bytes", Whole, nullable=False),
+    Column("created_s", Moment, nullable=False),
+    Column("health", Text, nullable=False),
+    Column("is_on_disk", Boolean, nullable=False),
+)
+
+commands = Table(
+    "commands",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _of_run(),
+    Column("kind", Text, nullable=False),
+    Column("args", Json, nullable=False),
+    Column("asked_by", Words, nullable=False),
+    Column("asked_s", Moment, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("answer", Words, nullable=False),
+    Column("answered_s", Moment),
+    Index("commands_of_run", "run_id", "state"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("since_s", Moment, nullable=False),
+    Column("until_s", Moment, nullable=False),
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+)
+
+signals = Table(
+    "signals",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("group_name", Text, nullable=False),
+    Column("num_dimensions", Integer, nullable=False),
+)
+
+layouts = Table(
+    "layouts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),  # the signals' names, blanks between
+)
+
+scalar_rows = Table(
+    "scalar_rows",
+    metadata,
+    Column("run_number", Integer, primary_key=True, autoincrement=False),
+    Column("group_id", Integer, primary_key=True, autoincrement=False),
+    Column("segment", Integer, primary_key=True, autoincrement=False),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    Column("time_s", Double, nullable=False),
+    Column("layout_id", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+vector_rows = Table(
+    "vector_rows",
+    metadata,
+    Column("run_number", Integer, primary_key=True, autoincrement=False),
+    Column("signal_id", Integer, primary_key=True, autoincrement=False),
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    Column("segment", Integer, primary_key=True, autoincrement=False),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+spans = Table(
+    "spans",
+    metadata,
+    Column("run_number", Integer, primary_key=True, autoincrement=False),
+    Column("signal_id", Integer, primary_key=True, autoincrement=False),
+    Column("segment", Integer, primary_key=True, autoincrement=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("num_rows", Integer, nullable=False),  # first dimension of a 2-D signal, else 0
+    sqlite_with_rowid=False,
+)

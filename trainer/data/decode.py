@@ -1,0 +1,186 @@
+"""Reads one sample out of a clip: the frames of a random window, its sound as log-mel, its caption as bytes."""
+
+# C colours  F frames  H height  W width  N mel bands  M mel steps  S text bytes  A audio samples
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import cast
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from ..config import DataConfig
+from .captions import encode_caption
+from .chance import generator
+from .clips import Clip
+from .headers import UnreadableClip, explain, open_clip, video_of
+from .mel import log_mel, margin_s, silence
+
+# audio decoders need some packets before they are exact (the overlap of AAC, the pre-roll of Opus is 80 ms)
+PREROLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedSample:
+    video_CFHW: NDArray[np.uint8]
+    mel_NM: NDArray[np.float32]
+    """Zeros where the clip has no sound."""
+    text_S: NDArray[np.int16]
+    has_sound: bool
+
+
+def read_sample(clip: Clip, data: DataConfig, seed: int, position: int) -> DecodedSample:
+    """Reads the window that (seed, clip, position) chooses; the same values on every call.
+
+    The window starts anywhere in the clip where it fits and lasts num_frames / frames_per_s; of a shorter clip the last
+    frame is held. Frames are the nearest in time, scaled to cover height x width and cropped at a random place.
+    Raises UnreadableClip.
+    """
+    chance = generator(seed, clip.name, position, "crop")
+    span_s = data.num_frames / data.frames_per_s
+    start_share, across, down = chance.random(3)
+    start_s = float(start_share) * max(0.0, clip.duration_s - span_s)
+    try:
+        with open_clip(clip.path) as container:
+            stream = video_of(container)
+            origin_s = float((stream.start_time or 0) * cast(Fraction, stream.time_base))
+            wanted_s = origin_s + start_s + np.arange(data.num_frames) / data.frames_per_s
+            frames = nearest_frames(container, stream, wanted_s)
+            video_FHWC = _covered(frames, stream, data, float(across), float(down))
+            mel_NM = _mel_of(container, origin_s + start_s, span_s, data)
+    except (av.error.FFmpegError, OSError) as error:
+        raise UnreadableClip(explain(error)) from None
+    return DecodedSample(
+        video_CFHW=np.ascontiguousarray(video_FHWC.transpose(3, 0, 1, 2)),
+        mel_NM=mel_NM if mel_NM is not None else np.zeros_like(silence(data.num_mels, data.num_mel_steps)),
+        text_S=encode_caption(clip.caption, data.num_text_bytes),
+        has_sound=mel_NM is not None,
+    )
+
+
+def nearest_frames(
+    container: InputContainer, stream: VideoStream, wanted_s: NDArray[np.float64]
+) -> list[VideoFrame]:
+    """Returns for each time the frame nearest to it; times ascend. Only what lies between is decoded.
+
+    Past the end the last frame is held. Raises UnreadableClip where no frame can be had.
+    """
+    chosen = _scan(_frames_from(container, stream, float(wanted_s[0])), wanted_s)
+    if not chosen:
+        # some indices lead a seek past the end: then from the start, which always works
+        chosen = _scan(_frames_from(container, stream, None), wanted_s)
+    if not chosen:
+        raise UnreadableClip(f"no frame at {wanted_s[0]:.1f} s")
+    return chosen + [chosen[-1]] * (len(wanted_s) - len(chosen))
+
+
+def _scan(
+    frames: Iterator[tuple[float, VideoFrame]], wanted_s: NDArray[np.float64]
+) -> list[VideoFrame]:
+    chosen: list[VideoFrame] = []
+    before: tuple[float, VideoFrame] | None = None
+    for time_s, frame in frames:
+        while len(chosen) < len(wanted_s) and time_s >= wanted_s[len(chosen)]:
+            want_s = wanted_s[len(chosen)]
+            is_earlier_nearer = before is not None and want_s - before[0] <= time_s - want_s
+            chosen.append(before[1] if before is not None and is_earlier_nearer else frame)
+        before = (time_s, frame)
+        if len(chosen) == len(wanted_s):
+            return chosen
+    if before is not None and len(chosen) < len(wanted_s):
+        chosen.append(before[1])
+    return chosen
+
+
+def _frames_from(
+    container: InputContainer, stream: VideoStream, start_s: float | None
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Yields (seconds, frame) from the key frame before start_s on, or from the beginning."""
+    time_base = cast(Fraction, stream.time_base)
+    target = stream.start_time or 0 if start_s is None else int(start_s / time_base)
+    container.seek(target, stream=stream)
+    for frame in container.decode(stream):
+        if frame.time is not None:
+            yield frame.time, frame
+
+
+def _covered(
+    frames: list[VideoFrame], stream: VideoStream, data: DataConfig, across: float, down: float
+) -> NDArray[np.uint8]:
+    """Scales frames until they cover height x width and cuts the same place out of each; video_FHWC."""
+    video_FHWC = np.empty((len(frames), data.height, data.width, 3), dtype=np.uint8)
+    pixel_shape = float(stream.sample_aspect_ratio or 1)
+    for index, frame in enumerate(frames):
+        if index and frame is frames[index - 1]:
+            video_FHWC[index] = video_FHWC[index - 1]
+            continue
+        is_lying = frame.rotation % 180 != 0
+        want_height, want_width = (data.width, data.height) if is_lying else (data.height, data.width)
+        scale = max(want_height / frame.height, want_width / (frame.width * pixel_shape))
+        height = max(want_height, round(frame.height * scale))
+        width = max(want_width, round(frame.width * pixel_shape * scale))
+        smoothing = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
+        picture_HWC = frame.reformat(
+            width=width, height=height, format="rgb24", interpolation=smoothing
+        ).to_ndarray()
+        upright_HWC = np.rot90(picture_HWC, round(frame.rotation / 90))
+        top = int(down * (upright_HWC.shape[0] - data.height + 1))
+        left = int(across * (upright_HWC.shape[1] - data.width + 1))
+        video_FHWC[index] = upright_HWC[top : top + data.height, left : left + data.width]
+    return video_FHWC
+
+
+def _mel_of(
+    container: InputContainer, start_s: float, span_s: float, data: DataConfig
+) -> NDArray[np.float32] | None:
+    """Returns mel_NM of the window, or None for a clip without a sound track. Past the track's end it is silent."""
+    if not container.streams.audio:
+        return None
+    margin = margin_s(span_s, data.num_mel_steps)
+    rate_hz, audio_A = read_audio(container, start_s - margin, span_s + 2 * margin)
+    if not rate_hz:
+        return silence(data.num_mels, data.num_mel_steps)
+    return log_mel(audio_A, rate_hz, span_s, data.num_mels, data.num_mel_steps)
+
+
+def read_audio(
+    container: InputContainer, start_s: float, span_s: float
+) -> tuple[int, NDArray[np.float32]]:
+    """Returns (rate in hertz, mono audio_A in [-1, 1]) of the container's first sound track.
+
+    Channels are averaged; where there is no sound (before, after, gaps) there are zeros. Rate 0: nothing decodes.
+    """
+    stream = container.streams.audio[0]
+    time_base = cast(Fraction, stream.time_base)
+    container.seek(max(int((start_s - PREROLL_S) / time_base), 0), stream=stream)
+    rate_hz, audio_A = 0, np.zeros(0, dtype=np.float32)
+    for frame in container.decode(stream):
+        if frame.time is None:
+            continue
+        if not rate_hz:
+            rate_hz = frame.sample_rate
+            audio_A = np.zeros(round(span_s * rate_hz), dtype=np.float32)
+        first = round((frame.time - start_s) * rate_hz)
+        if first >= len(audio_A):
+            break
+        skipped = max(0, -first)
+        mono_A = _mono(frame)[skipped : skipped + len(audio_A) - max(first, 0)]
+        audio_A[first + skipped : first + skipped + len(mono_A)] = mono_A
+    return rate_hz, audio_A
+
+
+def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
+    """Returns the average of the channels as floats in [-1, 1], whatever the sample format."""
+    values = frame.to_ndarray()
+    if not frame.format.is_planar:
+        values = values.reshape(-1, frame.layout.nb_channels).T
+    if values.dtype.kind == "f":
+        return values.mean(axis=0, dtype=np.float32)
+    unsigned_middle = 128.0 if values.dtype.kind == "u" else 0.0
+    full_scale = 2.0 ** (8 * values.dtype.itemsize - 1)
+    return ((values.mean(axis=0) - unsigned_middle) / full_scale).astype(np.float32)

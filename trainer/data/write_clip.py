@@ -1,0 +1,76 @@
+"""Writes an mp4 of pictures and sound: H.264 and AAC, so that every player shows it."""
+
+# F frames  H height  W width  A audio samples
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from ...platform.errors import MoescopeError
+
+# AAC takes samples in packets of this size
+PACKET = 1024
+
+
+def write_clip(
+    path: Path,
+    video_FHWC: NDArray[np.uint8],
+    audio_A: NDArray[np.float32] | None,
+    sample_rate: int,
+    frames_per_s: float,
+    *,
+    quality: int = 18,
+    frames_per_key: int = 12,
+) -> None:
+    """Writes the clip under its final name only when it is complete.
+
+    video_FHWC: uint8 RGB; odd sizes grow by a repeated row or column, since 4:2:0 colour needs even ones. audio_A:
+    mono in [-1, 1], or None. sample_rate: 8000 to 48000 Hz as AAC has them. quality: x264's crf, less is better.
+    Raises MoescopeError where the codecs are missing or the folder cannot be written.
+    """
+    if video_FHWC.ndim != 4 or video_FHWC.shape[-1] != 3 or not len(video_FHWC):
+        raise ValueError(f"video_FHWC has shape {video_FHWC.shape}, but (frames, height, width, 3) is needed")
+    height, width = video_FHWC.shape[1:3]
+    even_FHWC = np.pad(video_FHWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
+    try:
+        _encode(unfinished, even_FHWC, audio_A, sample_rate, frames_per_s, quality, frames_per_key)
+        unfinished.replace(path)
+    except (av.error.FFmpegError, av.codec.codec.UnknownCodecError, OSError) as error:
+        raise MoescopeError(f"cannot write the clip {path}: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _encode(
+    path: Path,
+    video_FHWC: NDArray[np.uint8],
+    audio_A: NDArray[np.float32] | None,
+    sample_rate: int,
+    frames_per_s: float,
+    quality: int,
+    frames_per_key: int,
+) -> None:
+    with av.open(str(path), "w", format="mp4") as container:
+        picture = container.add_stream("libx264", rate=Fraction(frames_per_s).limit_denominator(1001))
+        picture.height, picture.width = video_FHWC.shape[1:3]
+        picture.pix_fmt = "yuv420p"
+        picture.gop_size = frames_per_key
+        picture.codec_context.thread_count = 1
+        picture.options = {"preset": "veryfast", "crf": str(quality)}
+        sound = container.add_stream("aac", rate=sample_rate, layout="mono") if audio_A is not None else None
+        for image_HWC in video_FHWC:
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(image_HWC, format="rgb24")))
+        container.mux(picture.encode(None))
+        if sound is None or audio_A is None:
+            return
+        for first in range(0, len(audio_A), PACKET):
+            packet_A = np.clip(audio_A[first : first + PACKET], -1, 1).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(packet_A[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = sample_rate, first
+            frame.time_base = Fraction(1, sample_rate)
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))

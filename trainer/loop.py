@@ -1,0 +1,354 @@
+"""The training loop. Its stages, in the order of the code:
+
+1. obey: commands of people, at the step boundary
+2. batch: the next one in the data order; after a rollback it is vetted before it is trained on
+3. step: forward, backward, clip, guard, update, balance, EMA, all without waiting for the device
+4. settle: the step's signals on the host, judged, recorded; the policy answers with an action
+5. act: skip data, damp, roll back, halt
+6. keep: host ring, disk, certificates
+
+On a GPU a step is settled while the next one computes; on a CPU at once, since nothing would be gained.
+"""
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..monitors.judge import Judgement
+from ..monitors.policy import Policy
+from ..platform import catalogue
+from ..platform.contact import Contact
+from ..platform.records import Alert, Event, EventKind, Frame, Mode, Run, RunStatus, Segment
+from ..platform.sinks import FanOut
+from ..platform.system_meter import SystemMeter
+from .config import RunConfig
+from .data.batches import Batch, Batches
+from .keeping import Keeper
+from .measure import Measure
+from .objective.flow import Draw, draw, flow_losses
+from .optim.schedule import learning_rate
+from .probe import Probe
+from .progress import ProgressLine
+from .rollback import Vetting, carry_out, end_vetting
+from .state import TrainState
+from .take_commands import obey
+
+SYSTEM_EVERY_S = 2.0
+
+
+@dataclass
+class Pending:
+    """A step whose signals are still on the device."""
+
+    step: int
+    batch: int
+    names: tuple[str, ...]
+    draw: Draw
+    is_sampled: bool
+    host_values: dict[str, float]
+
+
+@dataclass
+class Trainer:
+    """One run in this process. Built by `run.py`; `train()` runs it to its end."""
+
+    config: RunConfig
+    run: Run
+    segment: Segment
+    device: torch.device
+    state: TrainState
+    batches: Batches
+    measure: Measure
+    probe: Probe
+    policy: Policy
+    keeper: Keeper
+    fan_out: FanOut
+    contact: Contact
+    progress: ProgressLine
+    mode: Mode
+    vetting: Vetting | None = None
+    is_paused: bool = False
+    is_stopping: bool = False
+    status: RunStatus = "running"
+
+    def __post_init__(self) -> None:
+        self._pending: Pending | None = None
+        self._recent_s: deque[float] = deque(maxlen=50)
+        self._logged: dict[str, float] = {}
+        self._meter = SystemMeter()
+        self._metered_s = 0.0
+        self._last_loss = float("nan")
+        self._lamp = "healthy"
+
+    def train(self) -> RunStatus:
+        """Trains until the steps are done, somebody stops the run or the policy halts it."""
+        self.keeper.plan_ring(self.state)
+        if not self.keeper.checkpoints:
+            self.keeper.first(self.state, self.segment.index)
+        while True:
+            while self.state.step < self.config.steps and not self.is_stopping:
+                self.train_step()
+            # settling the last step may go back or halt
+            self.settle()
+            if self.state.step >= self.config.steps or self.is_stopping:
+                break
+        if self.status != "halted":
+            self.keeper.save_now(self.state, self.segment.index)
+            self.status = "finished" if self.state.step >= self.config.steps else "stopped"
+        return self.status
+
+    def train_step(self) -> None:
+        """One turn of the loop: at most one optimizer step."""
+        obey(self)
+        if self.is_stopping:
+            return
+        start_s = time.perf_counter()
+        batch = self._next_batch()
+        wait_s = time.perf_counter() - start_s
+        if self._is_bad(batch):
+            self.policy.skip_batch(batch.index)
+            self.state.batch = batch.index + 1
+            return
+        launched = self._launch(batch, wait_s)
+        if self.device.type == "cpu":
+            self._pending = launched
+            self.settle()
+        else:
+            previous, self._pending = self._pending, launched
+            if previous is not None:
+                self._settle(previous)
+        self._recent_s.append(time.perf_counter() - start_s)
+        self._keep()
+
+    def settle(self) -> None:
+        """Reads and judges the step that is still on the device, and acts on it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._settle(pending)
+
+    def forget_pending(self) -> None:
+        """Drops a step that belongs to a branch that is being abandoned."""
+        self._pending = None
+        self.measure.forget()
+
+    def stop(self) -> None:
+        """Asks for the end of the run at the next step boundary, with a checkpoint."""
+        self.is_stopping = True
+
+    def halt(self, reason: str) -> None:
+        """Ends the run because no automatic action is left; the state is not saved, since it is not to be trusted."""
+        self.is_stopping = True
+        self.status = "halted"
+        self.raise_alert("halted", f"run halted: {reason}", severity="critical")
+
+    def set_mode(self, mode: Mode) -> None:
+        self.mode = mode
+        self.contact.set_mode(mode)
+        self.say_event("note", f"automatic action is {mode}", {})
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Records a user's own scalars with the current step, as `user/NAME`."""
+        for name, value in values.items():
+            self._logged[f"user/{name}"] = float(value)
+
+    def open_segment(self, segment: Segment) -> None:
+        self.segment = segment
+        self.fan_out.say(segment)
+        self._lamp = "back" if segment.reason == "rollback" else "healthy"
+
+    def say_event(self, kind: EventKind, text: str, details: Mapping[str, Any]) -> None:
+        self.fan_out.say(
+            Event(
+                self.run.id, self.segment.index, self.state.step, time.time(), kind, text, details
+            )
+        )
+
+    def raise_alert(self, rule: str, message: str, *, severity: Any = "warning") -> None:
+        """Raises an alert of the trainer's own, once for each rule and step."""
+        step = self.state.step
+        key = f"{self.run.id}/{rule}/{step}"
+        alert = Alert(
+            key, self.run.id, self.segment.index, rule, severity, step, step, 0.0, 0.0, message,
+            time.time(), key,
+        )  # fmt: skip
+        self.fan_out.say(alert)
+        self.progress.say(f"ALERT {rule}: {message}")
+
+    def median_step_s(self) -> float:
+        """Seconds of a recent step; nan before the first."""
+        return float(np.median(self._recent_s)) if self._recent_s else float("nan")
+
+    def _next_batch(self) -> Batch:
+        skipped = self.policy.skipped
+        while self.state.batch in skipped:
+            self.state.batch += 1
+        return self.batches.get(self.state.batch)
+
+    def _is_bad(self, batch: Batch) -> bool:
+        """Judges a batch before it is trained on, where vetting is on."""
+        vetting = self.vetting
+        if vetting is None or batch.index < vetting.first:
+            return False
+        if vetting.is_over(batch.index):
+            end_vetting(self)
+            return False
+        if self._pending is not None:
+            self.settle()
+        drawn = draw(self.config, self.config.seed, batch)
+        with torch.no_grad():
+            losses = flow_losses(self.state.model, batch, drawn, self.config)
+        verdict = self.state.judge.vet(self.measure.vetted(losses, drawn))
+        vetting.note(verdict.is_bad)
+        if vetting.passed_over > self.config.policy.most_skipped_batches:
+            self.halt(f"{vetting.passed_over} batches in a row look bad: is the data another one?")
+        return verdict.is_bad
+
+    def _launch(self, batch: Batch, wait_s: float) -> Pending:
+        config, state = self.config, self.state
+        step = state.step
+        is_sampled = step % config.watch.sample_every == 0
+        scale = state.damp_scale if step < state.damp_until else 1.0
+        rate = learning_rate(config, step) * scale
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        drawn = draw(config, config.seed, batch)
+        start_s = time.perf_counter()
+        with self.measure.watching(is_sampled):
+            losses = flow_losses(state.model, batch, drawn, config)
+        forward_s = time.perf_counter() - start_s
+        start_s = time.perf_counter()
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        backward_s = time.perf_counter() - start_s
+        start_s = time.perf_counter()
+        grad_norm, held = self._update(losses.total.detach())
+        optimizer_s = time.perf_counter() - start_s
+        start_s = time.perf_counter()
+        self.measure.take(losses, grad_norm, held, is_sampled)
+        state.step = step + 1
+        state.batch = batch.index + 1
+        host_values = {
+            catalogue.LEARNING_RATE: rate,
+            catalogue.DATA_BATCH: batch.index,
+            catalogue.BAD_CLIPS: len(self.batches.bad_clips),
+            catalogue.DATA_WAIT_S: wait_s,
+            catalogue.FORWARD_S: forward_s,
+            catalogue.BACKWARD_S: backward_s,
+            catalogue.OPTIMIZER_S: optimizer_s,
+            catalogue.MONITOR_S: time.perf_counter() - start_s,
+        }
+        return Pending(step, batch.index, batch.names, drawn, is_sampled, host_values)
+
+    def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Clips, guards and applies the update; returns the gradient norm and the guard's 0/1, both on the device."""
+        config, state = self.config, self.state
+        parameters = [p for p in state.model.parameters() if p.grad is not None]
+        grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        held = state.guard.hold(loss, grad_norm)
+        torch.nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, grad_norm)
+        # the fused kernel changes neither weights, moments nor step counters where this is 1
+        state.optimizer.found_inf = held  # type: ignore[attr-defined]
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        keep = 1.0 - held
+        for layer in state.model.moe_layers:  # type: ignore[union-attr]
+            layer.router.update_bias(layer.counts_E, config.moe.bias_update_speed, keep)
+        state.ema.update(keep)
+        return grad_norm, held
+
+    def _settle(self, pending: Pending) -> None:
+        start_s = time.perf_counter()
+        values = self.measure.read(pending.draw, pending.is_sampled)
+        for name, value in pending.host_values.items():
+            values[name] = np.float32(value)
+        if self._probes(pending.step):
+            values |= self.probe.measure(self.state.model, self.state.ema)
+        now_s = time.time()
+        judgement = self.state.judge.step(pending.step, self.segment.index, now_s, values)
+        values |= {name: np.asarray(v, np.float32) for name, v in judgement.scores.items()}
+        self._last_loss = float(values[catalogue.LOSS_TOTAL])
+        self._record(pending, values, now_s, time.perf_counter() - start_s)
+        for alert in judgement.alerts:
+            # journaled before its action starts
+            self.fan_out.say(alert)
+            self.progress.say(f"step {pending.step}: {alert.severity} {alert.rule}: {alert.message}")
+        self._lamp = "alert" if not judgement.is_healthy else self._lamp_after_health()
+        if values[catalogue.GUARD_HELD]:
+            self.say_event("guard", f"the guard held the update of step {pending.step} back", {})
+        self._act(pending, judgement)
+
+    def _probes(self, step: int) -> bool:
+        every = self.config.watch.probe_every
+        return bool(every) and step % every == 0
+
+    def _act(self, pending: Pending, judgement: Judgement) -> None:
+        self.keeper.stamp(self.policy.certify(self.state.step, self.keeper.checkpoints, judgement))
+        if self.mode == "off":
+            return
+        action = self.policy.decide(
+            step=pending.step,
+            batch=pending.batch,
+            judgement=judgement,
+            checkpoints=self.keeper.checkpoints,
+            mode=self.mode,
+        )
+        if action.kind == "carry_on":
+            return
+        if self.mode == "advisory":
+            self.say_event("note", f"advisory: would {action.kind}: {action.reason}", {})
+            self.progress.say(f"step {pending.step}: advisory: would {action.kind}: {action.reason}")
+            return
+        carry_out(self, action)
+
+    def _record(
+        self, pending: Pending, values: dict[str, NDArray[np.float32]], now_s: float, judged_s: float
+    ) -> None:
+        step_s = sum(
+            pending.host_values[name]
+            for name in (
+                catalogue.DATA_WAIT_S,
+                catalogue.FORWARD_S,
+                catalogue.BACKWARD_S,
+                catalogue.OPTIMIZER_S,
+                catalogue.MONITOR_S,
+            )
+        )
+        values[catalogue.MONITOR_S] = np.float32(values[catalogue.MONITOR_S] + judged_s)
+        values[catalogue.STEP_TIME_S] = np.float32(step_s + judged_s)
+        tokens = self.config.data.batch * self.config.tokens_per_sample
+        values[catalogue.TOKENS_PER_S] = np.float32(tokens / max(step_s + judged_s, 1e-9))
+        if now_s - self._metered_s >= SYSTEM_EVERY_S:
+            self._metered_s = now_s
+            status = self.fan_out.status()
+            values |= {name: np.float32(v) for name, v in self._meter.read().items()}
+            values[catalogue.SINK_COALESCED] = np.float32(status.coalesced)
+            values[catalogue.SINK_LAG_S] = np.float32(status.lag_s)
+        values |= {name: np.float32(value) for name, value in self._logged.items()}
+        self._logged.clear()
+        arrays = {name: np.asarray(value, np.float32) for name, value in values.items()}
+        self.fan_out.record(
+            Frame(self.run.id, self.segment.index, pending.step, now_s, arrays)
+        )
+        self.progress.step(self.state.step, self._last_loss, self.median_step_s(), self._lamp)
+
+    def _lamp_after_health(self) -> str:
+        return "back" if self.vetting is not None else "healthy"
+
+    def _keep(self) -> None:
+        if self.is_stopping:
+            return
+        step = self.state.step
+        keep = self.config.checkpoint
+        if self._pending is not None and (
+            step % keep.memory_every_steps == 0 or step % keep.disk_every_steps == 0
+        ):
+            # a snapshot holds the judge's state too, so the step before it must have been judged
+            self.settle()
+        self.keeper.after_step(self.state, self.segment.index)
+

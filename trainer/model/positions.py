@@ -1,0 +1,109 @@
+"""Where tokens are: a clock and two axes of space, for rotary attention and as a fixed table."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..config import RunConfig
+
+# B batch  S stream tokens  H heads  P half of a head's width  A axes (time, height, width)  D width
+
+
+class Extent(NamedTuple):
+    """How many tokens of each kind a sample has; this is also their order in the stream."""
+
+    text: int
+    video: int
+    audio: int
+
+    @property
+    def total(self) -> int:
+        return self.text + self.video + self.audio
+
+
+def extent(config: RunConfig) -> Extent:
+    """Counts the tokens of one sample."""
+    d, m = config.data, config.model
+    grid = (d.height // m.patch_size) * (d.width // m.patch_size)
+    return Extent(
+        d.num_text_bytes, d.num_frames // m.patch_frames * grid, d.num_mel_steps // m.patch_mel_steps
+    )
+
+
+def coordinates(config: RunConfig) -> NDArray[np.float64]:
+    """Returns (S, 3): time in frames, height and width in patches, of every token of a sample.
+
+    Video: the middle of its frames, and its place in the grid, from 1. Audio: the middle of its stretch on the same
+    clock, and 0 in space, since it is nowhere in the picture. Text: one frame per byte before the clip begins, and 0
+    in space. So audio and video of the same moment have the same time.
+    """
+    d, m = config.data, config.model
+    time, height, width = (
+        d.num_frames // m.patch_frames,
+        d.height // m.patch_size,
+        d.width // m.patch_size,
+    )
+    t, h, w = np.meshgrid(
+        (np.arange(time) + 0.5) * m.patch_frames,
+        np.arange(height) + 1.0,
+        np.arange(width) + 1.0,
+        indexing="ij",
+    )
+    video = np.stack([t, h, w], axis=-1).reshape(-1, 3)
+    num_audio = d.num_mel_steps // m.patch_mel_steps
+    audio = np.zeros((num_audio, 3))
+    audio[:, 0] = (np.arange(num_audio) + 0.5) * d.num_frames / num_audio
+    text = np.zeros((d.num_text_bytes, 3))
+    text[:, 0] = np.arange(d.num_text_bytes) - d.num_text_bytes
+    return np.concatenate([text, video, audio])
+
+
+def axis_split(head_width: int) -> tuple[int, int, int]:
+    """Splits a head's width into time, height and width parts: d - 4 * (d // 6), 2 * (d // 6), 2 * (d // 6).
+
+    Source: Wan (facts: model.md 6.2). head_width is even.
+    """
+    space = 2 * (head_width // 6)
+    return head_width - 2 * space, space, space
+
+
+def rotary_table(coordinates_SA: NDArray[np.float64], head_width: int, base: float) -> Tensor:
+    """Returns (2, S, P) fp32: cosine and sine of the angle of each token and pair of channels.
+
+    Pair j of an axis part of width d_a turns by coordinate * base^(-2j / d_a); the parts lie one behind the other.
+    """
+    angles = []
+    for axis, part in enumerate(axis_split(head_width)):
+        frequency = base ** (-np.arange(0, part, 2) / max(1, part))
+        angles.append(coordinates_SA[:, axis, None] * frequency)
+    angle_SP = np.concatenate(angles, axis=1)
+    return torch.from_numpy(np.stack([np.cos(angle_SP), np.sin(angle_SP)]).astype(np.float32))
+
+
+def rotate(x_BHSd: Tensor, table_2SP: Tensor) -> Tensor:
+    """Turns channel c against channel c + P by the token's angle (rotate-half), in fp32.
+
+    Dot products of turned queries and keys depend on differences of coordinates only. Source: arXiv 2104.09864.
+    """
+    cos_SP, sin_SP = table_2SP
+    a, b = x_BHSd.chunk(2, dim=-1)
+    return torch.cat([a * cos_SP - b * sin_SP, a * sin_SP + b * cos_SP], dim=-1)
+
+
+def place_table(coordinates_SA: NDArray[np.float64], width: int) -> Tensor:
+    """Returns (S, D) fp32: sines and cosines of each coordinate, as a fixed code of the absolute place.
+
+    Rotary attention knows differences only, and a picture has borders: a tone that means "left" needs the place itself.
+    The width is split among the axes as in `axis_split`; wavelengths run from 2 pi to 2 pi * 100.
+    Source: JiT uses such a table beside RoPE (facts: model.md 1.2).
+    """
+    parts = []
+    for axis, part in enumerate(axis_split(width)):
+        half = part // 2
+        frequency = 100.0 ** (-np.arange(half) / max(1, half))
+        angle = coordinates_SA[:, axis, None] * frequency
+        parts += [np.sin(angle), np.cos(angle)]
+    return torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))

@@ -1,0 +1,77 @@
+"""Clips into tokens and back: patches of video, stretches of audio, bytes of text, and noise levels into conditions."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..config import RunConfig
+
+# B batch  C colours  F frames  H, W pixels  N mels  M mel steps  S tokens  P values of a patch  D width
+
+TEXT_VOCABULARY = 257
+"""Bytes 1 to 256, and 0: padding or a caption left out."""
+SINUSOIDS = 256
+"""Width of a noise level's sinusoidal code. Source: facts: model.md section 6."""
+
+
+def patch_video(video_BCFHW: Tensor, config: RunConfig) -> Tensor:
+    """Cuts frames into patches: (B, C, F, H, W) -> (B, S, P), P = patch_frames * patch_size^2 * C, time outermost."""
+    batch, colours, frames, height, width = video_BCFHW.shape
+    f, p = config.model.patch_frames, config.model.patch_size
+    cut = video_BCFHW.reshape(batch, colours, frames // f, f, height // p, p, width // p, p)
+    return cut.permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(batch, -1, f * p * p * colours)
+
+
+def unpatch_video(patch_BSP: Tensor, config: RunConfig) -> Tensor:
+    """Is the inverse of `patch_video`."""
+    d, f, p = config.data, config.model.patch_frames, config.model.patch_size
+    grid = (d.num_frames // f, d.height // p, d.width // p)
+    cut = patch_BSP.reshape(patch_BSP.shape[0], *grid, f, p, p, -1)
+    video_BCFHW = cut.permute(0, 7, 1, 4, 2, 5, 3, 6)
+    return video_BCFHW.reshape(patch_BSP.shape[0], -1, d.num_frames, d.height, d.width)
+
+
+def patch_mel(mel_BNM: Tensor, config: RunConfig) -> Tensor:
+    """Cuts the mel spectrogram into stretches of all bands: (B, N, M) -> (B, S, P), P = patch_mel_steps * N."""
+    batch, _, steps = mel_BNM.shape
+    p = config.model.patch_mel_steps
+    return mel_BNM.transpose(1, 2).reshape(batch, steps // p, -1)
+
+
+def unpatch_mel(patch_BSP: Tensor, config: RunConfig) -> Tensor:
+    """Is the inverse of `patch_mel`."""
+    d = config.data
+    return patch_BSP.reshape(patch_BSP.shape[0], d.num_mel_steps, d.num_mels).transpose(1, 2)
+
+
+def sinusoids(sigma: Tensor, width: int = SINUSOIDS) -> Tensor:
+    """Codes noise levels: cos and sin of 1000 * sigma * 10000^(-j / (width / 2)), cosines first. (...) -> (..., width).
+
+    Source: facts: model.md section 6; equals diffusers' get_timestep_embedding(1000 * sigma, width,
+    flip_sin_to_cos=True, downscale_freq_shift=0).
+    """
+    half = width // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=sigma.device) / half
+    angle = 1000.0 * sigma.float()[..., None] * torch.exp(-math.log(10_000.0) * exponent)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class NoiseLevels(nn.Module):
+    """Turns the noise levels of a sample's video and audio into one condition per kind of token.
+
+    e_m = W_2 silu(W_1 sinusoids(sigma_m)); video: e_video, audio: e_audio, text: their mean; plus a learned vector of
+    the kind. The activation that adaLN wants in front of its linear map is applied here, once for all blocks.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.w_in = nn.Linear(SINUSOIDS, width)
+        self.w_out = nn.Linear(width, width)
+        self.kind_GD = nn.Parameter(torch.randn(3, width) * 0.02)
+
+    def forward(self, sigma_MB: Tensor) -> Tensor:
+        """sigma_MB: (2, B), 0 is data and 1 is noise. Returns (B, 3, D) in the stream's order: text, video, audio."""
+        e_MBD = self.w_out(nn.functional.silu(self.w_in(sinusoids(sigma_MB))))
+        by_kind = torch.stack([e_MBD.mean(0), e_MBD[0], e_MBD[1]], dim=1)
+        return nn.functional.silu(by_kind + self.kind_GD)

@@ -1,0 +1,1 @@
+"""Mixture-of-Experts layers: `router.py` decides, `experts.py` computes."""

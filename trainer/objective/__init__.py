@@ -1,0 +1,1 @@
+"""What is learned: `timesteps.py` draws noise levels and noise, `flow.py` is the rectified-flow loss."""

@@ -1,0 +1,78 @@
+"""The chance of a training step: noise levels, noise and dropped captions, each keyed by its sample.
+
+A sample's draw depends on (seed, clip name, position) only, so that its loss can be computed again outside its batch.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..config import RunConfig
+from ..data.batches import Batch
+from ..data.chance import generator
+
+# B batch  C colours  F frames  H, W pixels  N mels  M mel steps, or modality in sigma_MB
+
+
+class Draw(NamedTuple):
+    """What chance adds to a batch."""
+
+    sigma_MB: Tensor
+    """(2, B) fp32 noise levels of video and audio: 0 is data, 1 is noise."""
+    noise_video_BCFHW: Tensor
+    noise_mel_BNM: Tensor
+    is_caption_dropped_B: Tensor
+
+
+def draw(config: RunConfig, seed: int, batch: Batch) -> Draw:
+    """Draws the noise levels, the noise and the dropped captions of a batch, on the batch's device.
+
+    A clip without sound gets audio noise level 1: its audio tokens are pure noise and tell nothing.
+    """
+    sigma, video, mel, dropped = [], [], [], []
+    has_sound = batch.has_sound_B.tolist()
+    for slot, (name, position) in enumerate(zip(batch.names, batch.positions, strict=True)):
+        video_level, audio_level = noise_levels(config, seed, name, position)
+        sigma.append((video_level, audio_level if has_sound[slot] else 1.0))
+        noise = generator(seed, name, position, "noise")
+        video.append(noise.standard_normal(batch.video_BCFHW.shape[1:], dtype=np.float32))
+        mel.append(noise.standard_normal(batch.mel_BNM.shape[1:], dtype=np.float32))
+        chance = generator(seed, name, position, "caption").random()
+        dropped.append(chance < config.data.caption_drop)
+    device = batch.video_BCFHW.device
+    return Draw(
+        torch.tensor(sigma, dtype=torch.float32).T.contiguous().to(device),
+        torch.from_numpy(np.stack(video)).to(device),
+        torch.from_numpy(np.stack(mel)).to(device),
+        torch.tensor(dropped, dtype=torch.bool).to(device),
+    )
+
+
+def noise_levels(config: RunConfig, seed: int, name: str, position: int) -> tuple[float, float]:
+    """Returns the noise levels of a sample's video and audio, uniform in [0, 1).
+
+    stratified: the samples of a batch share out `data.batch` equal strata, in an order that is drawn per batch and,
+    where the modalities are not tied, per modality; sigma = (stratum + u) / batch. Which stratum a sample gets follows
+    from its position alone.
+    """
+    batch = config.data.batch
+    place = generator(seed, name, position, "timestep").random(2)
+    if config.objective.timesteps == "stratified":
+        index, slot = divmod(position, batch)
+        order = generator(seed, "", index, "strata")
+        place = np.array([(order.permutation(batch)[slot] + u) / batch for u in place])
+    video, audio = shifted(place, config.objective.shift).tolist()
+    return (video, video) if config.objective.are_modalities_tied else (video, audio)
+
+
+def shifted(sigma: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
+    """Moves noise levels towards noise: shift * sigma / (1 + (shift - 1) * sigma); 1 changes nothing.
+
+    A video shows the same thing in thousands of pixels, so that only strong noise hides it: with uniform levels nearly
+    all steps are spent where the caption and the sound are not needed. Source: facts: model.md section 6 (SD3: 3,
+    Wan 2.2: 5 to 12).
+    """
+    return shift * sigma / (1 + (shift - 1) * sigma)

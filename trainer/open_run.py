@@ -1,0 +1,200 @@
+"""Opens a run: a new one, one that goes on, or one that starts from another's weights; one process at a time."""
+
+import dataclasses
+import os
+import socket
+import time
+from pathlib import Path
+from secrets import token_hex
+
+from torch import Tensor, nn
+
+from ..platform import leases
+from ..platform.errors import MoescopeError
+from ..platform.frozen import difference, parsed
+from ..platform.records import EventKind, Run, Segment
+from ..platform.settings import Settings
+from ..platform.store import Store
+from .checkpoint import DamagedCheckpoint, checkpoint_folders, read_checkpoint
+from .config import RunConfig
+
+LEASE_S = 10.0
+SHAPE_KEYS = (
+    "model.",
+    "moe.num_experts",
+    "moe.num_shared",
+    "moe.hidden",
+    "data.num_mels",
+)
+RESOLUTION_KEYS = (
+    "data.height",
+    "data.width",
+    "data.num_frames",
+    "data.frames_per_s",
+    "data.num_mel_steps",
+)
+
+
+def new_run(
+    config: RunConfig, settings: Settings, name: str, run_id: str, device: str, code_version: str
+) -> Run:
+    """Returns the record of a run that starts now; its id sorts by time."""
+    now_s = time.time()
+    run_id = run_id or new_run_id()
+    return Run(
+        id=run_id,
+        name=name or f"{config.recipe}-{run_id[-6:]}",
+        project=config.project,
+        config=config.model_dump(mode="json"),
+        status="running",
+        device=device,
+        code_version=code_version,
+        created_s=now_s,
+        heartbeat_s=now_s,
+        mode=config.policy.mode,
+        folder=str(settings.home_path / "runs" / run_id),
+    )
+
+
+def new_run_id() -> str:
+    """Returns an id that sorts by time, as `20260131-140509-3fa2c1`."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{token_hex(3)}"
+
+
+def resumed_run(old: Run, config: RunConfig, device: str) -> Run:
+    """Returns the record of a run that goes on with this configuration.
+
+    Raises MoescopeError where its folder is not here or where its weights would not fit.
+    """
+    if not Path(old.folder).is_dir():
+        raise MoescopeError(
+            f"run {old.name} keeps its checkpoints in {old.folder}, which is not on this machine"
+        )
+    differences = changes(old, config)
+    for key, (before, after) in differences.items():
+        if key.startswith(SHAPE_KEYS):
+            raise MoescopeError(
+                f"{key} cannot change from {before} to {after} on a resume, as the weights "
+                "would not fit: start a new run"
+            )
+    return dataclasses.replace(
+        old,
+        config=config.model_dump(mode="json"),
+        status="running",
+        heartbeat_s=time.time(),
+        finished_s=None,
+        mode=config.policy.mode if "policy.mode" in differences else old.mode,
+        device=device,
+    )
+
+
+def changes(old: Run, config: RunConfig) -> dict[str, list[object]]:
+    """Returns {dotted key: [old, new]} between what a run had and what it is to go on with."""
+    stored = parsed(RunConfig, old.config, f"stored configuration of {old.name}")
+    return {key: list(pair) for key, pair in difference(stored, config).items()}
+
+
+def announced_changes(changed: dict[str, list[object]]) -> list[EventKind]:
+    """Returns the events that changed keys announce to the detectors."""
+    kinds: list[EventKind] = []
+    if any(key.startswith(RESOLUTION_KEYS) for key in changed):
+        kinds.append("resolution")
+    if any(key.startswith("data.") and not key.startswith(RESOLUTION_KEYS) for key in changed):
+        kinds.append("data_change")
+    return kinds
+
+
+def next_segment(store: Store, old: Run, config: RunConfig, step: int, parent: int) -> Segment:
+    """Returns the segment that a resume at `step` from a checkpoint of segment `parent` opens."""
+    changed = changes(old, config)
+    return Segment(
+        old.id,
+        max((s.index for s in store.segments(old.id)), default=-1) + 1,
+        step,
+        "changed" if changed else "resume",
+        time.time(),
+        parent_segment=parent,
+        parent_step=step - 1,
+        changes=changed,
+    )
+
+
+def claim(store: Store, run: Run) -> str:
+    """Makes this process the only one that trains the run; returns the holder's name for its heartbeats.
+
+    Raises MoescopeError while another process does. A process of this machine that is gone is known to be.
+    """
+    host = socket.gethostname()
+    holder = f"{host}:{os.getpid()}:{token_hex(3)}"
+    name, now_s = lease_name(run), time.time()
+    if leases.claim(store, name, holder, now_s, LEASE_S):
+        return holder
+    other = leases.holder(store, name, now_s) or ""
+    other_host, _, rest = other.partition(":")
+    pid = rest.partition(":")[0]
+    if other_host == host and pid.isdigit() and not _is_alive(int(pid)):
+        leases.release(store, name, other)
+        if leases.claim(store, name, holder, now_s, LEASE_S):
+            return holder
+    raise MoescopeError(
+        f"run {run.name} is still alive (process {pid} on {other_host} trains it): stop it first, "
+        f"or wait {LEASE_S:.0f} s if that machine is gone"
+    )
+
+
+def lease_name(run: Run) -> str:
+    return f"run:{run.id}"
+
+
+def load_weights(model: nn.Module, store: Store, name_or_id: str) -> str:
+    """Loads the averaged weights (EMA) of another run's newest readable checkpoint that is not tainted.
+
+    Returns what was loaded, in words. Raises MoescopeError where there is none or where the shapes differ.
+    """
+    run = store.find_run(name_or_id)
+    root = Path(run.folder) / "checkpoints"
+    tainted = {c.path for c in store.checkpoints(run.id) if c.health == "tainted"}
+    faults = []
+    for path in reversed(checkpoint_folders(root)):
+        if str(path) in tainted:
+            continue
+        try:
+            state = read_checkpoint(path)
+        except DamagedCheckpoint as damage:
+            faults.append(str(damage))
+            continue
+        averages = {
+            name.removeprefix("average."): value
+            for name, value in state["ema"].items()
+            if name.startswith("average.")
+        }
+        _load(model, state["model"] | averages, run.name)
+        return f"weights of run {run.name}, step {state['loop']['step']}"
+    raise MoescopeError("; ".join([f"run {run.name} has no usable checkpoint in {root}", *faults]))
+
+
+def _load(model: nn.Module, weights: dict[str, Tensor], run_name: str) -> None:
+    mine = model.state_dict()
+    odd = [
+        name
+        for name in mine.keys() | weights.keys()
+        if name not in mine or name not in weights or mine[name].shape != weights[name].shape
+    ]
+    if odd:
+        first = min(odd)
+        shapes = [list(w[first].shape) if first in w else "absent" for w in (mine, weights)]
+        raise MoescopeError(
+            f"the weights of run {run_name} do not fit: {first} is {shapes[0]} here and {shapes[1]} there "
+            f"({len(odd)} differ): use its model.* and moe.* keys"
+        )
+    model.load_state_dict(weights)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

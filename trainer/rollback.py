@@ -1,0 +1,131 @@
+"""Carries out what the policy or a person decided: skip data, damp, roll back, halt."""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..platform.records import Action, Segment
+
+if TYPE_CHECKING:
+    from .loop import Trainer
+
+
+@dataclass
+class Vetting:
+    """From batch `first` on, a batch is judged before it is trained on.
+
+    It ends at batch `until`, but not before `HEALTHY_IN_A_ROW` good batches came in a row: a bad stretch is passed
+    over wherever it lies and however long it is.
+    """
+
+    first: int
+    until: int
+    num_healthy: int = 0
+    passed_over: int = 0
+
+    def note(self, is_bad: bool) -> None:
+        self.num_healthy = 0 if is_bad else self.num_healthy + 1
+        self.passed_over += is_bad
+
+    def is_over(self, next_batch: int) -> bool:
+        return next_batch >= self.until and self.num_healthy >= HEALTHY_IN_A_ROW
+
+
+HEALTHY_IN_A_ROW = 8
+
+
+def carry_out(trainer: "Trainer", action: Action) -> str:
+    """Carries the action out at a step boundary and returns in words what was done."""
+    state = trainer.state
+    if action.kind == "carry_on":
+        return ""
+    trainer.policy.note(action, state.step, state.batch)
+    if action.kind == "rollback":
+        return _roll_back(trainer, action)
+    if action.kind == "skip_data":
+        _start_vetting(trainer, action)
+        done = f"data is vetted from batch {action.vet_from_batch} on"
+        trainer.say_event("skip_data", done, {"reason": action.reason})
+    elif action.kind == "damp":
+        state.damp_scale = action.learning_rate_scale
+        state.damp_until = state.step + action.for_steps
+        done = f"learning rate x{action.learning_rate_scale} for {action.for_steps} steps"
+        trainer.say_event("damp", done, {"reason": action.reason})
+    else:
+        assert action.kind == "halt", action
+        done = f"halted at step {state.step}: {action.reason}"
+        trainer.say_event("halt", done, {})
+        trainer.halt(action.reason)
+    trainer.progress.say(f"step {state.step}: {done} ({action.reason})")
+    return done
+
+
+def _roll_back(trainer: "Trainer", action: Action) -> str:
+    """Restores everything that computes and opens a new segment; what must remember stays as it is."""
+    assert action.to_step is not None, action
+    state, from_step, from_batch = trainer.state, trainer.state.step, trainer.state.batch
+    trainer.forget_pending()
+    start_s = time.perf_counter()
+    saved, checkpoint, source = trainer.keeper.load(action.to_step)
+    state.restore(saved)
+    took_s = time.perf_counter() - start_s
+    trainer.keeper.drop_after(checkpoint.step)
+    segment = Segment(
+        trainer.run.id,
+        trainer.segment.index + 1,
+        checkpoint.step,
+        "rollback",
+        time.time(),
+        parent_segment=checkpoint.segment,
+        parent_step=checkpoint.step - 1,
+        alert_id=action.alert_id,
+    )
+    trainer.open_segment(segment)
+    _start_vetting(trainer, action)
+    if action.learning_rate_scale != 1.0:
+        state.damp_scale = action.learning_rate_scale
+        state.damp_until = state.step + action.for_steps
+    done = (
+        f"went back from step {from_step} to {checkpoint.step} "
+        f"({checkpoint.health}, from {source}, {took_s * 1000:.0f} ms)"
+    )
+    trainer.say_event(
+        "rollback",
+        done,
+        {
+            "from_step": from_step,
+            "to_step": checkpoint.step,
+            "from_batch": from_batch,
+            "to_batch": checkpoint.batch,
+            "alert_id": action.alert_id,
+            "reason": action.reason,
+            "source": source,
+            "health": checkpoint.health,
+            "took_s": took_s,
+            "step_s": trainer.median_step_s(),
+        },
+    )
+    trainer.progress.say(f"step {from_step}: {done}: {action.reason}")
+    return done
+
+
+def _start_vetting(trainer: "Trainer", action: Action) -> None:
+    if action.vet_from_batch is not None:
+        until = action.vet_until_batch or action.vet_from_batch
+        trainer.vetting = Vetting(action.vet_from_batch, until)
+
+
+def end_vetting(trainer: "Trainer") -> None:
+    """Says what the vetting passed over, and stops it."""
+    vetting = trainer.vetting
+    assert vetting is not None
+    trainer.vetting = None
+    if vetting.passed_over:
+        text = f"{vetting.passed_over} bad batches passed over, data is good again at batch {trainer.state.batch}"
+        trainer.say_event(
+            "skip_data",
+            text,
+            {"num_batches": vetting.passed_over, "from_batch": vetting.first, "to_batch": trainer.state.batch},
+        )
+        trainer.progress.say(f"step {trainer.state.step}: {text}")
+

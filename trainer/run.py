@@ -1,0 +1,217 @@
+"""The one place of assembly: from a configuration to a trained run."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from ..monitors.default_rules import default_rules
+from ..monitors.guard import Guard
+from ..monitors.judge import Judge
+from ..monitors.policy import Policy
+from ..platform import leases
+from ..platform.contact import Contact
+from ..platform.errors import MoescopeError
+from ..platform.mlflow_sink import MlflowSink
+from ..platform.records import Run, RunStatus, Segment
+from ..platform.settings import Settings
+from ..platform.sinks import FanOut
+from ..platform.sql_sink import SqlSink
+from ..platform.store import Store, open_store
+from .config import RunConfig
+from .data.batches import Batches
+from .data.clips import find_clips
+from .keeping import Keeper
+from .loop import Trainer
+from .measure import Measure
+from .model.dit import VideoMoeDit
+from .open_run import announced_changes, changes, claim, lease_name, new_run, next_segment, resumed_run, weights_of
+from .optim.ema import Ema
+from .optim.groups import make_optimizer
+from .probe import Probe
+from .progress import ProgressLine
+from .state import TrainState
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    run_id: str
+    name: str
+    status: RunStatus
+    step: int
+    last_loss: float
+    folder: Path
+
+
+def train(
+    config: RunConfig,
+    *,
+    settings: Settings | None = None,
+    name: str = "",
+    run_id: str = "",
+    resume: str = "",
+    init_from: str = "",
+    progress: bool = True,
+    on_step: Callable[[Trainer], None] | None = None,
+) -> RunResult:
+    """Trains a run to its end and returns how it ended.
+
+    resume: a run (id or name) that goes on from its newest usable checkpoint; where `config` differs from what it
+    had, a segment records the difference. init_from: a run whose averaged weights a new run starts from.
+    on_step: called at every step boundary; there `trainer.log({...})` records scalars of a user's own.
+    Raises MoescopeError on whatever its user can mend. SIGTERM and Ctrl-C save a checkpoint first.
+    """
+    settings = settings or Settings()
+    settings.make_home()
+    device = _device(config)
+    with ExitStack() as stack:
+        store = open_store(settings.store_url)
+        stack.callback(store.close)
+        clips = find_clips(Path(config.data.folder))
+        old = store.find_run(resume) if resume else None
+        run = (
+            resumed_run(old, config, _device_name(device))
+            if old
+            else new_run(config, settings, name, run_id, _device_name(device), version("moescope"))
+        )
+        state = _state(config, device, run.id)
+        origin = load_weights(state.model, store, init_from) if init_from else ""
+        if origin:
+            state.ema = Ema(state.model, config.optim.ema_decay)
+        holder = claim(store, run)
+        stack.callback(leases.release, store, lease_name(run), holder)
+        batches = Batches(clips, config.data, config.seed)
+        stack.callback(batches.close)
+        if old is None:
+            store.add_run(run)
+        else:
+            _go_on(store, run)
+        trainer = _assemble(stack, settings, config, device, run, holder, state, batches)
+        _say_start(trainer, clips, origin)
+        _open_segment(trainer, store, old)
+        with _stopping_on_signals(trainer):
+            return _train(trainer, on_step)
+
+
+def _state(config: RunConfig, device: torch.device, run_id: str) -> TrainState:
+    model = VideoMoeDit(config).to(device)
+    return TrainState(
+        model,
+        make_optimizer(model, config),
+        Ema(model, config.optim.ema_decay),
+        Guard(device, config.guard.extreme_factor, config.guard.most_in_a_row),
+        Judge(default_rules(), run_id),
+    )
+
+
+def _assemble(
+    stack: ExitStack,
+    settings: Settings,
+    config: RunConfig,
+    device: torch.device,
+    run: Run,
+    holder: str,
+    state: TrainState,
+    batches: Batches,
+) -> Trainer:
+    folder = Path(run.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(config.model_dump_json(indent=2))
+    line = ProgressLine(run.name, config.steps, is_on=False)
+    return line
+
+
+def _go_on(store: Store, run: Run) -> None:
+    store.update_run(
+        run.id,
+        status="running",
+        config=run.config,
+        mode=run.mode,
+        finished_s=None,
+        heartbeat_s=run.heartbeat_s,
+    )
+
+
+def _open_segment(trainer: Trainer, store: Store, old: Run | None) -> None:
+    """Opens the run's first segment, or the next one at the newest usable checkpoint."""
+    if old is None:
+        trainer.open_segment(trainer.segment)
+        return
+    trainer.keeper.open_folder()
+    usable = [c for c in trainer.keeper.checkpoints if c.health != "tainted"]
+    if not usable:
+        raise MoescopeError(f"run {old.name} has no usable checkpoint in {trainer.keeper.folder}")
+    saved, checkpoint, _ = trainer.keeper.load(usable[-1].step)
+    trainer.state.restore(saved)
+    trainer.keeper.drop_after(checkpoint.step)
+    segment = next_segment(store, old, trainer.config, checkpoint.step, checkpoint.segment)
+    trainer.open_segment(segment)
+    trainer.say_event("resume", f"goes on from step {checkpoint.step}", {"changes": segment.changes})
+    trainer.state.judge.announce("resume", checkpoint.step)
+    for kind in announced_changes(changes(old, trainer.config)):
+        trainer.say_event(kind, "the configuration was changed", {"changes": segment.changes})
+        trainer.state.judge.announce(kind, checkpoint.step)
+    trainer.vetting = vetting_after_resume(trainer.policy, checkpoint.batch)
+
+
+def _say_start(trainer: Trainer, clips: ClipIndex, origin: str) -> None:
+    config, line = trainer.config, trainer.progress
+    active, total = count(config)
+    line.say(
+        f"run {trainer.run.name} ({trainer.run.id}): {config.recipe}, {total / 1e6:.2f} M parameters, "
+        f"{active / 1e6:.2f} M active, on {trainer.run.device}"
+    )
+    line.say(f"{len(clips.clips)} clips in {config.data.folder}" + (f"; {origin}" if origin else ""))
+    for name, reason in clips.passed_over:
+        line.say(f"passed over {name}: {reason}")
+
+
+@contextmanager
+def _stopping_on_signals(trainer: Trainer) -> Iterator[None]:
+    """SIGTERM and Ctrl-C ask for a stop with a checkpoint; a second one ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if trainer.is_stopping:
+            raise KeyboardInterrupt
+        trainer.progress.say("stopping after this step, with a checkpoint (once more ends at once)")
+        trainer.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _train(trainer: Trainer, on_step: Callable[[Trainer], None] | None) -> RunResult:
+    status: RunStatus = "crashed"
+    try:
+        status = trainer.train(on_step)
+    finally:
+        trainer.keeper.close()
+        trainer.contact.set_status(status)
+    run = trainer.run
+    return RunResult(
+        run.id, run.name, status, trainer.state.step, trainer.last_loss, Path(run.folder)
+    )
+
+
+def _device(config: RunConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise MoescopeError("device is cuda, but torch sees no GPU: use device=cpu or device=auto")
+    wants_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if wants_cuda else "cpu")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

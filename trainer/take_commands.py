@@ -1,0 +1,92 @@
+"""Commands of people and of the service, taken at a step boundary."""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
+from ..platform.errors import MoescopeError
+from ..platform.records import Action, Command, CommandState, Mode
+from .rollback import carry_out
+
+if TYPE_CHECKING:
+    from .loop import Trainer
+
+PAUSE_POLL_S = 0.2
+
+
+def obey(trainer: "Trainer") -> None:
+    """Takes what is asked of the run, and stays here while it is paused."""
+    _take_all(trainer)
+    if trainer.is_paused:
+        trainer.progress.say(f"step {trainer.state.step}: paused, waiting for the command to continue")
+    while trainer.is_paused and not trainer.is_stopping:
+        time.sleep(PAUSE_POLL_S)
+        _take_all(trainer)
+
+
+def _take_all(trainer: "Trainer") -> None:
+    for command in trainer.contact.commands():
+        state: CommandState = "done"
+        try:
+            answer = _take(trainer, command)
+        except (MoescopeError, ValueError, TypeError) as refusal:
+            state, answer = "refused", str(refusal)
+        trainer.contact.answer(command, state, answer)
+        trainer.progress.say(f"command {command.kind} of {command.asked_by}: {state}: {answer}")
+
+
+def _take(trainer: "Trainer", command: Command) -> str:
+    args = command.args
+    match command.kind:
+        case "rollback":
+            return _roll_back(trainer, command)
+        case "checkpoint":
+            trainer.settle()
+            saved = trainer.keeper.save_now(trainer.state, trainer.segment.index)
+            if saved is None:
+                raise MoescopeError("the checkpoint could not be written: see the run's alerts")
+            return f"checkpoint of step {saved.step} written"
+        case "damp":
+            scale, steps = _number(args, "scale", 0.5), int(_number(args, "steps", 50))
+            if not 0 < scale < 1 or steps < 1:
+                raise MoescopeError(f"scale is {scale}, steps is {steps}: 0 < scale < 1 and steps >= 1")
+            reason = f"asked by {command.asked_by}"
+            action = Action("damp", reason, learning_rate_scale=scale, for_steps=steps)
+            return carry_out(trainer, action)
+        case "pause":
+            trainer.is_paused = True
+            return f"paused at step {trainer.state.step}"
+        case "continue":
+            trainer.is_paused = False
+            return f"continued at step {trainer.state.step}"
+        case "set_mode":
+            mode = args.get("mode")
+            if mode not in get_args(Mode):
+                raise MoescopeError(f"mode is {mode!r}: allowed are {', '.join(get_args(Mode))}")
+            trainer.set_mode(mode)
+            return f"automatic action is {mode}"
+        case "stop":
+            trainer.stop()
+            return f"stops at step {trainer.state.step} after a checkpoint"
+
+
+def _roll_back(trainer: "Trainer", command: Command) -> str:
+    checkpoints = trainer.keeper.checkpoints
+    wanted = command.args.get("to_step")
+    if wanted is None:
+        certified = [c.step for c in checkpoints if c.health == "certified"]
+        if not certified:
+            raise MoescopeError("there is no certified checkpoint yet: name a step")
+        wanted = certified[-1]
+    steps = [c.step for c in checkpoints]
+    if int(wanted) not in steps:
+        raise MoescopeError(f"there is no checkpoint of step {wanted}: there are {steps}")
+    action = Action("rollback", f"asked by {command.asked_by}", to_step=int(wanted))
+    return carry_out(trainer, action)
+
+
+def _number(args: Mapping[str, Any], name: str, default: float) -> float:
+    value = args.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise MoescopeError(f"{name} is {value!r}: a number is expected")
+    return float(value)
