@@ -29,6 +29,9 @@ from .platform.shell import (
 )
 from .platform.terminal import one_line, say, say_json, say_rows
 
+EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
+"""What `train` exits with: done, stopped by a person, halted by the policy; 1 is a crash."""
+
 
 class OneLineErrors(TyperGroup):
     """A group of commands whose faults are told on one line, usage errors included."""
@@ -60,7 +63,6 @@ app = typer.Typer(
 data_app = command_group("Write clips to try things with, or check a folder of clips.")
 for group, name in ((runs_app, "runs"), (alerts_app, "alerts"), (data_app, "data"), (db_app, "db")):
     app.add_typer(group, name=name)
-app.command()(rollback)
 
 
 @app.callback(invoke_without_command=True)
@@ -123,6 +125,7 @@ def train(
         bool,
         typer.Option("--supervise", help="Restart a crashed trainer, a bounded number of times."),
     ] = False,
+    run_id: Annotated[str, typer.Option("--run-id", hidden=True)] = "",
     home: Home = None,
     store: StoreUrl = None,
     as_json: Json = False,
@@ -153,21 +156,35 @@ def train(
     else:
         raise MoescopeError("no recipe given: name one, as in `moescope train tiny --data FOLDER`")
     if is_supervised:
-        from .trainer.supervise import supervise
-
-        raise typer.Exit(supervise([word for word in sys.argv[1:] if word != "--supervise"]))
+        raise typer.Exit(_supervised(run.id if resume else "", home, store))
     from .trainer.run import train as train_run
 
     result = train_run(
         config,
-        home=settings,
+        settings=settings,
         name=name,
+        run_id=run_id,
         resume=resume,
         init_from=init_from,
         progress=not as_json,
     )
     if as_json:
         say_json(result)
+    raise typer.Exit(EXIT_CODES.get(result.status, 1))
+
+
+def _supervised(resumed_id: str, home: Path | None, store: str | None) -> int:
+    """Runs this command without --supervise as a process; resumes its run when it crashes."""
+    from .trainer.open_run import new_run_id
+    from .trainer.supervise import supervise
+
+    trainer = [sys.executable, "-m", "moescope.trainer"]
+    words = [word for word in sys.argv[2:] if word != "--supervise"]
+    place = ["--home", str(home)] if home else []
+    place += ["--store", store] if store else []
+    run_id = resumed_id or new_run_id()
+    start = [*trainer, *words, *([] if resumed_id else ["--run-id", run_id])]
+    return supervise(start, [*trainer, "--resume", run_id, *place])
 
 
 @app.command()
@@ -201,6 +218,9 @@ def up(
         ),
         stop=stop,
     )
+
+
+app.command()(rollback)
 
 
 @data_app.command("make-clips")
@@ -267,7 +287,7 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Write mp4 clips that the run's model generates."""
-    from .trainer.run import sample_run
+    from .trainer.sample_run import sample_run
 
     paths = sample_run(asked_settings(home, store), run, prompts or [], steps, seed, to)
     if as_json:

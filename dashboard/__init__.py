@@ -1,4 +1,5 @@
 """The dashboard: reads the store, draws, and asks for actions by writing commands.
 
-`app.py` is the router. `reads.py` -> `charts.py` -> `views/`; `asks.py` is the only writer. No torch here.
+`app.py` is the router. `reads.py` -> `charts.py` -> `views/`; `asks.py` is the only writer.
+No torch here.
 """

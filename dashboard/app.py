@@ -1,7 +1,7 @@
 """The router, and nothing else: who may see anything, which store, which page.
 
-Started by `moescope up` as `python -m streamlit run dashboard/app.py`, with MOESCOPE_HOME, MOESCOPE_STORE and
-MOESCOPE_TOKEN in the environment. `.streamlit/config.toml` beside this file holds the rest.
+`moescope up` starts it with `python -m streamlit run dashboard/app.py` and MOESCOPE_HOME,
+MOESCOPE_STORE and MOESCOPE_TOKEN in the environment. `.streamlit/config.toml` lies beside it.
 """
 
 import streamlit as st
@@ -11,5 +11,48 @@ from moescope.dashboard.sign_in import is_admitted
 from moescope.dashboard.views import alerts, no_store, overview, run
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
+from moescope.platform.store import Store
 
-st.set_page_config(page_title="moescope", page_icon=":material/monitor_heart:", layout="wide")
+
+def main() -> None:
+    st.set_page_config(page_title="moescope", page_icon=":material/monitor_heart:", layout="wide")
+    settings = Settings()
+    if not is_admitted(settings):
+        return
+    try:
+        store = open_for_reading(settings.store_url)
+    except MoescopeError as error:
+        no_store.render(settings.store_url, str(error))
+        return
+    if store is None:
+        no_store.render(settings.store_url)
+        return
+    _route(store)
+
+
+def _route(store: Store) -> None:
+    def runs_page() -> None:
+        wanted = st.query_params.get("run")
+        if wanted:  # a link to a run works from the root too
+            st.switch_page(the_run, query_params={"run": wanted})
+        overview.render(store, link_to_run)
+
+    def run_page() -> None:
+        run.render(store, st.query_params.get("run", ""))
+
+    def alerts_page() -> None:
+        alerts.render(store, link_to_run)
+
+    def link_to_run(label: str, run_id: str) -> None:
+        st.page_link(the_run, label=label, query_params={"run": run_id})
+
+    the_run = st.Page(run_page, title="Run", url_path="run", icon=":material/monitoring:")
+    pages = [
+        st.Page(runs_page, title="Runs", url_path="runs", icon=":material/list:", default=True),
+        the_run,
+        st.Page(alerts_page, title="Alerts", url_path="alerts", icon=":material/notifications:"),
+    ]
+    st.navigation(pages, position="top").run()
+
+
+main()

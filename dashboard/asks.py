@@ -1,4 +1,7 @@
-"""The only writer: commands to a run and states of alerts. Nothing here touches training; the trainer obeys or refuses."""
+"""The only writer: commands to a run and states of alerts.
+
+Nothing here touches training: the trainer obeys or refuses.
+"""
 
 import time
 
@@ -28,11 +31,13 @@ def set_alert_state(store: Store, alert: Alert, state: AlertState) -> None:
 
 
 def rollback_in_words(step: int | None, target: Checkpoint, run_name: str) -> str:
-    """Says what a rollback will do before it is asked; the run's name is shown as it is, so escape it before."""
-    given_up = "" if step is None else f" and gives up the {max(0, step + 1 - target.step)} steps since"
+    """Says what a rollback will do, before it is asked. run_name: already escaped for Markdown."""
+    given_up = (
+        "" if step is None else f" and gives up the {max(0, step + 1 - target.step)} steps since"
+    )
     return (
         f"{run_name} goes back to its checkpoint of step {target.step} ({target.health}){given_up}. "
-        "Weights, optimizer, averages, schedule, randomness, data position and router biases return to that "
-        "moment; the steps given up stay visible as an abandoned branch, and alerts and the rollback budget are kept. "
-        "The trainer does it at its next step and answers here."
+        "Weights, optimizer, averages, schedule, randomness, data position and router biases return "
+        "to that moment. The steps given up stay visible as an abandoned branch; alerts stay too. "
+        "The trainer does it at its next step and answers below, under Commands."
     )

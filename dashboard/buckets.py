@@ -1,4 +1,7 @@
-"""Thinning that a one-step spike survives and that stands still: buckets at absolute multiples of a power of two."""
+"""Thinning that a one-step spike survives and that stands still while a run grows.
+
+Buckets lie at absolute multiples of a power of two steps.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """A line and the band around it. All arrays have one element per bucket that holds a finite value."""
+    """A line and its band; the arrays have one element per bucket that holds a finite value."""
 
     steps: NDArray[np.float64]
     """The middle of each bucket."""
@@ -22,7 +25,7 @@ class Buckets:
 
 
 def bucket_width(first_step: int, last_step: int, most: int) -> int:
-    """Returns the smallest power of two that covers the steps with at most `most` buckets and the partial ones at the ends."""
+    """Returns the smallest power of two of which `most` cover the steps, partial ends aside."""
     width = 1
     while (last_step - first_step + 1) > width * most:
         width *= 2
@@ -30,10 +33,10 @@ def bucket_width(first_step: int, last_step: int, most: int) -> int:
 
 
 def bucketed(steps: NDArray[np.int64], values: NDArray[np.float32], most: int = 400) -> Buckets:
-    """Gathers a scalar series into buckets [k*width, (k+1)*width) and keeps each one's minimum, median and maximum.
+    """Gathers a series into buckets [k*width, (k+1)*width) with their minimum, median, maximum.
 
-    steps: (points,), increasing. values: (points,). A closed bucket never changes while the run grows, unless the width
-    doubles; so a picture does not jump at every refresh.
+    steps: (points,), increasing. values: (points,). A closed bucket never changes while the run
+    grows, unless the width doubles; so a picture does not jump at every refresh.
     """
     is_finite = np.isfinite(values)
     non_finite = steps[~is_finite]
@@ -62,9 +65,10 @@ def bucketed(steps: NDArray[np.int64], values: NDArray[np.float32], most: int = 
 def column_means(
     steps: NDArray[np.int64], rows: NDArray[np.float32], most: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Averages a vector series over aligned buckets, for a heat map: (points, n) -> first steps (columns,), (columns, n).
+    """Averages a vector series over aligned buckets, for a heat map.
 
-    Non-finite values are left out; a bucket without a finite one is NaN.
+    rows: (points, n). Returns first steps (columns,) and means (columns, n). Non-finite
+    values are left out; a bucket without a finite one is NaN.
     """
     if not steps.size:
         return steps, rows

@@ -1,6 +1,7 @@
 """Pure: series and records in, plotly figures out. No Streamlit and no store here.
 
-Every line is filtered to the asked range first and thinned second (`buckets.py`), as numpy arrays, at most 400 points.
+Every line is filtered to the asked range first and thinned second (`buckets.py`), as numpy
+arrays of at most about 400 points.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ def scalar_figure(
     unit: str,
     marks: Marks | None = None,
 ) -> go.Figure:
-    """Draws a scalar with its min-max band; abandoned branches are thin grey lines; marks get a strip of their own below."""
+    """Draws a scalar with its min-max band, abandoned branches in thin grey, marks below."""
     figure = go.Figure()
     ghosts = in_range(kept(series, ~is_living), window.step_range)
     for index, segment in enumerate(np.unique(ghosts.segments)):
@@ -129,7 +130,7 @@ def per_layer_figure(
     unit: str,
     reference: tuple[str, float] | None = None,
 ) -> go.Figure:
-    """Draws a signal of shape (points, layers): a line per layer, or a heat map where there are more than twelve."""
+    """Draws a signal (points, layers) as a line per layer, or as a heat map from 13 layers on."""
     living = in_range(kept(series, is_living), window.step_range)
     num_layers = living.values.shape[1]
     if num_layers > _MOST_NAMED_LINES:
@@ -174,7 +175,7 @@ def stacked_figure(parts: Mapping[str, Series], window: Window, *, unit: str) ->
 
 
 def _ranged(figure: go.Figure, window: Window, steps: NDArray[np.int64]) -> go.Figure:
-    """Sets the step axis, since a zoom made by hand is lost when a figure's data change; leaves a margin of 2 %."""
+    """Sets the step axis with a margin of 2 %: a zoom made by hand is lost when data change."""
     if window.step_range is not None:
         low, high = window.step_range
     elif steps.size:

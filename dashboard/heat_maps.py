@@ -1,4 +1,7 @@
-"""Pure: heat maps of layers and experts, over steps or at one step. Arrays stay float32 numpy, at most 400 columns."""
+"""Pure: heat maps of layers and experts, over steps or at one step.
+
+Arrays stay float32 numpy, at most about 400 columns.
+"""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -28,7 +31,10 @@ def load_over_time(load: Series, window: Window, *, layer: int, unit: str) -> go
 
 
 def load_at_step(load_LE: NDArray[np.float32], window: Window, *, unit: str) -> go.Figure:
-    """Draws every layer's expert loads at one step: layers upwards, experts to the right. load_LE: (layers, experts)."""
+    """Draws every layer's expert loads at one step: layers upwards, experts to the right.
+
+    load_LE: (layers, experts), relative to each layer's mean load.
+    """
     layers, experts = load_LE.shape
     return _load_figure(
         np.arange(experts), np.arange(layers), load_LE, window, unit,
@@ -37,7 +43,7 @@ def load_at_step(load_LE: NDArray[np.float32], window: Window, *, unit: str) -> 
 
 
 def level_over_time(living: Series, window: Window, *, row: str, unit: str) -> go.Figure:
-    """Draws a signal of many layers: layers upwards, steps to the right. living.values: (points, layers)."""
+    """Draws a signal (points, layers): layers upwards, steps to the right."""
     steps, means = column_means(living.steps, living.values, _MOST_COLUMNS)
     figure = go.Figure(
         go.Heatmap(

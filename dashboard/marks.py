@@ -1,4 +1,7 @@
-"""The marks of a run's charts: alerts, rollbacks, guarded or skipped steps and checkpoints, in a strip below the line."""
+"""The marks of a run's charts, in a strip of their own below the line.
+
+Alerts, rollbacks, steps that were held or skipped, and checkpoints.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from .words import gib, in_figure
 ROWS = ("saved", "held", "rollback", "alert")
 """From the bottom up."""
 _MOST_LINES = 24
-"""Vertical lines through the chart, of the newest alerts and rollbacks; older ones keep their mark in the strip."""
+"""Alerts and rollbacks with a line through the chart; older ones keep their mark in the strip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Marks:
 
 
 def add_marks(figure: go.Figure, marks: Marks, series: Series, step_range: StepRange) -> None:
-    """Puts the strip under the chart, and on the line a marker where each alert's stretch was at its worst."""
+    """Puts the strip under the chart, and a marker where each alert's stretch was at its worst."""
     figure.update_layout(
         yaxis={"domain": [0.27, 1.0]},
         yaxis2={
@@ -122,7 +125,8 @@ def _add_alerts(
     for severity, look in theme.SEVERITIES.items():
         fired = [a for a in here if a.severity == severity]
         texts = [
-            f"{look.word}, fired at step {a.fired_step}, began at {a.onset_step}: {in_figure(a.message)}"
+            f"{look.word}, fired at step {a.fired_step}, began at {a.onset_step}: "
+            + in_figure(a.message)
             for a in fired
         ]
         _strip(figure, "alert", [a.fired_step for a in fired], texts, look.symbol, look.line)
@@ -148,7 +152,7 @@ def _add_alerts(
 
 
 def _worst(series: Series, alert: Alert) -> tuple[int, float] | None:
-    """Returns where the drawn signal was highest from an alert's onset until it fired, on that branch."""
+    """Returns where the signal was highest from an alert's onset until it fired, on its branch."""
     is_there = (
         (series.segments == alert.segment)
         & (series.steps >= alert.onset_step)

@@ -17,11 +17,10 @@ from ..platform.commands import commands
 from ..platform.records import Alert, Command, Run, Segment, Series
 from ..platform.series import is_living, known_signals, latest, read_series
 from ..platform.store import Store, open_store
+from ..platform.watchman import SILENT_AFTER_S, is_stalled
 from .marks import Marks
 from .theme import LampWord
 
-SILENT_AFTER_S = 15.0
-"""A running trainer beats every second; after this long without a beat its lamp says silent."""
 _SQLITE = "sqlite:///"
 
 
@@ -69,10 +68,10 @@ class RunNow:
 
 
 def lamp(run: Run, open_alerts: Sequence[Alert], now_s: float) -> LampWord:
-    """Says how a run is: how it ended, else silent before alarmed, since a silent run judges nothing."""
+    """Says how a run is: how it ended; else silent before alarmed, since nobody judges it then."""
     if run.status != "running":
         return run.status
-    if now_s - run.heartbeat_s > SILENT_AFTER_S:
+    if is_stalled(run.heartbeat_s, now_s, SILENT_AFTER_S):
         return "silent"
     severities = {alert.severity for alert in open_alerts}
     if "critical" in severities:
@@ -158,7 +157,7 @@ def _tail(store_url: str, run_id: str, signal: str, row: int | None) -> Tail:
 
 
 class RunReader:
-    """Reads one run for one drawing of its page; segments are read once and shared by its charts."""
+    """Reads one run for one drawing of a part; its charts share the segments."""
 
     def __init__(self, store: Store, run_id: str) -> None:
         self._store = store
@@ -167,7 +166,7 @@ class RunReader:
         self.signals = frozenset(known_signals(store, run_id))
 
     def series(self, signal: str, row: int | None = None) -> Series | None:
-        """Returns all points of a signal, abandoned branches included; None where it was never measured.
+        """Returns all points of a signal, abandoned branches too; None where it was never measured.
 
         row: index into the first dimension of a signal with two.
         """
@@ -222,6 +221,11 @@ class RunReader:
         living = here.values[is_living(here, self.segments)]
         return (at, living[-1]) if len(living) else None
 
+    def newest_step(self) -> int:
+        """Returns the newest living step of the loss, or 0."""
+        series = self.series(catalogue.LOSS_TOTAL)
+        return 0 if series is None else int(series.steps[-1])
+
     def sampled_steps(self) -> NDArray[np.int64]:
         """Returns the living steps at which expert loads were measured."""
         first = self.living(catalogue.EXPERT_LOAD, row=0)
@@ -234,7 +238,7 @@ def recent_commands(store: Store, run_id: str, most: int = 8) -> list[Command]:
 
 
 def sample_clips(run: Run, most: int = 4) -> list[Path]:
-    """Returns the newest generated clips in the run's folder, newest first; none where it lies on another machine."""
+    """Returns the newest generated clips first; none where the folder is on another machine."""
     if not run.folder:
         return []
     try:

@@ -1,4 +1,4 @@
-"""The dashboard's token, as Jupyter has one: login nodes are shared, so being on the machine is no proof.
+"""The dashboard's token, as Jupyter has one: on a shared login node everybody reaches the port.
 
 The token comes with the printed address (`?token=...`) or is typed in. It leaves the address bar at
 once, since addresses get copied, and the browser's storage keeps it, so that a reload or a link in
@@ -38,7 +38,7 @@ def is_right(given: str, token: str) -> bool:
 
 
 def is_admitted(settings: Settings) -> bool:
-    """Says whether this session may see anything; where not, draws the page that asks for the token."""
+    """Says whether this session may see anything; if not, draws the page that asks for a token."""
     try:
         token = settings.read_token()
     except (MoescopeError, OSError) as error:
@@ -71,7 +71,7 @@ def _admit(token: str) -> None:
 
 
 def _browser_storage(keep: str = "", forget: bool = False) -> str:
-    """Writes to the browser's storage, or returns what it kept (empty until the browser has answered)."""
+    """Writes to the browser's storage, or returns what it kept (empty until it has answered)."""
     keeper = st.components.v2.component("moescope_token_keeper", js=_KEEPER_JS)
     answer = keeper(
         key="moescope_token_keeper",
@@ -85,8 +85,8 @@ def _browser_storage(keep: str = "", forget: bool = False) -> str:
 def _ask(token: str, is_wrong: bool) -> None:
     st.title("moescope")
     st.write(
-        "This dashboard wants its token. Open the address that `moescope up` printed, which carries "
-        "it, or paste it here; the file `token` in moescope's home folder holds it."
+        "This dashboard wants its token. Open the address that `moescope up` printed, which "
+        "carries it, or paste it here; the file `token` in moescope's home folder holds it."
     )
     with st.form("sign_in", border=False):
         st.text_input("Token", type="password", key=_TYPED, autocomplete="off")

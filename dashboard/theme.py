@@ -1,8 +1,8 @@
 """Colours, symbols and words: one look for light and dark, readable without seeing colour.
 
-Every line colour keeps a contrast of at least 3:1 on the light and on the dark background, so a figure need not know
-which one it is on; text and grid of a figure follow the browser. Hues: Okabe and Ito, "Color Universal Design" (2008),
-shifted in lightness to meet that bound.
+Every line colour keeps a contrast of at least 3:1 on the light and on the dark background, so a
+figure need not know which one it is on; its text and grid follow the browser. Hues: Okabe and Ito,
+"Color Universal Design" (2008), shifted in lightness to meet that bound.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ LOAD_SCALE = (
     (0.75, "#E8C468"),
     (1.0, "#C8401F"),
 )
-"""Load of an expert: dark is idle, pale is its fair share, red is overloaded; lightness alone tells idle from fair."""
+"""Load of an expert: dark is idle, pale its fair share, red overloaded."""
 LEVEL_SCALE = "Cividis"
 
 LampWord = Literal[
@@ -97,10 +97,10 @@ def faded(colour: str, opacity: float) -> str:
 
 
 def laid_out(figure: go.Figure, *, height: int, unit: str, is_zoomable: bool) -> go.Figure:
-    """Gives a figure the common layout: steps below, unit at the left, legend under the axis, one hover box.
+    """Gives a figure the common layout: steps below, unit at the left, legend above, one hover box.
 
-    Dragging zooms only where asked for: a live figure would lose the zoom at its next refresh, and on a phone a drag
-    means to scroll the page.
+    Dragging zooms only where asked for: a live figure would lose the zoom at its next refresh, and
+    on a phone a drag means to scroll the page.
     """
     figure.update_layout(
         height=height,

@@ -8,7 +8,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&\"'@/])")
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Says a number with so many significant digits: 0.4213, 12.35, 12,345, 1.2e-05; non-finite ones by name.
+    """Says a number with so many significant digits; non-finite ones by name.
 
     >>> number(0.42131), number(123456.0), number(float("nan"))
     ('0.4213', '123,456', 'not a number')
@@ -36,7 +36,7 @@ def short(value: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """Says a duration in its largest two units: 4 s, 3 min 20 s, 2 h 5 min, 3 d 4 h; the past of a fast clock is 0 s."""
+    """Says a duration in its largest two units: 4 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
     s = max(0, round(seconds))
     if s < 60:
         return f"{s} s"
@@ -53,7 +53,7 @@ def gib(num_bytes: float) -> str:
 
 
 def plain(text: str, most: int = 400) -> str:
-    """Escapes a text that came from a run, so that Markdown shows its characters and makes nothing of them.
+    """Escapes a text that came from a run: Markdown shows its characters and nothing else.
 
     One line, at most `most` characters; what is cut is shown by an ellipsis.
     """
@@ -64,7 +64,7 @@ def plain(text: str, most: int = 400) -> str:
 
 
 def in_figure(text: str, most: int = 90) -> str:
-    """Escapes a text for a plotly label, which would else read `<a href=...>` and `<b>` as markup."""
+    """Escapes a text for a plotly label, which would else obey `<a href=...>` and `<b>`."""
     line = " ".join(text.split())
     if len(line) > most:
         line = line[: most - 1] + "…"

@@ -8,6 +8,7 @@ in README.md the first sentence of each module's docstring, or FILES below for w
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from moescope.platform.catalogue import CATALOGUE, SignalSpec
 
 ROOT = Path(__file__).parent.parent
 TREE_START, TREE_END = "<!-- tree: written by `make docs` -->\n```\n", "```\n<!-- end of tree -->"
-LINE_CHARACTERS = 118
+LINE_CHARACTERS, LABEL_CHARACTERS = 118, 32
 TIERS = {
     "step": "every step",
     "sampled": "every `watch.sample_every` steps",
@@ -66,6 +67,7 @@ FILES = {
     "Makefile": "demo, test, stories, check, bench",
     "README.md": "this page",
     "constraints.txt": "everything the tests ran with, pinned",
+    "dashboard/.streamlit/config.toml": "address, look and manners of the dashboard's server",
     "docker-compose.yml": "postgres, mlflow, the service, and a trainer under profile gpu",
     "docs/benchmarks.md": "what was measured, on which machine",
     "docs/commands.md": "every command and option (generated)",
@@ -104,7 +106,7 @@ def command_page() -> str:
     lines = [COMMANDS_HEAD]
     for path, command in commands():
         arguments = [p for p in command.params if p.param_type_name == "argument"]
-        options = [p for p in command.params if p.param_type_name == "option"]
+        options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
         words = [path, *(_argument(argument) for argument in arguments)]
         lines += [f"## `{' '.join(words)}`", "", command.help or "", ""]
         lines += [f"- `{_argument(argument)}`: {argument.help}" for argument in arguments]
@@ -151,7 +153,7 @@ def tree() -> str:
                 shown.add(above)
                 lines.append("  " * (depth + 1) + parents[depth] + "/")
         label = "  " * (len(parents) + 1) + name + ("/" if path.endswith("/") else "")
-        lines.append(f"{label:<32} {entries[path]}"[:LINE_CHARACTERS].rstrip())
+        lines.append(f"{label:<{LABEL_CHARACTERS}} {entries[path]}".rstrip())
     return "\n".join(lines) + "\n"
 
 
@@ -170,15 +172,20 @@ def files() -> list[str]:
 def first_sentence(file: str) -> str:
     """What a file's line in the tree says: its heading, or the first sentence of its docstring."""
     text = (ROOT / file).read_text()
+    if file.endswith("/README.md"):
+        return "what this room is, and in which order to read it"
     if file.endswith(".md"):
         return text.lstrip("# ").partition("\n")[0]
     said = ast.get_docstring(ast.parse(text)) if file.endswith(".py") else ""
-    sentence = " ".join((said or "").split("\n\n")[0].split()).split(". ")[0].rstrip(".")
-    room = LINE_CHARACTERS - 34
-    if len(sentence) > room:
-        cut = max(sentence.rfind(mark, 0, room) for mark in (": ", "; ", ", ", " ("))
-        sentence = sentence[: cut if cut > 20 else room].rstrip(" ,;:(")
-    return sentence
+    paragraph = " ".join((said or "").split("\n\n")[0].split())
+    sentence = re.split(r"(?<!\.)\. ", paragraph)[0].rstrip(".")
+    room = LINE_CHARACTERS - LABEL_CHARACTERS - 1
+    if len(sentence) <= room:
+        return sentence
+    strong = max(sentence.rfind(mark, 0, room) for mark in (": ", "; ", " ("))
+    if strong > room // 3:
+        return sentence[:strong]
+    return sentence[: sentence.rfind(" ", 0, room - 4)].rstrip(",;:") + " ..."
 
 
 def _folders_last(path: str) -> list[tuple[bool, str]]:

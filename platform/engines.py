@@ -28,6 +28,10 @@ class StoreAway(MoescopeError):
     """The store cannot be reached or written just now; the same call may succeed later. Nothing of it was half done."""
 
 
+class UnknownRun(MoescopeError):
+    """The record belongs to a run that is not in the store: never added, or deleted since. Trying again is of no use."""
+
+
 class Database:
     """Any thread may call `read` and `write`; each call is a transaction of its own, repeated while the database is busy.
 
@@ -41,6 +45,8 @@ class Database:
         self.shown = shown_url(self.url)
         self.names: dict[tuple[str, str], int] = {}
         """{(table, name): id} as far as known here; ids are never reused, so it is only emptied with the database."""
+        self.layouts: dict[int, list[str]] = {}
+        """{layout id: names of its scalars}, likewise."""
         self._patience_s = patience_s
         self._engine = _engine(self.url, patience_s)
         self._lock = Lock()
@@ -53,6 +59,19 @@ class Database:
     def write(self, work: Callable[[Connection], Answer], *, is_durable: bool = False) -> Answer:
         """Durable: on disk when it returns, also if the machine loses power a moment later."""
         return self._attempt(work, "durable" if is_durable else "write")
+
+    def give_back_disk(self) -> None:
+        """Hands the pages of deleted rows back to the file system, in bites that hold nobody up."""
+        if not self.is_embedded:
+            return
+
+        def bite(connection: Connection) -> int:
+            connection.exec_driver_sql("PRAGMA incremental_vacuum(256)").all()
+            return int(connection.exec_driver_sql("PRAGMA freelist_count").scalar_one())
+
+        left = self.write(bite)
+        while left > 0 and (now_left := self.write(bite)) < left:
+            left = now_left
 
     def close(self) -> None:
         self._engine.dispose()
@@ -101,6 +120,7 @@ class Database:
             if self._inode not in (None, inode):
                 self._engine.dispose()
                 self.names.clear()
+                self.layouts.clear()
             self._inode = inode
 
     def _advice(self, error: exc.DBAPIError) -> MoescopeError:

@@ -82,7 +82,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise MoescopeError(f"--set {text}: expected key=value, as in --set moe.num_chosen=1")
     try:
-        read = yaml.safe_load(value)
+        # YAML 1.1 reads on and off as true and false, but policy.mode means the words
+        read = value.strip() if value.strip() in ("on", "off") else yaml.safe_load(value)
         # YAML 1.1 reads 1e-4 as text: a number without a dot
         return key.strip(), float(read) if isinstance(read, str) and _is_number(read) else read
     except yaml.YAMLError:

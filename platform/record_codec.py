@@ -1,6 +1,6 @@
 """Records as bytes, for the journal: a JSON head and, for a frame, its float32 arrays behind it. Nothing is pickled.
 
-    payload = head length (u32) | head (JSON) | arrays, little-endian float32, in the order of the head's `names`
+payload = head length (u32) | head (JSON) | arrays, little-endian float32, in the order of the head's `names`
 """
 
 import json
@@ -31,7 +31,7 @@ def encode(record: Record) -> bytes:
         return encode_frame(record, record.values)
     kind = type(record).__name__.lower()
     values = {field.name: getattr(record, field.name) for field in fields(record)}
-    head = json.dumps({"kind": kind, **values}, default=_plain).encode()
+    head = json.dumps({"record": kind, **values}, default=_plain).encode()
     return _LENGTH.pack(len(head)) + head
 
 
@@ -39,7 +39,7 @@ def encode_frame(frame: Frame, values: Mapping[str, NDArray[np.float32]]) -> byt
     """Returns a frame's bytes with the given values in place of its own (some may have been left out)."""
     head = json.dumps(
         {
-            "kind": "frame",
+            "record": "frame",
             "run_id": frame.run_id,
             "segment": frame.segment,
             "step": frame.step,
@@ -59,7 +59,7 @@ def decode(payload: bytes) -> Record:
         (length,) = _LENGTH.unpack_from(payload)
         at = _LENGTH.size + length
         head = json.loads(payload[_LENGTH.size : at])
-        kind = head.pop("kind")
+        kind = head.pop("record")
         if kind in _PLAIN:
             return _PLAIN[kind](**head)
         values: dict[str, NDArray[np.float32]] = {}

@@ -119,7 +119,6 @@ class SinkThread:
             if not entries:
                 if after > self._reader.position:
                     self._took(after)
-                self._oldest_s = None
                 self._wake.wait(_IDLE_S)
                 continue
             self._oldest_s = entries[0].journaled_s
@@ -184,6 +183,8 @@ class SinkThread:
 
     def _took(self, after: Position) -> None:
         self._reader.position = after
+        if after >= self._journal.end:
+            self._oldest_s = None
         try:
             self._journal.acknowledge(self._sink.name, after)
         except OSError as error:

@@ -34,7 +34,9 @@ __all__ = ["FanOut", "FanOutStatus", "Record", "Sink", "SinkStatus"]
 
 _FLUSH_EVERY_S = 0.2
 _QUEUE_BYTES = 64 * 2**20
-_NO_VECTORS_FROM = 0.5  # share of the queue above which vectors are left out, so that scalars keep their room
+_NO_VECTORS_FROM = (
+    0.5  # share of the queue above which vectors are left out, so that scalars keep their room
+)
 
 _log = logging.getLogger(__name__)
 
@@ -307,4 +309,3 @@ def _read_number(path: Path) -> int:
         return int(path.read_text())
     except (OSError, ValueError):
         return 0
-

@@ -241,7 +241,7 @@ layouts = Table(
     "layouts",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),  # the signals' names, blanks between
+    Column("name", Text, nullable=False, unique=True),  # the signals' names: see packing.BETWEEN_NAMES
 )
 
 scalar_rows = Table(

@@ -71,10 +71,14 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     document = _document(folder)
     try:
         if _digest(folder / TENSORS) != document["tensors_blake2b"]:
-            raise DamagedCheckpoint(f"checkpoint {folder.name} is damaged: {TENSORS} does not match its checksum")
+            raise DamagedCheckpoint(
+                f"checkpoint {folder.name} is damaged: {TENSORS} does not match its checksum"
+            )
         tensors = load_file(folder / TENSORS)
     except OSError as error:
-        raise DamagedCheckpoint(f"checkpoint {folder.name} cannot be read: {error.strerror}") from None
+        raise DamagedCheckpoint(
+            f"checkpoint {folder.name} cannot be read: {error.strerror}"
+        ) from None
     state: dict[str, Any] = _decode(document["values"], tensors)
     return state
 
@@ -96,16 +100,18 @@ def copied(state: Any, into: Any = None) -> Any:
     Reusing the memory of a retired state saves the page faults of a fresh one, most of a snapshot's time.
     """
     if isinstance(state, Tensor):
-        fits = (
-            isinstance(into, Tensor) and into.shape == state.shape and into.dtype == state.dtype
-        )
+        fits = isinstance(into, Tensor) and into.shape == state.shape and into.dtype == state.dtype
         home = into if fits else torch.empty_like(state, device="cpu")
         return home.copy_(state.detach())
     if isinstance(state, Mapping):
         old = into if isinstance(into, Mapping) else {}
         return {key: copied(value, old.get(key)) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        old = into if isinstance(into, list | tuple) and len(into) == len(state) else [None] * len(state)
+        old = (
+            into
+            if isinstance(into, list | tuple) and len(into) == len(state)
+            else [None] * len(state)
+        )
         return [copied(value, twin) for value, twin in zip(state, old, strict=True)]
     return state.copy() if isinstance(state, np.ndarray) else state
 
@@ -159,12 +165,18 @@ def _document(folder: Path) -> dict[str, Any]:
         envelope = json.loads((folder / VALUES).read_text())
         text = envelope["document"]
         if envelope["blake2b"] != _digest_text(text):
-            raise DamagedCheckpoint(f"checkpoint {folder.name} is damaged: {VALUES} does not match its checksum")
+            raise DamagedCheckpoint(
+                f"checkpoint {folder.name} is damaged: {VALUES} does not match its checksum"
+            )
         document: dict[str, Any] = json.loads(text)
     except OSError as error:
-        raise DamagedCheckpoint(f"checkpoint {folder.name} cannot be read: {error.strerror}") from None
+        raise DamagedCheckpoint(
+            f"checkpoint {folder.name} cannot be read: {error.strerror}"
+        ) from None
     except (ValueError, KeyError, TypeError):
-        raise DamagedCheckpoint(f"checkpoint {folder.name} is damaged: {VALUES} is not readable") from None
+        raise DamagedCheckpoint(
+            f"checkpoint {folder.name} is damaged: {VALUES} is not readable"
+        ) from None
     if document["format"] != FORMAT:
         raise DamagedCheckpoint(
             f"checkpoint {folder.name} has format {document['format']}, this program reads {FORMAT}"

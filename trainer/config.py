@@ -108,9 +108,9 @@ class OptimConfig(Frozen):
 class WatchConfig(Frozen):
     sample_every: PositiveInt = 10
     """Steps between sampled-tier measurements; those hooks are absent in between."""
-    probe_every: NonNegativeInt = 50
+    probe_every: NonNegativeInt = 100
     """Steps between probe batches (slow tier); 0 switches them off."""
-    num_probe_clips: PositiveInt = 16
+    num_probe_clips: PositiveInt = 8
     """Held-out clips of the fixed probe batch, or as many as there are."""
 
 

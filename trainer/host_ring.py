@@ -31,7 +31,10 @@ class HostRing:
         capacity = min(wanted, allowed // each)
         size = f"{each / 2**20:.0f} MiB each, {capacity * each / 2**30:.2f} GiB in all"
         if capacity < 2:
-            return 0, f"host ring is off: {each / 2**20:.0f} MiB a state do not fit twice, the disk serves instead"
+            return (
+                0,
+                f"host ring is off: {each / 2**20:.0f} MiB a state do not fit twice, the disk serves instead",
+            )
         shrunk = "" if capacity == wanted else f" (shrunk from {wanted} to fit)"
         return capacity, f"host ring holds {capacity} states{shrunk}, {size}"
 
@@ -49,7 +52,9 @@ class HostRing:
     def state(self, step: int) -> dict[str, Any]:
         """Returns the state itself: the caller reads it before the next `put`. Raises MoescopeError if it is not held."""
         if step not in self._states:
-            raise MoescopeError(f"step {step} is not in the host ring (held: {sorted(self._states)})")
+            raise MoescopeError(
+                f"step {step} is not in the host ring (held: {sorted(self._states)})"
+            )
         return self._states[step]
 
     def lend(self, step: int) -> dict[str, Any]:

@@ -207,7 +207,9 @@ class Keeper:
         self._ring.put(step, captured, keep=self._certified_steps())
         with self._lock:
             old = self._by_step.get(step)
-            self._by_step[step] = checkpoint if old is None else replace(checkpoint, health=old.health)
+            self._by_step[step] = (
+                checkpoint if old is None else replace(checkpoint, health=old.health)
+            )
             for gone in [
                 s
                 for s, c in self._by_step.items()

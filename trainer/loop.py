@@ -12,7 +12,7 @@ On a GPU a step is settled while the next one computes; on a CPU at once, since 
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,8 @@ from .config import RunConfig
 from .data.batches import Batch, Batches
 from .keeping import Keeper
 from .measure import Measure
-from .objective.flow import Draw, draw, flow_losses
+from .objective.flow import flow_losses
+from .objective.timesteps import draw
 from .optim.schedule import learning_rate
 from .probe import Probe
 from .progress import ProgressLine
@@ -49,8 +50,6 @@ class Pending:
 
     step: int
     batch: int
-    names: tuple[str, ...]
-    draw: Draw
     is_sampled: bool
     host_values: dict[str, float]
 
@@ -84,16 +83,21 @@ class Trainer:
         self._logged: dict[str, float] = {}
         self._meter = SystemMeter()
         self._metered_s = 0.0
-        self._last_loss = float("nan")
+        self.last_loss = float("nan")
         self._lamp = "healthy"
 
-    def train(self) -> RunStatus:
-        """Trains until the steps are done, somebody stops the run or the policy halts it."""
+    def train(self, on_step: Callable[["Trainer"], None] | None = None) -> RunStatus:
+        """Trains until the steps are done, somebody stops the run or the policy halts it.
+
+        on_step: called before every turn, at the step boundary.
+        """
         self.keeper.plan_ring(self.state)
         if not self.keeper.checkpoints:
             self.keeper.first(self.state, self.segment.index)
         while True:
             while self.state.step < self.config.steps and not self.is_stopping:
+                if on_step is not None:
+                    on_step(self)
                 self.train_step()
             # settling the last step may go back or halt
             self.settle()
@@ -189,7 +193,7 @@ class Trainer:
         skipped = self.policy.skipped
         while self.state.batch in skipped:
             self.state.batch += 1
-        return self.batches.get(self.state.batch)
+        return self.batches.get(self.state.batch).to(self.device)
 
     def _is_bad(self, batch: Batch) -> bool:
         """Judges a batch before it is trained on, where vetting is on."""
@@ -230,7 +234,7 @@ class Trainer:
         grad_norm, held = self._update(losses.total.detach())
         optimizer_s = time.perf_counter() - start_s
         start_s = time.perf_counter()
-        self.measure.take(losses, grad_norm, held, is_sampled)
+        self.measure.take(losses, drawn, grad_norm, held, is_sampled)
         state.step = step + 1
         state.batch = batch.index + 1
         host_values = {
@@ -243,49 +247,54 @@ class Trainer:
             catalogue.OPTIMIZER_S: optimizer_s,
             catalogue.MONITOR_S: time.perf_counter() - start_s,
         }
-        return Pending(step, batch.index, batch.names, drawn, is_sampled, host_values)
+        return Pending(step, batch.index, is_sampled, host_values)
 
     def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Clips, guards and applies the update; returns the gradient norm and the guard's 0/1, both on the device."""
         config, state = self.config, self.state
         parameters = [p for p in state.model.parameters() if p.grad is not None]
-        grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        held = state.guard.hold(loss, grad_norm)
+        grad_norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in parameters if p.grad is not None]
+        )
+        is_guarded = config.guard.is_on
+        held = state.guard.hold(loss, grad_norm) if is_guarded else torch.zeros_like(grad_norm)
         torch.nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, grad_norm)
         # the fused kernel changes neither weights, moments nor step counters where this is 1
         state.optimizer.found_inf = held  # type: ignore[attr-defined]
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         keep = 1.0 - held
-        for layer in state.model.moe_layers:  # type: ignore[union-attr]
+        for layer in state.model.moe_layers:
             layer.router.update_bias(layer.counts_E, config.moe.bias_update_speed, keep)
         state.ema.update(keep)
         return grad_norm, held
 
     def _settle(self, pending: Pending) -> None:
         start_s = time.perf_counter()
-        values = self.measure.read(pending.draw, pending.is_sampled)
+        values = self.measure.read(pending.is_sampled)
         for name, value in pending.host_values.items():
             values[name] = np.float32(value)
-        if self._probes(pending.step):
-            values |= self.probe.measure(self.state.model, self.state.ema)
+        if self.probe.is_due(pending.step):
+            values |= self.probe.measure(self.state.model)
         now_s = time.time()
         judgement = self.state.judge.step(pending.step, self.segment.index, now_s, values)
         values |= {name: np.asarray(v, np.float32) for name, v in judgement.scores.items()}
-        self._last_loss = float(values[catalogue.LOSS_TOTAL])
+        self.last_loss = float(values[catalogue.LOSS_TOTAL])
         self._record(pending, values, now_s, time.perf_counter() - start_s)
+        for note in judgement.notes:
+            self.fan_out.say(note)
+        for alert in judgement.healed:
+            self.fan_out.say(alert)
         for alert in judgement.alerts:
             # journaled before its action starts
             self.fan_out.say(alert)
-            self.progress.say(f"step {pending.step}: {alert.severity} {alert.rule}: {alert.message}")
+            self.progress.say(
+                f"step {pending.step}: {alert.severity} {alert.rule}: {alert.message}"
+            )
         self._lamp = "alert" if not judgement.is_healthy else self._lamp_after_health()
         if values[catalogue.GUARD_HELD]:
             self.say_event("guard", f"the guard held the update of step {pending.step} back", {})
         self._act(pending, judgement)
-
-    def _probes(self, step: int) -> bool:
-        every = self.config.watch.probe_every
-        return bool(every) and step % every == 0
 
     def _act(self, pending: Pending, judgement: Judgement) -> None:
         self.keeper.stamp(self.policy.certify(self.state.step, self.keeper.checkpoints, judgement))
@@ -302,12 +311,18 @@ class Trainer:
             return
         if self.mode == "advisory":
             self.say_event("note", f"advisory: would {action.kind}: {action.reason}", {})
-            self.progress.say(f"step {pending.step}: advisory: would {action.kind}: {action.reason}")
+            self.progress.say(
+                f"step {pending.step}: advisory: would {action.kind}: {action.reason}"
+            )
             return
         carry_out(self, action)
 
     def _record(
-        self, pending: Pending, values: dict[str, NDArray[np.float32]], now_s: float, judged_s: float
+        self,
+        pending: Pending,
+        values: dict[str, NDArray[np.float32]],
+        now_s: float,
+        judged_s: float,
     ) -> None:
         step_s = sum(
             pending.host_values[name]
@@ -332,10 +347,8 @@ class Trainer:
         values |= {name: np.float32(value) for name, value in self._logged.items()}
         self._logged.clear()
         arrays = {name: np.asarray(value, np.float32) for name, value in values.items()}
-        self.fan_out.record(
-            Frame(self.run.id, self.segment.index, pending.step, now_s, arrays)
-        )
-        self.progress.step(self.state.step, self._last_loss, self.median_step_s(), self._lamp)
+        self.fan_out.record(Frame(self.run.id, self.segment.index, pending.step, now_s, arrays))
+        self.progress.step(self.state.step, self.last_loss, self.median_step_s(), self._lamp)
 
     def _lamp_after_health(self) -> str:
         return "back" if self.vetting is not None else "healthy"
@@ -351,4 +364,3 @@ class Trainer:
             # a snapshot holds the judge's state too, so the step before it must have been judged
             self.settle()
         self.keeper.after_step(self.state, self.segment.index)
-

@@ -10,6 +10,7 @@ from secrets import token_hex
 from torch import Tensor, nn
 
 from ..platform import leases
+from ..platform.contact import LEASE_S, run_lease
 from ..platform.errors import MoescopeError
 from ..platform.frozen import difference, parsed
 from ..platform.records import EventKind, Run, Segment
@@ -18,7 +19,6 @@ from ..platform.store import Store
 from .checkpoint import DamagedCheckpoint, checkpoint_folders, read_checkpoint
 from .config import RunConfig
 
-LEASE_S = 10.0
 SHAPE_KEYS = (
     "model.",
     "moe.num_experts",
@@ -126,7 +126,7 @@ def claim(store: Store, run: Run) -> str:
     """
     host = socket.gethostname()
     holder = f"{host}:{os.getpid()}:{token_hex(3)}"
-    name, now_s = lease_name(run), time.time()
+    name, now_s = run_lease(run.id), time.time()
     if leases.claim(store, name, holder, now_s, LEASE_S):
         return holder
     other = leases.holder(store, name, now_s) or ""
@@ -140,10 +140,6 @@ def claim(store: Store, run: Run) -> str:
         f"run {run.name} is still alive (process {pid} on {other_host} trains it): stop it first, "
         f"or wait {LEASE_S:.0f} s if that machine is gone"
     )
-
-
-def lease_name(run: Run) -> str:
-    return f"run:{run.id}"
 
 
 def load_weights(model: nn.Module, store: Store, name_or_id: str) -> str:

@@ -5,16 +5,29 @@ import time
 from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-LAMPS = {"healthy": ("green", "healthy"), "alert": ("yellow", "ALERT"), "back": ("red", "WENT BACK")}
+LAMPS = {
+    "healthy": ("green", "healthy"),
+    "alert": ("yellow", "ALERT"),
+    "back": ("red", "WENT BACK"),
+}
 PLAIN_EVERY_S = 5.0
 
 
 class ProgressLine:
     """Draws the run's progress. `lamp` is one of healthy, alert, back; its word is always shown beside its colour."""
 
-    def __init__(self, name: str, num_steps: int, *, is_on: bool, stream: IO[str] | None = None) -> None:
+    def __init__(
+        self, name: str, num_steps: int, *, is_on: bool, stream: IO[str] | None = None
+    ) -> None:
         self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
         self._num_steps = num_steps
         self._is_on = is_on

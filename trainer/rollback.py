@@ -125,7 +125,10 @@ def end_vetting(trainer: "Trainer") -> None:
         trainer.say_event(
             "skip_data",
             text,
-            {"num_batches": vetting.passed_over, "from_batch": vetting.first, "to_batch": trainer.state.batch},
+            {
+                "num_batches": vetting.passed_over,
+                "from_batch": vetting.first,
+                "to_batch": trainer.state.batch,
+            },
         )
         trainer.progress.say(f"step {trainer.state.step}: {text}")
-

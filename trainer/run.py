@@ -1,6 +1,7 @@
 """The one place of assembly: from a configuration to a trained run."""
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,12 +12,13 @@ from types import FrameType
 
 import torch
 
-from ..monitors.default_rules import default_rules
+from ..monitors.default_rules import DEFAULT_RULES
 from ..monitors.guard import Guard
 from ..monitors.judge import Judge
 from ..monitors.policy import Policy
 from ..platform import leases
-from ..platform.contact import Contact
+from ..platform.announcement import dashboard_address, mlflow_address
+from ..platform.contact import Contact, run_lease
 from ..platform.errors import MoescopeError
 from ..platform.mlflow_sink import MlflowSink
 from ..platform.records import Run, RunStatus, Segment
@@ -26,12 +28,20 @@ from ..platform.sql_sink import SqlSink
 from ..platform.store import Store, open_store
 from .config import RunConfig
 from .data.batches import Batches
-from .data.clips import find_clips
+from .data.clips import ClipIndex, find_clips
 from .keeping import Keeper
 from .loop import Trainer
 from .measure import Measure
 from .model.dit import VideoMoeDit
-from .open_run import announced_changes, changes, claim, lease_name, new_run, next_segment, resumed_run, weights_of
+from .open_run import (
+    announced_changes,
+    changes,
+    claim,
+    load_weights,
+    new_run,
+    next_segment,
+    resumed_run,
+)
 from .optim.ema import Ema
 from .optim.groups import make_optimizer
 from .probe import Probe
@@ -85,14 +95,14 @@ def train(
         if origin:
             state.ema = Ema(state.model, config.optim.ema_decay)
         holder = claim(store, run)
-        stack.callback(leases.release, store, lease_name(run), holder)
+        stack.callback(leases.release, store, run_lease(run.id), holder)
         batches = Batches(clips, config.data, config.seed)
         stack.callback(batches.close)
         if old is None:
             store.add_run(run)
         else:
             _go_on(store, run)
-        trainer = _assemble(stack, settings, config, device, run, holder, state, batches)
+        trainer = _assemble(stack, settings, config, device, run, holder, state, batches, progress)
         _say_start(trainer, clips, origin)
         _open_segment(trainer, store, old)
         with _stopping_on_signals(trainer):
@@ -106,7 +116,7 @@ def _state(config: RunConfig, device: torch.device, run_id: str) -> TrainState:
         make_optimizer(model, config),
         Ema(model, config.optim.ema_decay),
         Guard(device, config.guard.extreme_factor, config.guard.most_in_a_row),
-        Judge(default_rules(), run_id),
+        Judge(DEFAULT_RULES, run_id),
     )
 
 
@@ -119,12 +129,47 @@ def _assemble(
     holder: str,
     state: TrainState,
     batches: Batches,
+    show_progress: bool,
 ) -> Trainer:
+    """Builds the trainer around the state; what must be closed is closed in reverse order."""
     folder = Path(run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(config.model_dump_json(indent=2))
-    line = ProgressLine(run.name, config.steps, is_on=False)
-    return line
+    line = ProgressLine(run.name, config.steps, is_on=show_progress)
+    stack.callback(line.close)
+    contact = Contact(settings.store_url, run.id, holder)
+    stack.callback(contact.close)
+    mlflow_sink = MlflowSink(mlflow_address(settings), run, dashboard_address(settings))
+    fan_out = FanOut(folder / "journal", [SqlSink(settings.store_url, run), mlflow_sink])
+    stack.callback(fan_out.close)
+    keeper = Keeper(
+        folder / "checkpoints",
+        config.checkpoint,
+        config.policy.certify_after_steps,
+        run.id,
+        say=fan_out.say,
+        tell=line.say,
+        fail=lambda text: trainer.raise_alert("checkpoint", text),
+    )
+    stack.callback(keeper.close)
+    trainer = Trainer(
+        config=config,
+        run=run,
+        segment=Segment(run.id, 0, 0, "start", run.created_s),
+        device=device,
+        state=state,
+        batches=batches,
+        measure=Measure(state.model, config, device),
+        probe=Probe(config, batches, device),
+        policy=make_policy(config, folder),
+        keeper=keeper,
+        fan_out=fan_out,
+        contact=contact,
+        progress=line,
+        mode=run.mode,
+    )
+    stack.enter_context(delivering(settings))
+    return trainer
 
 
 def _go_on(store: Store, run: Run) -> None:
@@ -152,7 +197,9 @@ def _open_segment(trainer: Trainer, store: Store, old: Run | None) -> None:
     trainer.keeper.drop_after(checkpoint.step)
     segment = next_segment(store, old, trainer.config, checkpoint.step, checkpoint.segment)
     trainer.open_segment(segment)
-    trainer.say_event("resume", f"goes on from step {checkpoint.step}", {"changes": segment.changes})
+    trainer.say_event(
+        "resume", f"goes on from step {checkpoint.step}", {"changes": segment.changes}
+    )
     trainer.state.judge.announce("resume", checkpoint.step)
     for kind in announced_changes(changes(old, trainer.config)):
         trainer.say_event(kind, "the configuration was changed", {"changes": segment.changes})
@@ -167,7 +214,9 @@ def _say_start(trainer: Trainer, clips: ClipIndex, origin: str) -> None:
         f"run {trainer.run.name} ({trainer.run.id}): {config.recipe}, {total / 1e6:.2f} M parameters, "
         f"{active / 1e6:.2f} M active, on {trainer.run.device}"
     )
-    line.say(f"{len(clips.clips)} clips in {config.data.folder}" + (f"; {origin}" if origin else ""))
+    line.say(
+        f"{len(clips.clips)} clips in {config.data.folder}" + (f"; {origin}" if origin else "")
+    )
     for name, reason in clips.passed_over:
         line.say(f"passed over {name}: {reason}")
 
@@ -198,8 +247,7 @@ def _train(trainer: Trainer, on_step: Callable[[Trainer], None] | None) -> RunRe
     try:
         status = trainer.train(on_step)
     finally:
-        trainer.keeper.close()
-        trainer.contact.set_status(status)
+        trainer.contact.set_status(status, finished_s=time.time())
     run = trainer.run
     return RunResult(
         run.id, run.name, status, trainer.state.step, trainer.last_loss, Path(run.folder)

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..monitors.guard import Guard
 from ..monitors.judge import Judge
+from .model.dit import VideoMoeDit
 from .optim.ema import Ema
 
 
 @dataclass
 class TrainState:
-    model: nn.Module
+    model: VideoMoeDit
     optimizer: torch.optim.Optimizer
     ema: Ema
     guard: Guard

@@ -47,7 +47,9 @@ def supervise(
                 return code
             wait_s = first_wait_s * 2**restarts
             restarts += 1
-            say(f"trainer ended with code {code}: restart {restarts} of {most_restarts} in {wait_s:.0f} s")
+            say(
+                f"trainer ended with code {code}: restart {restarts} of {most_restarts} in {wait_s:.0f} s"
+            )
             if stopping.wait(wait_s):
                 return code
             command = resume

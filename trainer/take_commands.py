@@ -18,7 +18,9 @@ def obey(trainer: "Trainer") -> None:
     """Takes what is asked of the run, and stays here while it is paused."""
     _take_all(trainer)
     if trainer.is_paused:
-        trainer.progress.say(f"step {trainer.state.step}: paused, waiting for the command to continue")
+        trainer.progress.say(
+            f"step {trainer.state.step}: paused, waiting for the command to continue"
+        )
     while trainer.is_paused and not trainer.is_stopping:
         time.sleep(PAUSE_POLL_S)
         _take_all(trainer)
@@ -49,7 +51,9 @@ def _take(trainer: "Trainer", command: Command) -> str:
         case "damp":
             scale, steps = _number(args, "scale", 0.5), int(_number(args, "steps", 50))
             if not 0 < scale < 1 or steps < 1:
-                raise MoescopeError(f"scale is {scale}, steps is {steps}: 0 < scale < 1 and steps >= 1")
+                raise MoescopeError(
+                    f"scale is {scale}, steps is {steps}: 0 < scale < 1 and steps >= 1"
+                )
             reason = f"asked by {command.asked_by}"
             action = Action("damp", reason, learning_rate_scale=scale, for_steps=steps)
             return carry_out(trainer, action)

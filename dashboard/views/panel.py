@@ -1,17 +1,15 @@
-"""The pieces that every page is made of: a heading with the catalogue's words, a chart, a badge, a guarded live part."""
+"""What every page is made of: a heading in the catalogue's words, a chart, a badge, a live part."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import plotly.graph_objects as go
 import streamlit as st
-from sqlalchemy.exc import SQLAlchemyError
 
 from ...platform.catalogue import signal_spec
 from ...platform.errors import MoescopeError
 from ..theme import Look
 from ..window import Window
-from ..words import plain
 
 LIVE_S = 3.0
 """Seconds between refreshes of a live part."""
@@ -21,9 +19,9 @@ LinkToRun = Callable[[str, str], None]
 
 
 def live(part: Callable[[], None], every_s: float | None) -> None:
-    """Draws a part, and draws it again every so many seconds by itself; None draws it once.
+    """Draws a part, and again every so many seconds by itself; None draws it once.
 
-    Widgets that steer the part stay outside. Unchanged figures keep their place and zoom in the browser.
+    Widgets that steer the part stay outside. An unchanged figure keeps its zoom in the browser.
     """
 
     def guarded() -> None:
@@ -35,19 +33,20 @@ def live(part: Callable[[], None], every_s: float | None) -> None:
 
 @contextmanager
 def store_may_be_away() -> Iterator[None]:
-    """Shows one line where the store cannot be read, instead of a traceback; the next refresh tries again."""
+    """Shows one line where the store cannot be read; the next refresh tries again."""
     try:
         yield
-    except (MoescopeError, SQLAlchemyError, OSError) as error:
+    except (MoescopeError, OSError) as error:
         st.warning(
-            "The store cannot be read at the moment. Training does not depend on it; this page tries again.",
+            "The store cannot be read at the moment. Training does not wait for it; "
+            "this page tries again.",
             icon=":material/cloud_off:",
         )
         st.text(str(error).splitlines()[0])
 
 
 def heading(title: str, signal: str) -> None:
-    """Heads a chart with its title, the signal's name, and the catalogue's words behind the question mark."""
+    """Heads a chart with its title, the signal's name, and the catalogue's words as help."""
     spec = signal_spec(signal)
     sentences = [spec.help]
     if spec.high:
@@ -78,4 +77,4 @@ def badge(look: Look, help: str | None = None) -> None:
 
 
 def nothing_yet(what: str) -> None:
-    st.caption(plain(what))
+    st.caption(what)

@@ -129,9 +129,7 @@ class Batches:
             has_sound_B=torch.tensor([s.has_sound for s in samples]),
         )
 
-    def _sample(
-        self, position: int, clip: Clip, clips: list[Clip]
-    ) -> tuple[Clip, DecodedSample]:
+    def _sample(self, position: int, clip: Clip, clips: list[Clip]) -> tuple[Clip, DecodedSample]:
         """Returns the clip's sample, or that of the next clip in order of delivery that can be read.
 
         Every draw tries its own clip first, even one that failed before: what a batch holds must not depend on what

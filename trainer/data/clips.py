@@ -54,9 +54,7 @@ def find_clips(folder: Path | str) -> ClipIndex:
         what = "is not a folder" if root.exists() else "does not exist"
         raise MoescopeError(f"data.folder is {root}, which {what}: name a folder of clips")
     paths = sorted(_files_below(root), key=lambda path: _natural(path, root))
-    listed = {
-        path.parent: read_caption_file(path) for path in paths if path.name == CAPTION_FILE
-    }
+    listed = {path.parent: read_caption_file(path) for path in paths if path.name == CAPTION_FILE}
     videos = [path for path in paths if path.suffix.lower() in CLIP_SUFFIXES]
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
         found = list(pool.map(lambda path: _look_at(path, root, listed), videos))
@@ -64,7 +62,9 @@ def find_clips(folder: Path | str) -> ClipIndex:
     passed_over = [entry for entry in found if not isinstance(entry, Clip)]
     passed_over += _not_clips(paths, root) + _listed_in_vain(listed, set(videos), root)
     if not clips:
-        raise MoescopeError(f"data.folder is {root}, but no clip in it is usable: {_told(passed_over)}")
+        raise MoescopeError(
+            f"data.folder is {root}, but no clip in it is usable: {_told(passed_over)}"
+        )
     return ClipIndex(root, clips, tuple(passed_over), _fingerprint(clips))
 
 
@@ -73,7 +73,9 @@ def _files_below(root: Path) -> Iterator[Path]:
     seen: set[str] = set()
     for parent, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(parent)
-        folders[:] = [name for name in folders if not name.startswith(".")] if real not in seen else []
+        folders[:] = (
+            [name for name in folders if not name.startswith(".")] if real not in seen else []
+        )
         if real not in seen:
             yield from (Path(parent, name) for name in files if not name.startswith("."))
         seen.add(real)
@@ -136,7 +138,9 @@ def _not_clips(paths: list[Path], root: Path) -> list[tuple[str, str]]:
     return [
         (_name(path, root), f"no clip: {path.suffix or 'no suffix'}")
         for path in paths
-        if path.suffix.lower() not in CLIP_SUFFIXES and path not in captions and path.name != CAPTION_FILE
+        if path.suffix.lower() not in CLIP_SUFFIXES
+        and path not in captions
+        and path.name != CAPTION_FILE
     ]
 
 
@@ -144,7 +148,10 @@ def _listed_in_vain(
     listed: Mapping[Path, Mapping[str, str]], videos: set[Path], root: Path
 ) -> list[tuple[str, str]]:
     return [
-        (_name(parent / name, root) if not Path(name).is_absolute() else name, "has a caption, but is not there")
+        (
+            _name(parent / name, root) if not Path(name).is_absolute() else name,
+            "has a caption, but is not there",
+        )
         for parent, captions in listed.items()
         for name in captions
         if parent / name not in videos

@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -57,7 +57,9 @@ def read_sample(clip: Clip, data: DataConfig, seed: int, position: int) -> Decod
         raise UnreadableClip(explain(error)) from None
     return DecodedSample(
         video_CFHW=np.ascontiguousarray(video_FHWC.transpose(3, 0, 1, 2)),
-        mel_NM=mel_NM if mel_NM is not None else np.zeros_like(silence(data.num_mels, data.num_mel_steps)),
+        mel_NM=mel_NM
+        if mel_NM is not None
+        else np.zeros_like(silence(data.num_mels, data.num_mel_steps)),
         text_S=encode_caption(clip.caption, data.num_text_bytes),
         has_sound=mel_NM is not None,
     )
@@ -114,19 +116,22 @@ def _covered(
 ) -> NDArray[np.uint8]:
     """Scales frames until they cover height x width and cuts the same place out of each; video_FHWC."""
     video_FHWC = np.empty((len(frames), data.height, data.width, 3), dtype=np.uint8)
+    scaler = VideoReformatter()
     pixel_shape = float(stream.sample_aspect_ratio or 1)
     for index, frame in enumerate(frames):
         if index and frame is frames[index - 1]:
             video_FHWC[index] = video_FHWC[index - 1]
             continue
         is_lying = frame.rotation % 180 != 0
-        want_height, want_width = (data.width, data.height) if is_lying else (data.height, data.width)
+        want_height, want_width = (
+            (data.width, data.height) if is_lying else (data.height, data.width)
+        )
         scale = max(want_height / frame.height, want_width / (frame.width * pixel_shape))
         height = max(want_height, round(frame.height * scale))
         width = max(want_width, round(frame.width * pixel_shape * scale))
         smoothing = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
-        picture_HWC = frame.reformat(
-            width=width, height=height, format="rgb24", interpolation=smoothing
+        picture_HWC = scaler.reformat(
+            frame, width, height, "rgb24", interpolation=smoothing, threads=1
         ).to_ndarray()
         upright_HWC = np.rot90(picture_HWC, round(frame.rotation / 90))
         top = int(down * (upright_HWC.shape[0] - data.height + 1))

@@ -64,7 +64,9 @@ class DecodePool:
         with self._lock:
             if key not in self._wanted:
                 self._wanted.add(key)
-                if not any(key == _key(other) for worker in self._workers for other in worker.tasks):
+                if not any(
+                    key == _key(other) for worker in self._workers for other in worker.tasks
+                ):
                     self._waiting.appendleft(task)
                 self._wake()
             while key not in self._ready:
@@ -143,7 +145,9 @@ class DecodePool:
         """Starts another process for one that died; the clip that it was at is tried once more."""
         worker.end()
         if not worker.is_ready:
-            self._give_up(f"a decoding process does not start (exit code {worker.process.returncode})")
+            self._give_up(
+                f"a decoding process does not start (exit code {worker.process.returncode})"
+            )
             return
         with self._lock:
             lost = [task for task in worker.tasks if _key(task) in self._wanted]

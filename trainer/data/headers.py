@@ -88,7 +88,9 @@ def _whole_duration_s(container: InputContainer, stream: VideoStream, size: int)
     if stream.duration and stream.time_base and len(entries):
         last = entries[len(entries) - 1]
         if last.pos + last.size > size:
-            raise UnreadableClip(f"cut off: {last.pos + last.size - size} bytes or more are missing")
+            raise UnreadableClip(
+                f"cut off: {last.pos + last.size - size} bytes or more are missing"
+            )
         if "mov" in container.format.name:
             return float(stream.duration * stream.time_base)
     promised_s = (container.duration or 0) / av.time_base

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 LOWEST_HZ = 60.0
 HIGHEST_HZ = 8000.0
 # clamp of the level, against a full-scale sine at 0 dB
-FLOOR_DB = -80.0
+FLOOR_DB = -60.0
 # the shift and scale that bring the made clips (make_clips.py) to about zero mean and unit scale
 MEAN_DB = -45.0
-SCALE_DB = 20.0
+SCALE_DB = 15.0
 
 
 def window_s(span_s: float, num_steps: int) -> float:

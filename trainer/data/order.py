@@ -33,7 +33,9 @@ class DrawOrder:
     def draw(self, position: int) -> Clip:
         """Returns the clip of the position-th draw of the stream."""
         number, place = divmod(position, len(self._clips) * self._windows)
-        part = int(np.searchsorted(np.asarray(self._bounds) * self._windows, place, side="right")) - 1
+        part = (
+            int(np.searchsorted(np.asarray(self._bounds) * self._windows, place, side="right")) - 1
+        )
         first = self._bounds[part]
         drawn = self._permutation(number, part)[place - first * self._windows]
         return self._clips[first + int(drawn)]

@@ -32,7 +32,9 @@ def write_clip(
     Raises MoescopeError where the codecs are missing or the folder cannot be written.
     """
     if video_FHWC.ndim != 4 or video_FHWC.shape[-1] != 3 or not len(video_FHWC):
-        raise ValueError(f"video_FHWC has shape {video_FHWC.shape}, but (frames, height, width, 3) is needed")
+        raise ValueError(
+            f"video_FHWC has shape {video_FHWC.shape}, but (frames, height, width, 3) is needed"
+        )
     height, width = video_FHWC.shape[1:3]
     even_FHWC = np.pad(video_FHWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
@@ -55,13 +57,22 @@ def _encode(
     frames_per_key: int,
 ) -> None:
     with av.open(str(path), "w", format="mp4") as container:
-        picture = container.add_stream("libx264", rate=Fraction(frames_per_s).limit_denominator(1001))
+        picture = container.add_stream(
+            "libx264", rate=Fraction(frames_per_s).limit_denominator(1001)
+        )
         picture.height, picture.width = video_FHWC.shape[1:3]
         picture.pix_fmt = "yuv420p"
         picture.gop_size = frames_per_key
         picture.codec_context.thread_count = 1
         picture.options = {"preset": "veryfast", "crf": str(quality)}
-        sound = container.add_stream("aac", rate=sample_rate, layout="mono") if audio_A is not None else None
+        sound = (
+            container.add_stream("aac", rate=sample_rate, layout="mono")
+            if audio_A is not None
+            else None
+        )
+        if sound is not None:
+            # the default coder takes ten times as long for a difference that nobody hears here
+            sound.options = {"aac_coder": "fast"}
         for image_HWC in video_FHWC:
             container.mux(picture.encode(av.VideoFrame.from_ndarray(image_HWC, format="rgb24")))
         container.mux(picture.encode(None))

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from ..config import RunConfig
 from ..moe.experts import MoeLayer
 from ..numerics import exact, mixed
+from ..objective.precondition import MEL_STD, VIDEO_STD, linear_part
 from .block import Block, DenseMlp, Modulation, modulate
 from .positions import coordinates, extent, place_table, rotary_table
 from .tokens import (
@@ -104,4 +105,14 @@ class VideoMoeDit(nn.Module):
             _, video_BSD, mel_BSD = x_BSD.split(self.tokens, dim=1)
             video = unpatch_video(self.video_out(video_BSD).float(), config)
             mel = unpatch_mel(self.mel_out(mel_BSD).float(), config)
-        return video, mel
+        return (
+            _flow(video, video_BCFHW, sigma_MB[0], VIDEO_STD),
+            _flow(mel, mel_BNM, sigma_MB[1], MEL_STD),
+        )
+
+
+def _flow(learned: Tensor, noisy: Tensor, sigma_B: Tensor, data_std: float) -> Tensor:
+    """Adds what is known of the flow without learning."""
+    shape = (-1,) + (1,) * (noisy.dim() - 1)
+    skip, scale = (part.view(shape) for part in linear_part(sigma_B, data_std))
+    return torch.addcmul(skip * noisy, scale, learned)

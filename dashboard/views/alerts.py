@@ -1,0 +1,106 @@
+"""The feed of alerts: what was found, since when, what it means, and who has seen it."""
+
+import time
+from collections.abc import Sequence
+
+import streamlit as st
+
+from ...platform.catalogue import CATALOGUE
+from ...platform.records import Alert, AlertState
+from ...platform.store import Store
+from .. import asks
+from ..theme import SEVERITIES
+from ..words import age, number, plain
+from .panel import LIVE_S, LinkToRun, badge, live
+
+MOST_SHOWN = 50
+_STATES: dict[str, tuple[AlertState, ...]] = {
+    "Open": ("open",),
+    "Acknowledged": ("acknowledged",),
+    "All": ("open", "acknowledged", "silenced", "resolved"),
+}
+
+
+def render(store: Store, link_to_run: LinkToRun) -> None:
+    st.header("Alerts")
+    shown = st.segmented_control(
+        "State",
+        list(_STATES),
+        default="Open",
+        required=True,
+        key="alerts_state",
+        label_visibility="collapsed",
+    )
+    live(lambda: _page(store, link_to_run, shown or "Open"), LIVE_S)
+
+
+def _page(store: Store, link_to_run: LinkToRun, shown: str) -> None:
+    names = {run.id: run.name for run in store.runs(include_archived=True)}
+    alerts = store.alerts(states=list(_STATES[shown]))
+    if not alerts:
+        if shown == "Open":
+            st.success("No open alert.", icon=":material/check_circle:")
+        else:
+            st.info("No alert in this state.")
+        return
+    feed(store, alerts, names, link_to_run)
+
+
+def feed(
+    store: Store,
+    alerts: Sequence[Alert],
+    names: dict[str, str] | None = None,
+    link_to_run: LinkToRun | None = None,
+    most: int = MOST_SHOWN,
+) -> None:
+    """Draws alerts, newest first. names, link_to_run: where they belong to several runs."""
+    newest = sorted(alerts, key=lambda a: a.created_s, reverse=True)
+    now_s = time.time()
+    for alert in newest[:most]:
+        with st.container(border=True, gap="small", key=f"alert_{alert.id}"):
+            _alert(store, alert, now_s, names, link_to_run)
+    if len(newest) > most:
+        st.caption(f"{len(newest) - most} older ones are not shown.")
+
+
+def _alert(
+    store: Store,
+    alert: Alert,
+    now_s: float,
+    names: dict[str, str] | None,
+    link_to_run: LinkToRun | None,
+) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        badge(SEVERITIES[alert.severity])
+        st.markdown(f"**{plain(alert.rule, 60)}**", width="content")
+        if names is not None and link_to_run is not None:
+            link_to_run(names.get(alert.run_id, alert.run_id), alert.run_id)
+        st.markdown(f":gray[{age(now_s - alert.created_s)} ago]", width="content")
+    st.markdown(plain(alert.message))
+    signal = alert.evidence.get("signal")
+    spec = CATALOGUE.get(signal) if isinstance(signal, str) else None
+    unit = f" {spec.unit}" if spec and spec.unit not in ("1", "") else ""
+    began = f"began at step {alert.onset_step:,}, " if alert.onset_step != alert.fired_step else ""
+    st.caption(
+        f"{began}fired at step {alert.fired_step:,} · value {number(alert.value)}{unit}, "
+        f"limit {number(alert.threshold)}{unit}"
+        + (f" · `{spec.name}`: {spec.high}" if spec and spec.high else "")
+    )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if alert.state == "open":
+            _button(store, alert, "acknowledged", "Acknowledge", ":material/done:")
+        else:
+            who = f" by {plain(alert.changed_by, 40)}" if alert.changed_by else ""
+            st.markdown(f":gray[{alert.state}{who}]", width="content")
+        if alert.state in ("open", "acknowledged"):
+            _button(store, alert, "resolved", "Resolve", ":material/task_alt:")
+
+
+def _button(store: Store, alert: Alert, state: AlertState, label: str, icon: str) -> None:
+    st.button(
+        label,
+        key=f"{state}_{alert.id}",
+        icon=icon,
+        on_click=asks.set_alert_state,
+        args=(store, alert, state),
+    )

@@ -1,0 +1,88 @@
+"""The expert-load heat map: one layer over the steps, or every layer at one step."""
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from ...platform import catalogue
+from ...platform.catalogue import CATALOGUE
+from ...platform.store import Store
+from ..heat_maps import load_at_step, load_over_time
+from ..reads import RunReader
+from ..window import Window, in_range
+from .panel import chart, heading, live, nothing_yet
+
+_OVER_TIME, _AT_STEP = "one layer over time", "all layers at a step"
+
+
+def render(
+    store: Store, run_id: str, window_now: Callable[[RunReader], Window], every_s: float | None
+) -> None:
+    heading("Expert load", catalogue.EXPERT_LOAD)
+    newest = RunReader(store, run_id).expert_load_at(None)
+    if newest is None:
+        nothing_yet(
+            "Not measured in this run, or not yet: a dense model has no experts, "
+            "and the first sample comes with the first sampled step."
+        )
+        return
+    num_layers = newest[1].shape[0]
+    step: int | None = None
+    layer = 0
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        how = st.segmented_control(
+            "Show",
+            [_OVER_TIME, _AT_STEP],
+            default=_OVER_TIME,
+            required=True,
+            key="experts",
+        )
+        if how == _AT_STEP:
+            asked = st.number_input(
+                "Step",
+                min_value=0,
+                value=None,
+                placeholder="newest",
+                key="experts_step",
+                width=150,
+                help="The nearest sampled step at or before this one; empty follows the newest.",
+            )
+            step = None if asked is None else int(asked)
+        else:
+            layer = st.selectbox("MoE layer", range(num_layers), key="experts_layer", width=150)
+
+    def heat_map() -> None:
+        reader = RunReader(store, run_id)
+        window = window_now(reader)
+        if how == _AT_STEP:
+            _at_step(reader, window, step)
+        else:
+            _over_time(reader, window, min(layer or 0, num_layers - 1))
+
+    live(heat_map, every_s)
+
+
+def _over_time(reader: RunReader, window: Window, layer: int) -> None:
+    load = reader.living(catalogue.EXPERT_LOAD, row=layer)
+    load = None if load is None else in_range(load, window.step_range)
+    if load is None or not load.steps.size:
+        nothing_yet("No sampled step lies in this range.")
+        return
+    figure = load_over_time(load, window, layer=layer, unit=CATALOGUE[catalogue.EXPERT_LOAD].unit)
+    chart(
+        figure,
+        window,
+        "chart_experts",
+        f"Load of each of {load.values.shape[-1]} experts of MoE layer {layer} over the steps.",
+    )
+
+
+def _at_step(reader: RunReader, window: Window, step: int | None) -> None:
+    found = reader.expert_load_at(step)
+    if found is None:
+        nothing_yet("No sampled step lies there.")
+        return
+    at, load_LE = found
+    st.caption(f"Step {at:,}.")
+    figure = load_at_step(load_LE, window, unit=CATALOGUE[catalogue.EXPERT_LOAD].unit)
+    chart(figure, window, "chart_experts_now", f"Load of each expert in every layer at step {at}.")

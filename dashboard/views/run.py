@@ -1,0 +1,154 @@
+"""The page of one run: how it is, what to ask of it, and its charts while it trains."""
+
+import time
+from collections.abc import Callable
+
+import streamlit as st
+
+from ...platform import catalogue
+from ...platform.errors import MoescopeError
+from ...platform.store import Store
+from ..reads import RunNow, RunReader, run_now, sample_clips
+from ..theme import LAMPS
+from ..window import Window
+from ..words import age, number, plain, short
+from . import alerts, charts_of_a_run, control, experts, history
+from .panel import LIVE_S, badge, live
+
+_ALL, _LAST_1000, _LAST_200, _RANGE = "all", "last 1000", "last 200", "from … to"
+
+WindowNow = Callable[[RunReader], Window]
+"""The window that the widgets ask for, once the reader says which step is the newest."""
+
+
+def render(store: Store, wanted: str) -> None:
+    """Draws a run's page. wanted: id, beginning of an id, or name, as the address has it."""
+    try:
+        run = store.find_run(wanted)
+    except MoescopeError as error:
+        st.header("No such run")
+        st.text(str(error))
+        return
+    beat_s = LIVE_S if run.status == "running" else None
+    live(lambda: _head(store, run.id), beat_s)
+    live(lambda: control.render(store, _now(store, run.id)), beat_s)
+    if not RunReader(store, run.id).signals:
+        live(lambda: _until_measured(store, run.id), beat_s)
+        return
+    window_now, every_s = _steering(is_live=beat_s is not None)
+    charts_of_a_run.render(store, run.id, window_now, every_s)
+    experts.render(store, run.id, window_now, every_s)
+    charts_of_a_run.render_system(store, run.id, window_now, every_s)
+    live(lambda: history.render(store, run.id), beat_s)
+    _samples(store, run.id)
+
+
+def _now(store: Store, run_id: str) -> RunNow:
+    open_alerts = store.alerts(run_id=run_id, states=["open"])
+    return run_now(store, store.find_run(run_id), open_alerts, time.time())
+
+
+def _head(store: Store, run_id: str) -> None:
+    now = _now(store, run_id)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"## {plain(now.run.name, 80)}", width="content")
+        badge(LAMPS[now.lamp])
+        for tag in now.run.tags[:4]:
+            st.badge(plain(tag, 24), color="gray")
+    if now.lamp == "silent":
+        st.warning(
+            f"No heartbeat for {age(now.heartbeat_age_s)}: the trainer is dead, stuck, or cannot "
+            "reach the store. What is shown ends there.",
+            icon=LAMPS["silent"].icon,
+        )
+    with st.container(horizontal=True, gap="small", key="run_numbers"):
+        for label, value, help in _numbers(now):
+            st.metric(label, value, help=help or None, width=132)
+    if now.run.note:
+        st.caption(plain(now.run.note))
+    open_alerts = store.alerts(run_id=run_id, states=["open"])
+    if open_alerts:
+        alerts.feed(store, open_alerts, most=3)
+
+
+def _numbers(now: RunNow) -> list[tuple[str, str, str]]:
+    of = f" / {now.num_steps:,}" if now.num_steps else ""
+    rows = [
+        ("Status", now.run.status, f"On {now.run.device}, code {now.run.code_version}."),
+        ("Step", "none yet" if now.step is None else f"{now.step + 1:,}{of}", ""),
+    ]
+    if now.loss is not None:
+        rows.append(("Loss", number(now.loss), catalogue.CATALOGUE[catalogue.LOSS_TOTAL].help))
+    if now.tokens_per_s is not None:
+        spec = catalogue.CATALOGUE[catalogue.TOKENS_PER_S]
+        rows.append(("Tokens/s", short(now.tokens_per_s), spec.help))
+    if now.is_live:
+        rows.append(
+            ("Heartbeat", f"{age(now.heartbeat_age_s)} ago", "The trainer beats each second.")
+        )
+        if now.time_left_s is not None:
+            rows.append(("Time left", age(now.time_left_s), "At the speed of the newest step."))
+    elif now.run.finished_s is not None:
+        rows.append(("Took", age(now.run.finished_s - now.run.created_s), ""))
+    return rows
+
+
+def _until_measured(store: Store, run_id: str) -> None:
+    if RunReader(store, run_id).signals:
+        st.rerun(scope="app")  # now there are charts, which are not part of this fragment
+    st.info(
+        "No signal of this run has arrived yet. The first appears after its first step.",
+        icon=":material/hourglass:",
+    )
+
+
+def _steering(is_live: bool) -> tuple[WindowNow, float | None]:
+    """Draws the widgets above the charts. They stand outside the live parts and in the address.
+
+    So a range of steps outlives every refresh, which a zoom made with the mouse does not.
+    """
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium", key="steering"):
+        steps = st.segmented_control(
+            "Steps",
+            [_ALL, _LAST_1000, _LAST_200, _RANGE],
+            default=_ALL,
+            required=True,
+            key="steps",
+            bind="query-params",
+        )
+        first = last = 0
+        if steps == _RANGE:
+            first = st.number_input(
+                "From", min_value=0, value=0, key="from", bind="query-params", width=130
+            )
+            last = st.number_input(
+                "To", min_value=1, value=1000, key="to", bind="query-params", width=130
+            )
+        is_log = st.toggle("Log scale", key="log", bind="query-params")
+        is_paused = is_live and st.toggle(
+            "Pause",
+            key="paused",
+            help="Stands still, so that you can zoom with the mouse; a refresh undoes a zoom.",
+        )
+
+    def window_now(reader: RunReader) -> Window:
+        newest = reader.newest_step()
+        step_range = {
+            _LAST_1000: (max(0, newest - 999), newest),
+            _LAST_200: (max(0, newest - 199), newest),
+            _RANGE: (int(first), max(int(first) + 1, int(last))),
+        }.get(steps or _ALL)
+        return Window(step_range, bool(is_log), is_zoomable=is_paused or not is_live)
+
+    return window_now, LIVE_S if is_live and not is_paused else None
+
+
+def _samples(store: Store, run_id: str) -> None:
+    clips = sample_clips(store.find_run(run_id))
+    if not clips:
+        return
+    st.subheader("Generated clips")
+    for column, clip in zip(st.columns(len(clips)), clips, strict=True):
+        with column:
+            st.video(str(clip), loop=True, muted=True)
+            st.caption(plain(clip.name, 60))

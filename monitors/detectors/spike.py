@@ -1,0 +1,82 @@
+"""Spikes: a value far above the accepted ones before it, measured robustly."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..windows import AcceptedWindow
+
+
+class SpikeScore:
+    """Robust z-score of a value against a level that follows it and a window of its own accepted residuals.
+
+    r_t = x_t - level;  z_t = (r_t - median(r)) / max(1.4826 MAD(r), floor);  level += level_rate * r_t if accepted.
+    The level follows a falling loss within 1 / level_rate steps; a constant lag is in the median of r. With
+    level_rate 0 the values are judged as they are.
+    A value above `reject` is not accepted. After as many rejections in a row as the window is long, everything is learnt
+    anew: the level has shifted for good. The score is 0 until `min_count` residuals are known.
+    x must be finite. Source: facts, health.md section 4, 1 (z, window, rejection); the following level is ours.
+    """
+
+    def __init__(
+        self,
+        window: int = 128,
+        min_count: int = 48,
+        floor: float = 0.02,
+        reject: float = 4.0,
+        level_rate: float = 0.1,
+    ) -> None:
+        self._window = AcceptedWindow(window, min_count, floor)
+        self._size = window
+        self._reject = reject
+        self._level_rate = level_rate
+        self._level: float | None = None
+        self._num_seen = 0
+        self._num_rejected = 0
+        self.was_just_rebased = False
+        """Whether the last value was the one rejection too many."""
+
+    def score(self, value: float) -> float:
+        """Returns z without changing anything."""
+        z = self._window.score(value - (self._level or 0.0))
+        return 0.0 if z is None else z
+
+    def update(self, value: float) -> tuple[float, bool]:
+        """Returns (z, whether the value was accepted) and learns from an accepted one."""
+        if self._level is None:
+            self._level = value if self._level_rate else 0.0
+        z = self.score(value)
+        self.was_just_rebased = False
+        if z > self._reject:
+            self._num_rejected += 1
+            if self._num_rejected >= self._size:
+                self.rebaseline()
+                self.was_just_rebased = True
+            return z, False
+        self._num_rejected = 0
+        self._num_seen += 1
+        residual = value - self._level
+        self._window.push(residual)
+        if self._level_rate:
+            # the first values move it fast: 1/2, 1/3, ... down to the rate
+            self._level += max(self._level_rate, 1.0 / (self._num_seen + 1)) * residual
+        return z, True
+
+    def rebaseline(self, forgets_spread: bool = True) -> None:
+        """Learns the level anew; also the residuals' window, unless the noise is known to be what it was."""
+        self._level = None
+        self._num_seen = self._num_rejected = 0
+        if forgets_spread:
+            self._window.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "window": self._window.state_dict(),
+            "level": self._level,
+            "num_seen": self._num_seen,
+            "num_rejected": self._num_rejected,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._window.load_state_dict(state["window"])
+        self._level = None if state["level"] is None else float(state["level"])
+        self._num_seen, self._num_rejected = int(state["num_seen"]), int(state["num_rejected"])

@@ -1,0 +1,300 @@
+"""The judge: signals of a step in, scores and alerts out. It decides nothing and waits for nobody."""
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..platform import catalogue
+from ..platform.records import Alert, Event, EventKind
+from .rules import Rule, RuleAction
+from .scoring import NEW_BASELINES, LossScorer, Score, Scorer, make_scorer, scorer_key
+from .windows import Persistence
+
+VET_THRESHOLD = 3.5
+"""Sigmas from which an unseen batch is passed over: 0.02% of normal scores, and below the 4 that raises the alarm."""
+BATCH_MEMORY_STEPS = 512
+"""Steps whose batch index is remembered, so that an onset can be told as a place in the data."""
+
+_SEVERITIES = ("critical", "warning", "info")
+_SCORE_WORDS = {
+    "spike": "{:.1f} sigma",
+    "drift": "score {:.1f}",
+    "non_finite": "share {:.2f}",
+    "dead_experts": "{:.0f} experts",
+    "monopoly": "concentration {:.2f}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """An alarm whose stretch has not ended."""
+
+    rule: str
+    alert: Alert
+    action: RuleAction
+    is_immediate: bool
+    impugns_state: bool
+    is_raised: bool
+    """Whether the newest score exceeds the threshold: a spike that keeps going, or one that is healing."""
+    onset_batch: int | None
+    """Batch of the onset step, where data/batch was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    step: int
+    segment: int
+    scores: Mapping[str, NDArray[np.float32]]
+    """Catalogue signals to be recorded with the step."""
+    alerts: tuple[Alert, ...] = ()
+    """Newly fired, critical ones first."""
+    healed: tuple[Alert, ...] = ()
+    """Alerts whose stretch ended with this step, as resolved."""
+    notes: tuple[Event, ...] = ()
+    """What rules of severity info saw: worth a mark, not an alert."""
+    conditions: tuple[Condition, ...] = ()
+    """All alarms that still hold, critical ones first."""
+    is_healthy: bool = True
+    """Whether nothing that holds speaks against the state of the training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vetting:
+    is_bad: bool
+    score: float
+    """Sigmas, as the loss spike score; infinite where a loss is not finite."""
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One rule at work."""
+
+    rule: Rule
+    key: str
+    persistence: Persistence
+    last_alert: Alert | None = None
+    condition: Condition | None = None
+
+
+class Judge:
+    """Applies the rules to the values of each step, in the order of the steps.
+
+    It must see every step's values once. Its state belongs to the training state: it is saved with a checkpoint and goes
+    back with a rollback. Alert ids are made of run, segment, step and rule, so that a judge that was restored and sees the
+    same again names it the same.
+    """
+
+    def __init__(self, rules: Sequence[Rule], run_id: str) -> None:
+        self._run_id = run_id
+        self._scorers: dict[str, Scorer] = {}
+        self._watches: list[_Watch] = []
+        for rule in rules:
+            key = scorer_key(rule)
+            if key not in self._scorers:
+                self._scorers[key] = make_scorer(rule, [r for r in rules if scorer_key(r) == key])
+            raised = rule.threshold if rule.raised is None else rule.raised
+            persistence = Persistence(
+                rule.threshold, rule.patience, rule.of_last, rule.calm_steps, raised
+            )
+            self._watches.append(_Watch(rule, key, persistence))
+        # a stable sort: within a severity the order of the table
+        self._watches.sort(key=lambda watch: _SEVERITIES.index(watch.rule.severity))
+        self._batches: deque[tuple[int, int]] = deque(maxlen=BATCH_MEMORY_STEPS)
+
+    def step(
+        self, step: int, segment: int, time_s: float, values: Mapping[str, NDArray[Any]]
+    ) -> Judgement:
+        """Judges the values of one step. A signal that was not measured in it leaves its rules as they were."""
+        if catalogue.DATA_BATCH in values:
+            self._batches.append((step, int(np.asarray(values[catalogue.DATA_BATCH]))))
+        scores = {key: scorer.update(step, values) for key, scorer in self._scorers.items()}
+        recorded: dict[str, NDArray[np.float32]] = {}
+        for by_detector in scores.values():
+            for score in by_detector.values():
+                recorded.update(score.recorded)
+        alerts: list[Alert] = []
+        healed: list[Alert] = []
+        notes: list[Event] = []
+        for watch in self._watches:
+            found = scores[watch.key].get(watch.rule.detector)
+            if found is None:
+                continue
+            fired = self._apply(watch, found, step, segment, time_s, healed)
+            if fired is None:
+                continue
+            if watch.rule.severity == "info":
+                notes.append(_note(fired))
+            else:
+                alerts.append(fired)
+        conditions = tuple(w.condition for w in self._watches if w.condition is not None)
+        return Judgement(
+            step,
+            segment,
+            recorded,
+            tuple(alerts),
+            tuple(healed),
+            tuple(notes),
+            conditions,
+            not any(condition.impugns_state for condition in conditions),
+        )
+
+    def announce(self, kind: EventKind, step: int) -> None:
+        """Takes an event that explains a change: decay, resolution, data_change and resume give new baselines.
+
+        Alarms that hold end by themselves, since the new baseline finds nothing odd; flags that have not yet become an
+        alarm are dropped. Other kinds change nothing. `step`: the first step after the event.
+        """
+        if kind not in NEW_BASELINES:
+            return
+        for scorer in self._scorers.values():
+            scorer.announce(kind)
+        for watch in self._watches:
+            if not watch.persistence.is_active:
+                watch.persistence.clear()
+
+    def vet(self, values: Mapping[str, NDArray[Any]]) -> Vetting:
+        """Judges a batch that was not trained on by its per-sample losses (loss/per_sample, loss/sigma).
+
+        Pure: the same question gets the same answer. Without a rule on the losses, and while the baseline is still being
+        learnt, only losses that are not finite are bad.
+        """
+        scorer = self._scorers.get(catalogue.LOSS_PER_SAMPLE)
+        if isinstance(scorer, LossScorer):
+            score = scorer.vet(values)
+        else:
+            is_finite = np.isfinite(np.asarray(values[catalogue.LOSS_PER_SAMPLE])).all()
+            score = 0.0 if is_finite else math.inf
+        if score == math.inf:
+            return Vetting(True, score, "a loss is not finite")
+        if score > VET_THRESHOLD:
+            reason = f"loss {score:.1f} sigma above its usual range (limit {VET_THRESHOLD:g})"
+            return Vetting(True, score, reason)
+        return Vetting(False, score)
+
+    def _apply(
+        self,
+        watch: _Watch,
+        found: Score,
+        step: int,
+        segment: int,
+        time_s: float,
+        healed: list[Alert],
+    ) -> Alert | None:
+        """Feeds a rule its score; returns the alert that it raises with this step."""
+        rule = watch.rule
+        onset = watch.persistence.update(step, found.value)
+        if watch.condition is not None:
+            if not watch.persistence.is_active:
+                healed.append(replace(watch.condition.alert, state="resolved", changed_s=time_s))
+                watch.condition = None
+            else:
+                watch.condition = replace(watch.condition, is_raised=watch.persistence.is_raised)
+        if onset is None:
+            return None
+        if found.onset_step is not None:
+            onset = min(onset, found.onset_step)
+        before = watch.last_alert
+        if before is not None and step - before.fired_step <= rule.cooldown_steps:
+            # the same incident goes on: it holds again under its first alert, and nobody is called twice
+            alert, is_new = before, False
+        else:
+            onset_batch = self._batch_of(onset)
+            alert = self._alert(rule, found, onset, onset_batch, step, segment, time_s)
+            watch.last_alert, is_new = alert, True
+        if rule.severity != "info":
+            watch.condition = Condition(
+                rule.name,
+                alert,
+                rule.action,
+                rule.is_immediate,
+                rule.impugns_state,
+                True,
+                alert.evidence.get("onset_batch"),
+            )
+        return alert if is_new else None
+
+    def _alert(
+        self,
+        rule: Rule,
+        found: Score,
+        onset: int,
+        onset_batch: int | None,
+        step: int,
+        segment: int,
+        time_s: float,
+    ) -> Alert:
+        lasting = f" in {rule.patience} of {rule.of_last} steps" if rule.of_last > 1 else ""
+        since = f", since step {onset}" if onset < step else ""
+        evidence: dict[str, Any] = {"signal": rule.signal, "detector": rule.detector}
+        if onset_batch is not None:
+            evidence["onset_batch"] = onset_batch
+        return Alert(
+            id=f"{self._run_id}-{segment}-{step}-{rule.name}",
+            run_id=self._run_id,
+            segment=segment,
+            rule=rule.name,
+            severity=rule.severity,
+            onset_step=onset,
+            fired_step=step,
+            value=found.value,
+            threshold=rule.threshold,
+            message=f"{rule.message}: {_SCORE_WORDS[rule.detector].format(found.value)} "
+            f"(limit {rule.threshold:g}){lasting}{since}",
+            created_s=time_s,
+            dedupe_key=f"{self._run_id}/{rule.name}",
+            evidence=evidence | dict(found.evidence),
+        )
+
+    def _batch_of(self, step: int) -> int | None:
+        return next((batch for s, batch in reversed(self._batches) if s == step), None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next judgement depends on: plain values and numpy arrays."""
+        return {
+            "scorers": {key: scorer.state_dict() for key, scorer in self._scorers.items()},
+            "rules": {
+                watch.rule.name: {
+                    "persistence": watch.persistence.state_dict(),
+                    "last_alert": None if watch.last_alert is None else asdict(watch.last_alert),
+                    "condition": None if watch.condition is None else asdict(watch.condition),
+                }
+                for watch in self._watches
+            },
+            "batches": [list(pair) for pair in self._batches],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back a saved state. What was saved for rules that no longer exist is left; new rules begin anew."""
+        for key, scorer in self._scorers.items():
+            if key in state["scorers"]:
+                scorer.load_state_dict(state["scorers"][key])
+        for watch in self._watches:
+            saved = state["rules"].get(watch.rule.name)
+            if saved is None:
+                continue
+            watch.persistence.load_state_dict(saved["persistence"])
+            last, kept = saved["last_alert"], saved["condition"]
+            watch.last_alert = None if last is None else Alert(**last)
+            watch.condition = (
+                None if kept is None else Condition(**{**kept, "alert": Alert(**kept["alert"])})
+            )
+        self._batches.clear()
+        self._batches.extend((int(step), int(batch)) for step, batch in state["batches"])
+
+
+def _note(alert: Alert) -> Event:
+    return Event(
+        alert.run_id,
+        alert.segment,
+        alert.fired_step,
+        alert.created_s,
+        "note",
+        alert.message,
+        {"rule": alert.rule, "value": alert.value} | dict(alert.evidence),
+    )

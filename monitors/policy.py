@@ -1,0 +1,299 @@
+"""The policy: from a judgement to an action, on a ladder with a grace window, a budget and no way to loop.
+
+observe -> skip data -> damp -> roll back -> roll back further and damp -> halt
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from ..platform.records import Action, Checkpoint, Mode
+from .default_rules import DEFAULT_RULES
+from .judge import Condition, Judgement
+from .policy_memory import PolicyMemory, Taken
+from .rules import Rule, check_certification
+
+
+class PolicyLimits(Protocol):
+    """The numbers of the policy; the trainer's `PolicyConfig` fits, and so does any object with these fields."""
+
+    @property
+    def grace_steps(self) -> int: ...
+    @property
+    def margin_steps(self) -> int: ...
+    @property
+    def certify_after_steps(self) -> int: ...
+    @property
+    def most_rollbacks(self) -> int: ...
+    @property
+    def window_steps(self) -> int: ...
+    @property
+    def cooldown_steps(self) -> int: ...
+    @property
+    def most_skipped_batches(self) -> int: ...
+    @property
+    def damp_scale(self) -> float: ...
+    @property
+    def damp_steps(self) -> int: ...
+
+
+class Policy:
+    """Decides; the trainer acts and then says so with `note`, `skip_batch`.
+
+    What it remembers of actions and skipped batches lies in `memory_path` and never goes back with a rollback; neither
+    does the little that it keeps in memory. `decide` and `certify` are called once after every judged step.
+
+    Why it cannot loop: a rollback counts against the budget until the run has come `window_steps` beyond the step where
+    it was taken, measured in the run's own steps, which a rollback takes back. So between two points of the run there
+    are at most finitely many rollbacks: after them it is past, or it is halted.
+    """
+
+    def __init__(
+        self, limits: PolicyLimits, memory_path: Path, rules: Sequence[Rule] = DEFAULT_RULES
+    ) -> None:
+        check_certification(rules, limits.certify_after_steps)
+        self._limits = limits
+        self._memory = PolicyMemory(memory_path)
+        self._segment = 0
+        self._healthy_since: int | None = None
+        self._advised: set[str] = set()
+
+    @property
+    def skipped(self) -> set[int]:
+        """Batches that are never to be trained on, from this process or an earlier one."""
+        return set(self._memory.skipped)
+
+    @property
+    def skips_left(self) -> int:
+        """Batches that the present incident may still pass over; at 0 `decide` halts, also without a new judgement."""
+        return max(0, self._limits.most_skipped_batches - self._memory.num_skipped_in_incident)
+
+    def close(self) -> None:
+        self._memory.close()
+
+    def decide(
+        self,
+        *,
+        step: int,
+        batch: int,
+        judgement: Judgement,
+        checkpoints: Sequence[Checkpoint],
+        mode: Mode,
+    ) -> Action:
+        """Returns what to do after the judged `step`; `batch` is the next one of the data order.
+
+        Asks for the same again until it was noted or the condition has ended. mode advisory: carry_on with the reason
+        "advisory: would ..." once per alert, with alert, checkpoint and batches filled in as the action had them, so that
+        they can be shown; nothing is counted. mode off: always carry_on.
+        """
+        self._segment = judgement.segment
+        if mode == "off":
+            return Action("carry_on", "the policy is off")
+        action = self._wanted(step, batch, judgement, checkpoints)
+        if mode == "on" or action.kind == "carry_on":
+            return action
+        key = action.alert_id or action.kind
+        if key in self._advised:
+            return Action("carry_on", "advisory: already said", action.alert_id)
+        self._advised.add(key)
+        return replace(action, kind="carry_on", reason=f"advisory: would {action.reason}")
+
+    def note(self, action: Action, step: int, batch: int, *, is_automatic: bool = True) -> None:
+        """Remembers, on the disk before it returns, that an action was carried out. carry_on is not an action.
+
+        A rollback that a person asked for (`is_automatic=False`) is remembered, but takes nothing from the budget.
+        """
+        if action.kind == "carry_on":
+            return
+        self._memory.add_action(
+            Taken(
+                action.kind,
+                step,
+                batch,
+                action.alert_id,
+                action.to_step,
+                self._segment,
+                is_automatic,
+            )
+        )
+        if action.kind == "rollback":
+            self._healthy_since = action.to_step
+
+    def skip_batch(self, batch: int) -> None:
+        """Remembers, on the disk before it returns, a batch that vetting found bad."""
+        self._memory.add_skipped(batch)
+
+    def certify(
+        self, step: int, checkpoints: Sequence[Checkpoint], judgement: Judgement
+    ) -> list[Checkpoint]:
+        """Returns the checkpoints whose health changed with this step, as they are now.
+
+        certified: the run stayed healthy for `certify_after_steps` after it; the initial state always is.
+        tainted: saved after an alert's onset less `margin_steps` (a certificate is taken back), or left behind on the
+        branch that a rollback abandoned. Tainted is for good.
+        """
+        self._segment = judgement.segment
+        if self._healthy_since is None or step < self._healthy_since:
+            self._healthy_since = step
+        if not judgement.is_healthy:
+            self._healthy_since = step + 1
+        limit = min(
+            (
+                condition.alert.onset_step - self._limits.margin_steps
+                for condition in judgement.conditions
+                if condition.impugns_state
+            ),
+            default=None,
+        )
+        changed = []
+        for checkpoint in checkpoints:
+            health = checkpoint.health
+            healthy_steps = step - max(checkpoint.step, self._healthy_since)
+            if checkpoint.step == 0:
+                health = "certified"
+            elif self._is_abandoned(checkpoint) or (limit is not None and checkpoint.step > limit):
+                health = "tainted"
+            elif health == "fresh" and healthy_steps >= self._limits.certify_after_steps:
+                health = "certified"
+            if health != checkpoint.health:
+                changed.append(replace(checkpoint, health=health))
+        return changed
+
+    def _wanted(
+        self, step: int, batch: int, judgement: Judgement, checkpoints: Sequence[Checkpoint]
+    ) -> Action:
+        if self.skips_left == 0:
+            return Action(
+                "halt",
+                f"halt: this incident passed over {self._memory.num_skipped_in_incident} batches "
+                f"(policy.most_skipped_batches is {self._limits.most_skipped_batches})",
+            )
+        handled = {taken.alert_id for taken in self._memory.actions}
+        is_cooling = self._is_cooling(step)
+        waiting = ""
+        for kind in ("halt", "rollback", "damp", "skip_data"):
+            for condition in judgement.conditions:
+                alert = condition.alert
+                if condition.action != kind or alert.id in handled:
+                    continue
+                if not condition.is_immediate:
+                    is_in_grace = kind == "rollback" and (
+                        step < alert.fired_step + self._limits.grace_steps
+                    )
+                    if is_cooling or is_in_grace or not condition.is_raised:
+                        waiting = waiting or self._waiting(condition, is_cooling, is_in_grace)
+                        continue
+                return self._act(condition, step, batch, checkpoints)
+        return Action("carry_on", waiting or "nothing holds")
+
+    def _waiting(self, condition: Condition, is_cooling: bool, is_in_grace: bool) -> str:
+        if is_cooling:
+            return f"{condition.rule}: cooling down after the last action"
+        if is_in_grace:
+            return f"{condition.rule}: may heal by itself"
+        return f"{condition.rule}: healing"
+
+    def _act(
+        self, condition: Condition, step: int, batch: int, checkpoints: Sequence[Checkpoint]
+    ) -> Action:
+        alert, limits = condition.alert, self._limits
+        if condition.action == "halt":
+            return Action("halt", f"halt: {alert.message}", alert.id)
+        if condition.action == "damp":
+            return Action(
+                "damp",
+                f"scale the learning rate by {limits.damp_scale:g} for {limits.damp_steps} steps: {alert.message}",
+                alert.id,
+                learning_rate_scale=limits.damp_scale,
+                for_steps=limits.damp_steps,
+            )
+        if condition.action == "skip_data":
+            return Action(
+                "skip_data",
+                f"judge the next batches before they are trained on: {alert.message}",
+                alert.id,
+                vet_from_batch=batch,
+                vet_until_batch=batch + limits.damp_steps,
+            )
+        return self._roll_back(condition, step, batch, checkpoints)
+
+    def _roll_back(
+        self, condition: Condition, step: int, batch: int, checkpoints: Sequence[Checkpoint]
+    ) -> Action:
+        alert, limits = condition.alert, self._limits
+        spent = [
+            taken
+            for taken in self._memory.actions
+            if taken.kind == "rollback"
+            and taken.is_automatic
+            and taken.step > step - limits.window_steps
+        ]
+        if len(spent) >= limits.most_rollbacks:
+            return Action(
+                "halt",
+                f"halt: {len(spent)} rollbacks within {limits.window_steps} steps did not help: {alert.message}",
+                alert.id,
+            )
+        trusted = sorted(
+            (
+                checkpoint
+                for checkpoint in checkpoints
+                if (checkpoint.health == "certified" or checkpoint.step == 0)
+                and not self._is_abandoned(checkpoint)
+                and checkpoint.step <= max(0, alert.onset_step - limits.margin_steps)
+            ),
+            key=lambda checkpoint: (checkpoint.step, checkpoint.segment),
+        )
+        if not trusted:
+            return Action(
+                "halt",
+                f"halt: no certified state before step {alert.onset_step} to go back to: {alert.message}",
+                alert.id,
+            )
+        chosen = trusted[-1]
+        tried = self._chain()
+        is_deeper = bool(tried) and chosen.step <= max(tried)
+        if is_deeper:
+            # what was tried did not hold, and nothing newer was certified since: go behind all of it
+            older = [checkpoint for checkpoint in trusted if checkpoint.step < min(tried)]
+            chosen = older[-1] if older else trusted[0]
+        onset_batch = chosen.batch if condition.onset_batch is None else condition.onset_batch
+        further = ", further than before and damped," if is_deeper else ""
+        return Action(
+            "rollback",
+            f"roll back to step {chosen.step}{further} and vet the data: {alert.message}",
+            alert.id,
+            to_step=chosen.step,
+            vet_from_batch=max(chosen.batch, onset_batch - limits.margin_steps),
+            vet_until_batch=batch + limits.margin_steps,
+            learning_rate_scale=limits.damp_scale if is_deeper else 1.0,
+            for_steps=limits.damp_steps if is_deeper else 0,
+        )
+
+    def _is_cooling(self, step: int) -> bool:
+        for taken in reversed(self._memory.actions):
+            if taken.is_automatic and taken.kind != "halt":
+                start = taken.step if taken.to_step is None else taken.to_step
+                return step < start + self._limits.cooldown_steps
+        return False
+
+    def _chain(self) -> list[int]:
+        """Steps that the last rollbacks went to, as far as each began no later than where an earlier one had led."""
+        chain: list[int] = []
+        for taken in self._memory.actions:
+            if taken.kind != "rollback" or taken.to_step is None:
+                continue
+            if chain and taken.to_step > max(chain):
+                chain.clear()
+            chain.append(taken.to_step)
+        return chain
+
+    def _is_abandoned(self, checkpoint: Checkpoint) -> bool:
+        return any(
+            taken.kind == "rollback"
+            and taken.to_step is not None
+            and checkpoint.segment <= taken.segment
+            and checkpoint.step > taken.to_step
+            for taken in self._memory.actions
+        )

@@ -1,0 +1,107 @@
+"""What the policy must not forget: actions taken and batches skipped, in an append-only file that no rollback touches."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..platform.records import ActionKind
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An action that was carried out."""
+
+    kind: ActionKind
+    step: int
+    """The step at which it was taken."""
+    batch: int
+    alert_id: str | None
+    to_step: int | None
+    segment: int
+    """The segment that it was decided in."""
+    is_automatic: bool
+
+
+class PolicyMemory:
+    """Actions and skipped batches in the order in which they happened, one JSON object a line.
+
+    Every line is flushed to the disk before the call returns, so that a crash does not reset the brake. A last line that
+    a crash cut short is dropped on reading, and cut off; a damaged line in the middle is passed over and said in the log.
+    One process writes (the run's lease holder).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.actions: list[Taken] = []
+        self.skipped: set[int] = set()
+        self.num_skipped_in_incident = 0
+        """Batches skipped since the last rollback or skip_data."""
+        if path.exists():
+            self._read()
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+
+    def add_action(self, taken: Taken) -> None:
+        self._append(
+            {
+                "what": "action",
+                "kind": taken.kind,
+                "step": taken.step,
+                "batch": taken.batch,
+                "alert_id": taken.alert_id,
+                "to_step": taken.to_step,
+                "segment": taken.segment,
+                "is_automatic": taken.is_automatic,
+            }
+        )
+        self._take_action(taken)
+
+    def add_skipped(self, batch: int) -> None:
+        if batch in self.skipped:
+            return
+        self._append({"what": "skip", "batch": batch})
+        self._take_skipped(batch)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self) -> None:
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with self._path.open("r+b") as file:
+                file.truncate(whole)
+                os.fsync(file.fileno())
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                log.warning("%s: line %d cannot be read and is passed over", self._path, number)
+
+    def _take(self, line: Mapping[str, Any]) -> None:
+        if line["what"] == "skip":
+            self._take_skipped(int(line["batch"]))
+        else:
+            fields = {name: line[name] for name in Taken.__slots__}
+            self._take_action(Taken(**fields))
+
+    def _take_action(self, taken: Taken) -> None:
+        self.actions.append(taken)
+        if taken.kind in ("rollback", "skip_data"):
+            self.num_skipped_in_incident = 0
+
+    def _take_skipped(self, batch: int) -> None:
+        self.skipped.add(batch)
+        self.num_skipped_in_incident += 1

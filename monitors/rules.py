@@ -1,0 +1,122 @@
+"""Rules are data: which signal, judged how, for how long, how bad it is and what to do about it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from ..platform import catalogue
+from ..platform.catalogue import signal_spec
+from ..platform.errors import MoescopeError, did_you_mean
+from ..platform.frozen import Frozen, parsed
+from ..platform.records import Severity
+
+Detector = Literal["spike", "drift", "non_finite", "dead_experts", "monopoly"]
+RuleAction = Literal["observe", "skip_data", "damp", "rollback", "halt"]
+
+PARAMETERS: Mapping[str, frozenset[str]] = {
+    "spike": frozenset({"window", "min_count", "floor", "level_rate", "is_log"}),
+    "drift": frozenset({"window", "min_count", "lag", "slack", "floor", "restart", "is_log"}),
+    "non_finite": frozenset(),
+    "dead_experts": frozenset({"min_expected", "min_steps"}),
+    "monopoly": frozenset({"memory_steps"}),
+}
+"""What each detector can be told; a parameter that is not given has the detector's own default."""
+
+_EXPERT_DETECTORS = ("dead_experts", "monopoly")
+
+
+class Rule(Frozen):
+    """One row of the table of rules. Rules on the same signal, detector and parameters share one detector."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    signal: str
+    """A measured signal of the catalogue, or a user's own (`user/...`)."""
+    detector: Detector
+    """spike: robust z-score. drift: lagged CUSUM. non_finite: share of NaN and infinite values. dead_experts: how many.
+    monopoly: concentration of the routing, 0 to 1. High is bad for all of them; vectors count by their worst entry."""
+    parameters: dict[str, float] = {}
+    threshold: float
+    """The score must exceed it."""
+    patience: PositiveInt = 1
+    """Exceeding scores that it takes ..."""
+    of_last: PositiveInt = 1
+    """... among this many."""
+    raised: float | None = None
+    """Scores above this already belong to the stretch whose first step is the onset; the threshold if it is not given."""
+    calm_steps: PositiveInt = 5
+    """Scores in a row without excess that end the stretch."""
+    cooldown_steps: NonNegativeInt = 0
+    """Steps after an alarm in which this rule raises no further one."""
+    severity: Severity
+    """info is recorded as a note, not raised as an alert."""
+    action: RuleAction = "observe"
+    """What the policy may do: the highest rung that this rule can ask for."""
+    is_immediate: bool = False
+    """Whether the action waits neither for the grace window nor for a cooldown."""
+    delay_p99_steps: NonNegativeInt
+    """Steps from the onset to the alarm, 99th percentile: what a certificate must wait for if the rule rolls back."""
+    message: str
+    """What it means, in one clause; numbers are added."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        try:
+            spec = signal_spec(self.signal)
+        except MoescopeError as error:
+            raise ValueError(str(error)) from None
+        if self.patience > self.of_last:
+            raise ValueError(
+                f"rule {self.name}: patience is {self.patience}, but of_last is {self.of_last}: use at most as much"
+            )
+        for parameter in self.parameters:
+            if parameter not in PARAMETERS[self.detector]:
+                known = sorted(PARAMETERS[self.detector])
+                raise ValueError(
+                    f"rule {self.name}: detector {self.detector} has no parameter {parameter}"
+                    f"{did_you_mean(parameter, known)} (there are: {', '.join(known) or 'none'})"
+                )
+        is_counts = spec.name == catalogue.EXPERT_TOKENS
+        if is_counts != (self.detector in _EXPERT_DETECTORS):
+            raise ValueError(
+                f"rule {self.name}: detector {self.detector} does not fit signal {self.signal}: "
+                f"{' and '.join(_EXPERT_DETECTORS)} judge {catalogue.EXPERT_TOKENS}, the others judge values"
+            )
+        is_vector = bool(spec.dimensions) and spec.name != catalogue.LOSS_PER_SAMPLE
+        if self.detector in ("spike", "drift") and is_vector:
+            raise ValueError(
+                f"rule {self.name}: detector {self.detector} judges scalars and {catalogue.LOSS_PER_SAMPLE}, "
+                f"but {self.signal} has dimensions {' x '.join(spec.dimensions)}"
+            )
+        return self
+
+    @property
+    def impugns_state(self) -> bool:
+        """Whether, while it holds, states saved since its onset are not to be trusted."""
+        return self.action in ("damp", "rollback", "halt")
+
+
+def read_rules(rows: Iterable[Mapping[str, Any]]) -> tuple[Rule, ...]:
+    """Validates rows as read from a file. Raises MoescopeError with field, value and what is allowed."""
+    rules = tuple(parsed(Rule, row, f"rule {row.get('name', '?')}") for row in rows)
+    names = [rule.name for rule in rules]
+    for name in names:
+        if names.count(name) > 1:
+            raise MoescopeError(
+                f"rule {name} is there {names.count(name)} times: give each its own name"
+            )
+    return rules
+
+
+def check_certification(rules: Sequence[Rule], certify_after_steps: int) -> None:
+    """Raises MoescopeError where a checkpoint would be certified before the slowest rollback rule could have spoken."""
+    slowest = max(
+        (rule for rule in rules if rule.action == "rollback"),
+        key=lambda rule: rule.delay_p99_steps,
+        default=None,
+    )
+    if slowest is not None and certify_after_steps < slowest.delay_p99_steps:
+        raise MoescopeError(
+            f"policy.certify_after_steps is {certify_after_steps}, but rule {slowest.name} may take "
+            f"{slowest.delay_p99_steps} steps to fire: use at least {slowest.delay_p99_steps}"
+        )

@@ -1,0 +1,303 @@
+"""From measured values to scores: what stands between a rule's signal and its threshold.
+
+One scorer serves all rules that judge the same signal in the same way. High is bad for every score.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..platform import catalogue
+from ..platform.records import EventKind
+from .detectors.drift import DriftScore
+from .detectors.experts import DeadExperts, Monopoly
+from .detectors.non_finite import non_finite_score
+from .detectors.spike import SpikeScore
+from .loss_signals import LossNormaliser, Residuals
+from .rules import Rule
+
+Values = Mapping[str, NDArray[np.generic]]
+
+NEW_BASELINES: frozenset[EventKind] = frozenset({"decay", "resolution", "data_change", "resume"})
+"""Announced events after which values may settle elsewhere without anything being wrong."""
+NEW_DATA: frozenset[EventKind] = frozenset({"resolution", "data_change"})
+"""Those of them after which even the noise of the values is another."""
+
+_POOLED_FLOOR = 0.1
+"""Least spread of the pooled residual: a tenth of a sample's own sigma."""
+_MODALITIES = catalogue.MODALITIES
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    value: float
+    onset_step: int | None = None
+    """The change point, where the detector itself knows it."""
+    recorded: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Catalogue signals that this score is recorded as."""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Scorer(Protocol):
+    """Turns a step's values into a score per detector name; nothing where its signal was not measured in this step."""
+
+    def update(self, step: int, values: Values) -> Mapping[str, Score]: ...
+    def announce(self, kind: EventKind) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class LossScorer:
+    """Spike and drift scores of the per-sample losses, both on residuals from one normaliser over sigma.
+
+    Spike: robust z of the residuals pooled over samples and modalities. Drift: the CUSUM of each modality's log loss
+    with sigma accounted for; the worse modality counts. A step that the spike score rejects teaches neither of them.
+    """
+
+    def __init__(self, spike: Mapping[str, float], drift: Mapping[str, float]) -> None:
+        self._normaliser = LossNormaliser(len(_MODALITIES))
+        options: dict[str, Any] = {"floor": _POOLED_FLOOR} | _whole(spike)
+        # the normaliser's own level follows the training
+        self._spike = SpikeScore(**options, level_rate=0.0)
+        self._drifts = [DriftScore(**_whole(drift)) for _ in _MODALITIES]
+
+    def update(self, step: int, values: Values) -> Mapping[str, Score]:
+        found = self._residuals(values)
+        if found is None:
+            return {}
+        loss_MB, sigma_MB, residuals = found
+        z, is_accepted = self._spike.update(residuals.pooled)
+        # a batch in which any loss is not a number is judged by the rest, but not learnt from
+        is_accepted = is_accepted and bool(np.isfinite(loss_MB).all())
+        if is_accepted:
+            self._normaliser.learn(loss_MB, sigma_MB, residuals)
+        elif self._spike.was_just_rebased:
+            self._normaliser.rebaseline(forgets_curve=False)
+        worst = 0
+        for m, drift in enumerate(self._drifts):
+            if math.isfinite(residuals.log_level_M[m]):
+                drift.update(step, float(residuals.log_level_M[m]), is_accepted)
+            if drift.score > self._drifts[worst].score:
+                worst = m
+        slow = self._drifts[worst]
+        by_modality = {
+            name: round(float(np.nanmean(row_B)), 3)
+            for name, row_B in zip(_MODALITIES, residuals.per_sample_MB, strict=False)
+            if np.isfinite(row_B).any()
+        }
+        return {
+            "spike": Score(
+                z,
+                recorded={catalogue.LOSS_SPIKE_SCORE: np.float32(z).reshape(())},
+                evidence={"residual_sigma": by_modality},
+            ),
+            "drift": Score(
+                slow.score,
+                slow.onset_step,
+                {catalogue.LOSS_DRIFT_SCORE: np.float32(slow.score).reshape(())},
+                {"modality": _MODALITIES[worst]},
+            ),
+        }
+
+    def vet(self, values: Values) -> float:
+        """The spike score that a batch would get; infinite where one of its losses is not finite. Changes nothing."""
+        found = self._residuals(values)
+        if not np.isfinite(np.asarray(values[catalogue.LOSS_PER_SAMPLE])).all():
+            return math.inf
+        return 0.0 if found is None else self._spike.score(found[2].pooled)
+
+    def _residuals(
+        self, values: Values
+    ) -> tuple[NDArray[np.generic], NDArray[np.generic], Residuals] | None:
+        if catalogue.LOSS_PER_SAMPLE not in values:
+            return None
+        loss_MB = np.atleast_2d(np.asarray(values[catalogue.LOSS_PER_SAMPLE]))
+        if catalogue.LOSS_SIGMA in values:
+            sigma_MB = np.atleast_2d(np.asarray(values[catalogue.LOSS_SIGMA]))
+        else:
+            sigma_MB = np.zeros(loss_MB.shape)
+        if loss_MB.shape[0] < len(_MODALITIES):
+            missing = ((0, len(_MODALITIES) - loss_MB.shape[0]), (0, 0))
+            # a loss of 0 is a masked one
+            loss_MB, sigma_MB = np.pad(loss_MB, missing), np.pad(sigma_MB, missing)
+        residuals = self._normaliser.residuals(loss_MB, sigma_MB)
+        return None if residuals is None else (loss_MB, sigma_MB, residuals)
+
+    def announce(self, kind: EventKind) -> None:
+        for drift in self._drifts:
+            drift.rebaseline()
+        if kind != "decay":
+            is_new_data = kind in NEW_DATA
+            self._normaliser.rebaseline(forgets_curve=is_new_data)
+            self._spike.rebaseline(forgets_spread=is_new_data)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "normaliser": self._normaliser.state_dict(),
+            "spike": self._spike.state_dict(),
+            "drifts": [drift.state_dict() for drift in self._drifts],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._normaliser.load_state_dict(state["normaliser"])
+        self._spike.load_state_dict(state["spike"])
+        for drift, saved in zip(self._drifts, state["drifts"], strict=True):
+            drift.load_state_dict(saved)
+
+
+class ScalarScorer:
+    """Spike or drift score of a scalar; with `is_log` of its logarithm, as befits a heavy tail. Not finite: passed over."""
+
+    def __init__(self, signal: str, detector: str, parameters: Mapping[str, float]) -> None:
+        self._signal = signal
+        self._detector = detector
+        options = _whole(parameters)
+        self._is_log = bool(options.pop("is_log", 0))
+        self._spike = SpikeScore(**options) if detector == "spike" else None
+        self._drift = DriftScore(**options) if detector == "drift" else None
+
+    def update(self, step: int, values: Values) -> Mapping[str, Score]:
+        if self._signal not in values:
+            return {}
+        value = float(np.asarray(values[self._signal]))
+        if self._is_log:
+            value = math.log(value) if value > 0 else math.nan
+        if not math.isfinite(value):
+            return {}
+        if self._spike is not None:
+            z, _ = self._spike.update(value)
+            recorded = {}
+            if self._signal == catalogue.GRAD_NORM:
+                recorded = {catalogue.GRAD_NORM_SCORE: np.float32(z).reshape(())}
+            return {"spike": Score(z, recorded=recorded)}
+        assert self._drift is not None
+        self._drift.update(step, value)
+        return {"drift": Score(self._drift.score, self._drift.onset_step)}
+
+    def announce(self, kind: EventKind) -> None:
+        if self._drift is not None:
+            self._drift.rebaseline()
+        if self._spike is not None:
+            self._spike.rebaseline(forgets_spread=kind in NEW_DATA)
+
+    def state_dict(self) -> dict[str, Any]:
+        inner = self._spike or self._drift
+        assert inner is not None
+        return inner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        inner = self._spike or self._drift
+        assert inner is not None
+        inner.load_state_dict(state)
+
+
+class NonFiniteScorer:
+    """Share of a signal's values that are not finite. It has no memory."""
+
+    def __init__(self, signal: str) -> None:
+        self._signal = signal
+
+    def update(self, step: int, values: Values) -> Mapping[str, Score]:
+        if self._signal not in values:
+            return {}
+        return {"non_finite": Score(non_finite_score(values[self._signal]))}
+
+    def announce(self, kind: EventKind) -> None:
+        return
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        return
+
+
+class ExpertScorer:
+    """Dead experts (their number), or concentration of the routing (the worst layer's)."""
+
+    def __init__(self, detector: str, parameters: Mapping[str, float]) -> None:
+        options = _whole(parameters)
+        self._dead = DeadExperts(**options) if detector == "dead_experts" else None
+        self._monopoly = Monopoly(**options) if detector == "monopoly" else None
+
+    def update(self, step: int, values: Values) -> Mapping[str, Score]:
+        tokens_LE = np.asarray(values.get(catalogue.EXPERT_TOKENS, np.zeros((0, 0))))
+        if not tokens_LE.size or not np.isfinite(tokens_LE).all():
+            return {}
+        if self._dead is not None:
+            is_dead_LE = self._dead.update(tokens_LE)
+            num_dead = int(is_dead_LE.sum())
+            return {
+                "dead_experts": Score(
+                    float(num_dead),
+                    step - self._dead.longest_idle_steps() + 1 if num_dead else None,
+                    {catalogue.DEAD_EXPERTS: is_dead_LE.sum(axis=1).astype(np.float32)},
+                    {"layer_expert": np.argwhere(is_dead_LE).tolist()} if num_dead else {},
+                )
+            }
+        assert self._monopoly is not None
+        concentration_L = self._monopoly.update(tokens_LE)
+        return {
+            "monopoly": Score(
+                float(concentration_L.max()),
+                evidence={"concentration_of_layer": np.round(concentration_L, 3).tolist()},
+            )
+        }
+
+    def announce(self, kind: EventKind) -> None:
+        inner = self._dead or self._monopoly
+        assert inner is not None
+        if kind in NEW_DATA:
+            inner.rebaseline()
+
+    def state_dict(self) -> dict[str, Any]:
+        inner = self._dead or self._monopoly
+        assert inner is not None
+        return inner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        inner = self._dead or self._monopoly
+        assert inner is not None
+        inner.load_state_dict(state)
+
+
+def scorer_key(rule: Rule) -> str:
+    """Rules with the same key share a scorer. Spike and drift of the per-sample losses share one normaliser."""
+    if rule.signal == catalogue.LOSS_PER_SAMPLE and rule.detector in ("spike", "drift"):
+        return rule.signal
+    options = ",".join(f"{name}={value:g}" for name, value in sorted(rule.parameters.items()))
+    return f"{rule.signal}|{rule.detector}|{options}"
+
+
+def make_scorer(rule: Rule, same_key: list[Rule]) -> Scorer:
+    """Builds the scorer of a rule. `same_key`: all rules that will share it."""
+    if scorer_key(rule) == catalogue.LOSS_PER_SAMPLE:
+        return LossScorer(_merged(same_key, "spike"), _merged(same_key, "drift"))
+    if rule.detector in ("spike", "drift"):
+        return ScalarScorer(rule.signal, rule.detector, rule.parameters)
+    if rule.detector == "non_finite":
+        return NonFiniteScorer(rule.signal)
+    return ExpertScorer(rule.detector, rule.parameters)
+
+
+def _merged(rules: list[Rule], detector: str) -> dict[str, float]:
+    """The loss has one spike score and one drift score, recorded as such: its rules must agree on their parameters."""
+    given = [rule for rule in rules if rule.detector == detector]
+    for rule in given:
+        if rule.parameters != given[0].parameters:
+            raise ValueError(
+                f"rules {given[0].name} and {rule.name} give detector {detector} different parameters "
+                f"({given[0].parameters} and {rule.parameters}), but there is one {detector} score of the loss: "
+                "make them equal"
+            )
+    return {k: v for k, v in given[0].parameters.items() if k != "is_log"} if given else {}
+
+
+def _whole(parameters: Mapping[str, float]) -> dict[str, Any]:
+    """Counts come as floats from the table of rules."""
+    counts = ("window", "min_count", "lag", "min_steps", "memory_steps")
+    return {k: int(v) if k in counts else v for k, v in parameters.items()}

@@ -1,0 +1,248 @@
+"""The sink that mirrors a run into MLflow: parameters, tags and thinned scalars, one nested MLflow run per segment.
+
+MLflow stores a number at a few kilobytes' cost and sustains some thousand of them a second at a core's expense, so it is
+offered at most `NUMBERS_PER_S`, never a number per expert. Only finite values are sent: an infinity comes back as 1.8e308
+and would ruin the chart's axis; how many were not finite is a metric of its own.
+
+An MLflow run is found again by its tags, `moescope.run_id` and `moescope.segment`, which are set in the request that
+makes it; so neither a restart nor a lost answer makes it twice.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .catalogue import Tier, signal_spec
+from .record_codec import Record
+from .records import Alert, Frame, Run, Segment
+from .sink_thread import RecordRefused
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+NUMBERS_PER_S = 100.0
+"""Most numbers sent per second of training (facts: tracking.md 5.8)."""
+NON_FINITE = "moescope/non_finite"
+"""MLflow metric: how many scalars of the step were not finite."""
+_SHARES: Mapping[Tier, float] = {"step": 0.7, "sampled": 0.1, "system": 0.1, "user": 0.1}
+# how many seconds' worth may come at once
+_BURST_S = 2.0
+_METRICS_PER_REQUEST = 1000
+_PARAMS_PER_REQUEST = 100
+_PARAM_LENGTH = 6000
+_TAG_LENGTH = 5000
+
+
+class MlflowSink:
+    """Writes to an MLflow server, or into the database file of one that is not up.
+
+    MLflow is imported and reached in the sink's own thread only, and each request gives up after a few seconds.
+    Segments and alerts may be written any number of times. After a kill, numbers of the last second or so may be thinned
+    differently when they are replayed.
+    """
+
+    name = "mlflow"
+
+    def __init__(self, tracking_url: str, run: Run, dashboard_url: str = "") -> None:
+        """dashboard_url: where this run can be seen live, without a token; kept as a tag and in the description."""
+        self._url = tracking_url
+        self._run = run
+        self._dashboard_url = dashboard_url
+        self._client: MlflowClient | None = None
+        self._parent_id = ""
+        self._segment_ids: dict[int, str] = {}
+        self._newest_segment = -1
+        self._free_from_s: dict[Tier, float] = {}
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Writes all records, with one request per segment. Raises whatever MLflow raises, or RecordRefused."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._write(records)
+        except MlflowException as error:
+            if error.error_code == "INVALID_PARAMETER_VALUE":
+                raise RecordRefused(str(error)) from error
+            # the run may have been deleted there: look for it again
+            self._parent_id = ""
+            self._segment_ids.clear()
+            raise
+
+    def close(self) -> None:
+        """Marks the newest segment's run and the whole run as finished."""
+        if self._client is None:
+            return
+        for run_id in (*self._segment_ids.values(), self._parent_id):
+            if run_id:
+                self._client.set_terminated(run_id)
+
+    def _write(self, records: Sequence[Record]) -> None:
+        client = self._open()
+        for record in records:
+            if isinstance(record, Segment):
+                self._write_segment(client, record)
+            elif isinstance(record, Alert):
+                text = f"{record.severity} from step {record.onset_step}: {record.message}"
+                key = f"alert.{record.rule}.{record.fired_step}"
+                client.set_tag(self._segment_id(client, record.segment), key, text[:_TAG_LENGTH])
+        free_from_s = dict(self._free_from_s)
+        metrics: dict[int, list[Metric]] = {}
+        for record in records:
+            if isinstance(record, Frame):
+                metrics.setdefault(record.segment, []).extend(_metrics(record, free_from_s))
+        for segment, found in metrics.items():
+            run_id = self._segment_id(client, segment)
+            for i in range(0, len(found), _METRICS_PER_REQUEST):
+                client.log_batch(run_id, metrics=found[i : i + _METRICS_PER_REQUEST])
+        # only now: the same records must be thinned alike when they come again
+        self._free_from_s = free_from_s
+
+    def _open(self) -> "MlflowClient":
+        if self._client is None:
+            _be_impatient()
+            from mlflow import MlflowClient
+
+            # migrations of a new database file would tell their story into the progress line
+            for name in ("alembic", "mlflow"):
+                logging.getLogger(name).setLevel(logging.ERROR)
+            self._client = MlflowClient(tracking_uri=self._url)
+        if not self._parent_id:
+            self._parent_id = self._open_parent(self._client)
+        return self._client
+
+    def _open_parent(self, client: "MlflowClient") -> str:
+        run = self._run
+        experiment_id = _experiment_id(client, run.project)
+        tags = {"moescope.run_id": run.id, "moescope.segment": "all"}
+        run_id = _find_or_create(client, experiment_id, tags, run.name)
+        more = {
+            "moescope.device": run.device,
+            "moescope.code_version": run.code_version,
+            "moescope.folder": run.folder,
+            "moescope.tags": ", ".join(run.tags),
+        }
+        if self._dashboard_url:
+            more["moescope.dashboard"] = self._dashboard_url
+            more["mlflow.note.content"] = f"Live, with every expert: {self._dashboard_url}"
+        from mlflow.entities import Param, RunTag
+
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in more.items() if value])
+        known = client.get_run(run_id).data.params
+        # a resume may have changed some: MLflow's parameters never change, the segment's tags tell
+        new = [
+            Param(key, value[:_PARAM_LENGTH])
+            for key, value in _flat(run.config)
+            if key not in known
+        ]
+        for i in range(0, len(new), _PARAMS_PER_REQUEST):
+            client.log_batch(run_id, params=new[i : i + _PARAMS_PER_REQUEST])
+        client.update_run(run_id, status="RUNNING")
+        self._experiment_id = experiment_id
+        return run_id
+
+    def _segment_id(self, client: "MlflowClient", index: int) -> str:
+        if index not in self._segment_ids:
+            tags = {
+                "moescope.run_id": self._run.id,
+                "moescope.segment": str(index),
+                "mlflow.parentRunId": self._parent_id,
+            }
+            name = f"{self._run.name} segment {index}"
+            self._segment_ids[index] = _find_or_create(client, self._experiment_id, tags, name)
+            if index > self._newest_segment:
+                for older, run_id in self._segment_ids.items():
+                    if older < index:
+                        client.set_terminated(run_id)
+                self._newest_segment = index
+        return self._segment_ids[index]
+
+    def _write_segment(self, client: "MlflowClient", segment: Segment) -> None:
+        from mlflow.entities import RunTag
+
+        tags = {"moescope.reason": segment.reason, "moescope.start_step": str(segment.start_step)}
+        if segment.parent_segment is not None:
+            tags["moescope.parent"] = f"segment {segment.parent_segment}, step {segment.parent_step}"
+        for key, (old, new) in segment.changes.items():
+            tags[f"moescope.changed.{key}"] = f"{old} -> {new}"[:_TAG_LENGTH]
+        client.log_batch(
+            self._segment_id(client, segment.index), tags=[RunTag(k, v) for k, v in tags.items()]
+        )
+
+
+def _be_impatient() -> None:
+    """Shortens MLflow's patience: by default a request to a server that hangs takes up to 16 minutes.
+
+    The journal keeps what could not be sent, and the sink's thread tries again. What a person has set stays.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def _experiment_id(client: "MlflowClient", project: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(project)
+    if found is not None:
+        return str(found.experiment_id)
+    try:
+        return str(client.create_experiment(project))
+    except MlflowException:
+        # another run of the project made it in between
+        found = client.get_experiment_by_name(project)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def _find_or_create(
+    client: "MlflowClient", experiment_id: str, tags: Mapping[str, str], name: str
+) -> str:
+    wanted = " and ".join(
+        f"tags.`{key}` = '{value}'" for key, value in tags.items() if key.startswith("moescope.")
+    )
+    found = client.search_runs([experiment_id], wanted, max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    return str(client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
+
+
+def _metrics(frame: Frame, free_from_s: dict[Tier, float]) -> "list[Metric]":
+    """Returns what is sent of a frame, and moves on the time from which each tier may send again.
+
+    Each tier has its share of NUMBERS_PER_S: a frame with n numbers keeps its tier busy for n / rate seconds. The slow
+    tier is rare and always sent.
+    """
+    from mlflow.entities import Metric
+
+    by_tier: dict[Tier, dict[str, float]] = {}
+    for name, value in frame.values.items():
+        if value.ndim == 0:
+            by_tier.setdefault(signal_spec(name).tier, {})[name] = float(value)
+    chosen: dict[str, float] = {}
+    for tier, values in by_tier.items():
+        if tier in _SHARES:
+            free_s = free_from_s.get(tier, 0.0)
+            if frame.time_s < free_s:
+                continue
+            start_s = max(free_s, frame.time_s - _BURST_S)
+            free_from_s[tier] = start_s + len(values) / (NUMBERS_PER_S * _SHARES[tier])
+        chosen |= {name: value for name, value in values.items() if math.isfinite(value)}
+    num_bad = sum(not math.isfinite(v) for values in by_tier.values() for v in values.values())
+    if num_bad:
+        chosen[NON_FINITE] = float(num_bad)
+    time_ms = int(frame.time_s * 1000)
+    return [Metric(name, value, time_ms, frame.step) for name, value in chosen.items()]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat += _flat(value, f"{prefix}{key}.")
+        else:
+            flat.append((f"{prefix}{key}", str(value)))
+    return flat

@@ -1,0 +1,164 @@
+"""Reads samples: the range first, thinning second, in transactions of at most a few thousand rows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+
+from . import tables
+from .catalogue import signal_spec
+from .engines import Database, UnknownRun
+from .records import Segment, Series
+from .store import Store
+from .stretches import Source, joined, rows_to_read, stretch
+from .thinning import thinned
+
+_NUMBERS_AT_ONCE = 1 << 22
+"""Numbers held before a long series is thinned for the first time: 16 MiB."""
+_END = 1 << 62
+"""Past any step."""
+
+
+def read_series(
+    store: Store,
+    run_id: str,
+    signal: str,
+    *,
+    from_step: int | None = None,
+    to_step: int | None = None,
+    row: int | None = None,
+    max_points: int | None = None,
+    segments: Sequence[int] | None = None,
+) -> Series:
+    """Reads a signal from `from_step` to `to_step` (both included) of all or some segments, then thins to `max_points`.
+
+    row: one index of a 2-D signal's first dimension; the values are then (points, second dimension). What was never
+    measured gives an empty series; where shapes differ between steps, missing elements are NaN. What thinning keeps:
+    `platform/thinning.py`. Raises MoescopeError on an unknown run or signal, or a `row` where there are none.
+    """
+    source = _sources(store.database, run_id, [signal]).get(signal)
+    first, last = from_step or 0, _END if to_step is None else to_step
+    stretches = [
+        (segment, max(first, start), min(last, end))
+        for segment, start, end, _ in (source.spans if source else ())
+        if segments is None or segment in segments
+    ]
+    return _read(store.database, source, signal, stretches, row, max_points)
+
+
+def read_since(store: Store, run_id: str, signal: str, cursor: tuple[int, int] | None) -> Series:
+    """Reads what came after a cursor: the (segment, step) of the last point that the caller has; None reads all."""
+    source = _sources(store.database, run_id, [signal]).get(signal)
+    segment, step = cursor or (-1, -1)
+    stretches = [
+        (index, max(start, step + 1) if index == segment else start, end)
+        for index, start, end, _ in (source.spans if source else ())
+        if index >= segment
+    ]
+    return _read(store.database, source, signal, stretches, None, None)
+
+
+def latest(
+    store: Store, run_id: str, signals: Sequence[str]
+) -> dict[str, tuple[int, NDArray[np.float32]]]:
+    """The newest (step, value) of each of the signals that has one; newest is the last step of the last segment."""
+    found: dict[str, tuple[int, NDArray[np.float32]]] = {}
+    for signal, source in _sources(store.database, run_id, signals).items():
+        segment, _, last, _ = source.spans[-1]
+        point = _read(store.database, source, signal, [(segment, last, last)], None, None)
+        if len(point.steps):
+            found[signal] = int(point.steps[-1]), point.values[-1]
+    return found
+
+
+def known_signals(store: Store, run_id: str) -> list[str]:
+    """Names of the signals that the run has samples of, in alphabetical order."""
+    statement = (
+        select(tables.signals.c.name)
+        .join(tables.spans, tables.spans.c.signal_id == tables.signals.c.id)
+        .join(tables.runs, tables.runs.c.number == tables.spans.c.run_number)
+        .where(tables.runs.c.id == run_id)
+        .distinct()
+    )
+    return sorted(store.database.read(lambda c: c.scalars(statement).all()))
+
+
+def is_living(series: Series, segments: Sequence[Segment]) -> NDArray[np.bool_]:
+    """Which points belong to the branch that training is on; the others are ghosts, abandoned by a rollback.
+
+    From the newest segment back to its parent, the parent's parent and so on: each counts up to its child's
+    `parent_step`, and no further than any later child. Segments that nobody descends from are abandoned.
+    """
+    is_alive = np.zeros(len(series.steps), bool)
+    if not segments:
+        return ~is_alive
+    by_index = {segment.index: segment for segment in segments}
+    here: Segment | None = by_index[max(by_index)]
+    assert here is not None
+    # a segment newer than what the caller knows of is where training is now
+    is_alive |= series.segments > here.index
+    until = _END
+    while here is not None:
+        is_alive |= (series.segments == here.index) & (series.steps <= until)
+        until = min(until, here.start_step - 1 if here.parent_step is None else here.parent_step)
+        parent = here.parent_segment
+        here = by_index.get(parent) if parent is not None and parent < here.index else None
+    return is_alive
+
+
+def _sources(database: Database, run_id: str, signals: Sequence[str]) -> dict[str, Source]:
+    statement = (
+        select(
+            tables.signals.c.name,
+            tables.spans.c.run_number,
+            tables.spans.c.signal_id,
+            tables.groups.c.id,
+            tables.signals.c.num_dimensions,
+            tables.spans.c.segment,
+            tables.spans.c.first_step,
+            tables.spans.c.last_step,
+            tables.spans.c.num_rows,
+        )
+        .join(tables.runs, tables.runs.c.number == tables.spans.c.run_number)
+        .join(tables.signals, tables.signals.c.id == tables.spans.c.signal_id)
+        .join(tables.groups, tables.groups.c.name == tables.signals.c.group_name)
+        .where(tables.runs.c.id == run_id, tables.signals.c.name.in_(signals))
+        .order_by(tables.spans.c.segment)
+    )
+    is_there = select(tables.runs.c.number).where(tables.runs.c.id == run_id)
+    rows, number = database.read(lambda c: (c.execute(statement).all(), c.scalar(is_there)))
+    if number is None:
+        raise UnknownRun(f"run {run_id} is not in the store: it was deleted or never added")
+    heads: dict[str, tuple[int, int, int, int]] = {}
+    spans: dict[str, list[tuple[int, int, int, int]]] = {}
+    for name, *head, segment, first, last, num_rows in rows:
+        heads[name] = tuple(head)
+        spans.setdefault(name, []).append((segment, first, last, num_rows))
+    for name in signals:
+        if name not in heads:
+            signal_spec(name)  # a wrong name is an error, a signal not yet measured is not
+    return {name: Source(name, *head, tuple(spans[name])) for name, head in heads.items()}
+
+
+def _read(
+    database: Database,
+    source: Source | None,
+    signal: str,
+    stretches: Sequence[tuple[int, int, int]],
+    row: int | None,
+    max_points: int | None,
+) -> Series:
+    num_dimensions = source.num_dimensions if source else len(signal_spec(signal).dimensions)
+    rows = rows_to_read(source, signal, num_dimensions, row)
+    if row is not None:
+        num_dimensions -= 1
+    parts: list[Series] = []
+    for segment, first, last in stretches:
+        assert source is not None
+        for part in stretch(database, source, segment, first, last, rows):
+            parts.append(part)
+            if max_points is not None and sum(p.values.size for p in parts) > _NUMBERS_AT_ONCE:
+                parts = [thinned(joined(signal, parts, num_dimensions), max_points)]
+    series = joined(signal, parts, num_dimensions)
+    return series if max_points is None else thinned(series, max_points)

@@ -1,0 +1,65 @@
+"""The sink that writes a run's records into the store."""
+
+from collections.abc import Sequence
+
+from sqlalchemy.exc import IntegrityError, StatementError
+
+from .errors import MoescopeError
+from .record_codec import Record
+from .records import Alert, Checkpoint, Event, Frame, Run, Segment
+from .sink_thread import RecordRefused
+from .store import Store
+from .store_door import StoreDoor
+
+
+class SqlSink:
+    """Writes into the store at an address, which is opened in the sink's own thread and may be away at first."""
+
+    name = "sql"
+
+    def __init__(self, store_url: str, run: Run | None = None) -> None:
+        """run: entered into a store that does not know it, as one made anew after the first was lost."""
+        self._door = StoreDoor(store_url)
+        self._run = run
+        self._is_run_known = run is None
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Writes each kind in one short transaction of its own. Raises StoreAway, or RecordRefused."""
+        store = self._door.enter()
+        self._make_run_known(store)
+        try:
+            for record in records:
+                if isinstance(record, Segment):
+                    store.add_segment(record)
+            frames = [record for record in records if isinstance(record, Frame)]
+            if frames:
+                store.write_frames(frames)
+            for record in records:
+                if isinstance(record, Event):
+                    store.add_event(record)
+                elif isinstance(record, Alert):
+                    store.put_alert(record)
+                elif isinstance(record, Checkpoint):
+                    store.put_checkpoint(record)
+        except IntegrityError as error:
+            # the run may have been deleted, or the store replaced: then no record is at fault
+            self._is_run_known = self._run is None
+            self._must_know(store, records[0].run_id)
+            raise RecordRefused(f"the store does not take it: {error.orig}") from error
+        except (StatementError, ValueError, TypeError) as error:
+            raise RecordRefused(f"the store cannot hold it: {error}") from error
+
+    def close(self) -> None:
+        self._door.shut()
+
+    def _make_run_known(self, store: Store) -> None:
+        if self._run is None or self._is_run_known:
+            return
+        try:
+            store.find_run(self._run.id)
+        except MoescopeError:
+            store.add_run(self._run)
+        self._is_run_known = True
+
+    def _must_know(self, store: Store, run_id: str) -> None:
+        store.find_run(run_id)

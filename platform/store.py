@@ -1,0 +1,331 @@
+"""The store: what every process of moescope shares, whether it lies in SQLite or in PostgreSQL.
+
+Any thread of any process may call any method at any time. Each call is one or more short transactions of its own (at
+most about 50 ms each), so nobody holds the database while it thinks. Records go in and come out as plain frozen values.
+What a journal may bring twice is idempotent on its natural key. Samples may be lost if the machine loses power within
+moments; alerts, events, segments, checkpoints and commands are on disk when their call returns.
+
+Errors: `StoreAway` where the same call may succeed later (locked, unreachable, read-only, disk full), `UnknownRun` where
+the run is not in the store, any other `MoescopeError` where the call itself is wrong.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+
+from . import tables
+from .engines import PATIENCE_S, Database, UnknownRun
+from .errors import MoescopeError, did_you_mean
+from .migrate import prepare
+from .records import Alert, AlertState, Checkpoint, Event, EventKind, Frame, Run, Segment
+from .samples import write_frames
+from .upserts import columns_of, insert_into
+
+Answer = TypeVar("Answer")
+MOST_DELIVERIES = 5
+"""An alert that could not be delivered this often is given up; its failure stays readable."""
+_ROWS_AT_ONCE = 2000
+"""Rows of one deleting transaction."""
+_CHANGEABLE = {
+    "status",
+    "heartbeat_s",
+    "finished_s",
+    "mode",
+    "tags",
+    "note",
+    "is_archived",
+    "name",
+    "config",
+    "folder",
+}
+
+
+def open_store(url: str, *, patience_s: float = PATIENCE_S) -> "Store":
+    """Opens a store: `sqlite:///FILE` (made, and brought up to date, by itself) or `postgresql://...` (made where empty).
+
+    Raises MoescopeError, one line, where the address is wrong, the store unreachable or unwritable, newer than this
+    program, or (PostgreSQL) older. `patience_s`: how long any call waits for a busy database before it gives up.
+    """
+    database = Database(url, patience_s)
+    try:
+        prepare(database)
+    except BaseException:
+        database.close()
+        raise
+    return Store(database)
+
+
+class Store:
+    """An open store; see the module for what its calls promise."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.url = database.url.render_as_string(hide_password=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.database.close()
+
+    # runs
+
+    def add_run(self, run: Run) -> None:
+        """Adds a run; adding the same id again changes nothing."""
+        values = {**columns_of(run), "tags": list(run.tags), "config": dict(run.config)}
+        self._write(
+            lambda c: c.execute(
+                insert_into(c.dialect.name, tables.runs).on_conflict_do_nothing(), values
+            )
+        )
+
+    def find_run(self, name_or_id: str) -> Run:
+        """Finds a run by id, by name (the newest of that name), or by the beginning of its id if that is unique.
+
+        Raises MoescopeError, with near names where there are some.
+        """
+        runs = tables.runs.c
+        for wanted in (runs.id == name_or_id, runs.name == name_or_id):
+            found = self._runs(wanted)
+            if found:
+                return found[0]
+        if name_or_id:
+            found = self._runs(func.substr(runs.id, 1, len(name_or_id)) == name_or_id)
+            if len(found) == 1:
+                return found[0]
+            if found:
+                some = ", ".join(run.id for run in found[:3])
+                raise MoescopeError(f"run {name_or_id} is ambiguous ({some}): give more of the id")
+        names = self.database.read(lambda c: c.scalars(select(runs.name).distinct()).all())
+        raise UnknownRun(
+            f"unknown run {name_or_id}{did_you_mean(name_or_id, names)} (moescope runs lists them)"
+        )
+
+    def runs(self, include_archived: bool = False) -> list[Run]:
+        """All runs, newest first."""
+        return self._runs() if include_archived else self._runs(~tables.runs.c.is_archived)
+
+    def update_run(self, run_id: str, **fields: Any) -> None:
+        """Changes fields of a run, such as status, heartbeat_s, finished_s, mode, tags, note, is_archived or name."""
+        for field in fields.keys() - _CHANGEABLE:
+            raise MoescopeError(
+                f"a run's {field} cannot be changed{did_you_mean(field, _CHANGEABLE)}"
+            )
+        if not fields:
+            return
+        statement = update(tables.runs).where(tables.runs.c.id == run_id).values(fields)
+        # a heartbeat is soon followed by the next one: not worth a wait for the disk
+        is_durable = fields.keys() != {"heartbeat_s"}
+        if not self.database.write(lambda c: c.execute(statement).rowcount, is_durable=is_durable):
+            raise UnknownRun(f"run {run_id} is not in the store: it was deleted or never added")
+
+    def delete_run(self, run_id: str) -> None:
+        """Deletes a run with everything that belongs to it; its folder is the caller's. Unknown runs are no error."""
+        number = self.database.read(
+            lambda c: c.scalar(select(tables.runs.c.number).where(tables.runs.c.id == run_id))
+        )
+        if number is None:
+            return
+        samples = (tables.vector_rows, tables.scalar_rows, tables.spans)
+        for table in samples:
+            while self._write(lambda c, table=table: _delete_some(c, table, number)):
+                pass
+
+        def finish(connection: Connection) -> None:
+            for table in samples:  # a trainer may have written meanwhile
+                connection.execute(delete(table).where(table.c.run_number == number))
+            connection.execute(delete(tables.runs).where(tables.runs.c.id == run_id))
+
+        self._write(finish)
+        self.database.give_back_disk()
+
+    def _runs(self, *wanted: ColumnElement[bool]) -> list[Run]:
+        columns = [column for column in tables.runs.c if column.name != "number"]
+        newest_first = (tables.runs.c.created_s.desc(), tables.runs.c.number.desc())
+        statement = select(*columns).where(*wanted).order_by(*newest_first)
+        return self._all(statement, lambda row: Run(**{**row, "tags": tuple(row["tags"])}))
+
+    # segments, events, checkpoints
+
+    def add_segment(self, segment: Segment) -> None:
+        self._put(tables.segments, segment)
+
+    def segments(self, run_id: str) -> list[Segment]:
+        table = tables.segments
+        statement = select(table).where(table.c.run_id == run_id).order_by(table.c.index)
+        return self._all(statement, lambda row: Segment(**row))
+
+    def add_event(self, event: Event) -> None:
+        """Adds an event. Two events are the same if they agree in everything but their details."""
+        said = (event.run_id, event.segment, event.step, event.time_s, event.kind, event.text)
+        key = hashlib.blake2b(repr(said).encode("utf-8", "replace"), digest_size=12).hexdigest()
+        self._put(tables.events, event, key=key)
+
+    def events(self, run_id: str, kinds: Sequence[EventKind] | None = None) -> list[Event]:
+        """The events of a run, in the order of (segment, step, time)."""
+        event = tables.events.c
+        columns = [column for column in event if column.name != "key"]
+        statement = select(*columns).where(event.run_id == run_id)
+        if kinds is not None:
+            statement = statement.where(event.kind.in_(kinds))
+        statement = statement.order_by(event.segment, event.step, event.time_s, event.key)
+        return self._all(statement, lambda row: Event(**row))
+
+    def put_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Adds a checkpoint, or takes over what changed of the one with the same (run, segment, step)."""
+        self._put(tables.checkpoints, checkpoint)
+
+    def checkpoints(self, run_id: str) -> list[Checkpoint]:
+        """The checkpoints of a run, in the order of (segment, step)."""
+        kept = tables.checkpoints.c
+        statement = select(tables.checkpoints).where(kept.run_id == run_id)
+        return self._all(
+            statement.order_by(kept.segment, kept.step), lambda row: Checkpoint(**row)
+        )
+
+    # samples
+
+    def write_frames(self, frames: Sequence[Frame]) -> None:
+        """Writes samples; reading them is `platform/series.py`. Writing the same frames twice changes nothing.
+
+        Raises MoescopeError on an unknown signal or a wrong shape (then nothing was written), UnknownRun, or StoreAway.
+        """
+        write_frames(self.database, frames)
+
+    # alerts
+
+    def put_alert(self, alert: Alert) -> None:
+        """Adds an alert or brings it up to date; a state that a person has set stays."""
+        old = tables.alerts.c
+        self._put(
+            tables.alerts, alert, unless=old.changed_by != "", kept=("state", "changed_by", "changed_s")
+        )
+
+    def alerts(
+        self, run_id: str | None = None, states: Sequence[AlertState] | None = None
+    ) -> list[Alert]:
+        """Alerts of one run or of all, newest first."""
+        wanted = []
+        if run_id is not None:
+            wanted.append(tables.alerts.c.run_id == run_id)
+        if states is not None:
+            wanted.append(tables.alerts.c.state.in_(states))
+        return self._alerts(*wanted)
+
+    def alert(self, alert_id: str) -> Alert:
+        for found in self._alerts(tables.alerts.c.id == alert_id):
+            return found
+        raise MoescopeError(f"unknown alert {alert_id} (moescope alerts lists them)")
+
+    def set_alert_state(self, alert_id: str, state: AlertState, who: str, now_s: float) -> None:
+        """What a person decides about an alert: acknowledge, silence, resolve, open again."""
+        self._change_alert(alert_id, state=state, changed_by=who, changed_s=now_s)
+
+    def undelivered_alerts(self, since_s: float = 0.0) -> list[Alert]:
+        """Alerts since then that nobody was told of and nobody has seen, oldest first; five failures are enough."""
+        alert = tables.alerts.c
+        found = self._alerts(
+            alert.delivered_s.is_(None),
+            alert.num_deliveries < MOST_DELIVERIES,
+            alert.created_s >= since_s,
+            # a run that healed by itself is still news; what a person has dealt with is not
+            or_(alert.state == "open", alert.changed_by == ""),
+        )
+        return found[::-1]
+
+    def mark_delivered(self, alert_id: str, now_s: float, failure: str = "") -> None:
+        """Notes an attempt to deliver an alert; after a failure it stays undelivered, and the text is kept."""
+        attempts = tables.alerts.c.num_deliveries + 1
+        delivered_s = None if failure else now_s
+        self._change_alert(
+            alert_id, num_deliveries=attempts, delivered_s=delivered_s, delivery_failure=failure
+        )
+
+    def delivery_failures(self, run_id: str) -> dict[str, str]:
+        """{alert id: why it could not be delivered} for the alerts of a run that are not delivered."""
+        alert = tables.alerts.c
+        statement = select(alert.id, alert.delivery_failure).where(
+            alert.run_id == run_id, alert.delivery_failure != ""
+        )
+        return dict(self._all(statement, lambda row: (row["id"], row["delivery_failure"])))
+
+    def _alerts(self, *wanted: ColumnElement[bool]) -> list[Alert]:
+        alert = tables.alerts.c
+        hidden = {"delivered_s", "delivery_failure", "num_deliveries"}
+        columns = [column for column in alert if column.name not in hidden]
+        statement = select(*columns).where(*wanted)
+        return self._all(
+            statement.order_by(alert.created_s.desc(), alert.id), lambda row: Alert(**row)
+        )
+
+    def _change_alert(self, alert_id: str, **values: Any) -> None:
+        statement = update(tables.alerts).where(tables.alerts.c.id == alert_id).values(values)
+        if not self._write(lambda c: c.execute(statement).rowcount):
+            raise MoescopeError(f"unknown alert {alert_id} (moescope alerts lists them)")
+
+    # how
+
+    def _write(self, work: Callable[[Connection], Answer]) -> Answer:
+        return self.database.write(work, is_durable=True)
+
+    def _all(
+        self, statement: Select[Any], made: Callable[[dict[str, Any]], Answer]
+    ) -> list[Answer]:
+        rows = self.database.read(lambda c: c.execute(statement).mappings().all())
+        return [made(dict(row)) for row in rows]
+
+    def _put(
+        self,
+        table: Table,
+        record: Any,
+        *,
+        unless: ColumnElement[bool] | None = None,
+        kept: Sequence[str] = (),
+        **more: Any,
+    ) -> None:
+        """Upserts a record that belongs to a run; the columns in `kept` keep their value where `unless` holds."""
+        values = {**columns_of(record), **more}
+
+        def work(connection: Connection) -> None:
+            statement = insert_into(connection.dialect.name, table)
+            key = [column.name for column in table.primary_key]
+            new: dict[str, Any] = {
+                name: statement.excluded[name] for name in values if name not in key
+            }
+            for name in kept:
+                new[name] = case((unless, table.c[name]), else_=new[name])
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=key, set_=new), values
+            )
+
+        try:
+            self._write(work)
+        except IntegrityError:
+            raise UnknownRun(
+                f"run {record.run_id} is not in the store: it was deleted or never added"
+            ) from None
+
+
+def _delete_some(connection: Connection, table: Table, number: int) -> int:
+    key = list(table.primary_key)
+    some = select(*key).where(table.c.run_number == number).limit(_ROWS_AT_ONCE)
+    return connection.execute(delete(table).where(tuple_(*key).in_(some))).rowcount

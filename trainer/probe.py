@@ -1,0 +1,40 @@
+"""The slow tier: the loss of a fixed batch of held-out clips, with fixed noise and fixed noise levels."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..platform import catalogue
+from .config import RunConfig
+from .data.batches import Batch, Batches
+from .evaluate import ProbePass, probe, probe_passes
+from .measure import Values
+
+
+class Probe:
+    """Measures the same thing every time, so that a change is the model's and not the data's.
+
+    The batch is decoded at the first measurement and kept: the files may change or go away afterwards.
+    """
+
+    def __init__(self, config: RunConfig, batches: Batches, device: torch.device) -> None:
+        self._config = config
+        self._batches = batches
+        self._device = device
+        self._fixed: tuple[Batch, list[ProbePass]] | None = None
+
+    def is_due(self, step: int) -> bool:
+        every = self._config.watch.probe_every
+        return bool(every) and step % every == 0
+
+    def measure(self, model: nn.Module) -> Values:
+        """Returns the probe's catalogue signals; waits for the device. Changes nothing that computes."""
+        if self._fixed is None:
+            batch = self._batches.validation_batch(self._config.watch.num_probe_clips)
+            batch = batch.to(self._device)
+            self._fixed = batch, probe_passes(self._config, batch)
+        losses = probe(model, *self._fixed, self._config)
+        return {
+            catalogue.PROBE_LOSS: np.float32(losses.total).reshape(()),
+            catalogue.PROBE_LOSS_BIN: losses.total_Q.astype(np.float32),
+        }
