@@ -27,7 +27,7 @@ from .platform.shell import (
     rollback,
     runs_app,
 )
-from .platform.terminal import one_line, say, say_json, say_rows
+from .platform.terminal import console_for, one_line, say, say_json, say_rows
 
 EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
 """What `train` exits with: done, stopped by a person, halted by the policy; 1 is a crash."""
@@ -230,9 +230,15 @@ def make_clips_command(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Other seed, other clips.")] = 0,
 ) -> None:
     """Write encoded clips: moving shapes, a tone tied to their motion, a caption that tells it."""
+    from rich.progress import Progress
+
     from .trainer.data.make_clips import make_clips
 
-    make_clips(folder, num_clips, seed)
+    with Progress(console=console_for(sys.stderr), transient=True) as bar:
+        task = bar.add_task("writing clips", total=num_clips)
+        make_clips(
+            folder, num_clips, seed, progress=lambda done, _: bar.update(task, completed=done)
+        )
     say(f"{num_clips} clips in {folder}")
 
 
@@ -307,6 +313,8 @@ def doctor(home: Home = None, store: StoreUrl = None, as_json: Json = False) -> 
         say_json(findings)
     else:
         say_rows([vars(finding) for finding in findings], "nothing to examine")
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -36,8 +36,9 @@ def rollback_in_words(step: int | None, target: Checkpoint, run_name: str) -> st
         "" if step is None else f" and gives up the {max(0, step + 1 - target.step)} steps since"
     )
     return (
-        f"{run_name} goes back to its checkpoint of step {target.step} ({target.health}){given_up}. "
-        "Weights, optimizer, averages, schedule, randomness, data position and router biases return "
-        "to that moment. The steps given up stay visible as an abandoned branch; alerts stay too. "
-        "The trainer does it at its next step and answers below, under Commands."
+        f"{run_name} goes back to its checkpoint of step {target.step} "
+        f"({target.health}){given_up}. Weights, optimizer, averages, schedule, randomness, data "
+        "position and router biases return to that moment. The steps given up stay visible as an "
+        "abandoned branch; alerts stay too. The trainer does it at its next step and answers "
+        "below, under Commands."
     )

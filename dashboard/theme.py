@@ -15,7 +15,7 @@ from ..platform.records import Health, RunStatus, Severity
 BACKGROUNDS = ("#FFFFFF", "#0F1419")
 """Light and dark, as in .streamlit/config.toml."""
 
-BLUE, ORANGE, GREEN, PINK, GREY = "#0E7ABF", "#D55E00", "#009068", "#B8649A", "#7F868D"
+BLUE, ORANGE, GREEN, PINK, GREY = "#0E7ABF", "#D55E00", "#009068", "#B44FB0", "#7F868D"
 SERIES = (BLUE, ORANGE, GREEN, PINK, GREY)
 """Colours of unordered lines, in the order of use."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")

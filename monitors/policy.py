@@ -14,6 +14,9 @@ from .judge import Condition, Judgement
 from .policy_memory import PolicyMemory, Taken
 from .rules import Rule, check_certification
 
+ADVISED = "advisory: would "
+"""How the reason begins of what mode advisory would have done."""
+
 
 class PolicyLimits(Protocol):
     """The numbers of the policy; the trainer's `PolicyConfig` fits, and so does any object with these fields."""
@@ -69,6 +72,15 @@ class Policy:
         """Batches that the present incident may still pass over; at 0 `decide` halts, also without a new judgement."""
         return max(0, self._limits.most_skipped_batches - self._memory.num_skipped_in_incident)
 
+    @property
+    def vet_until(self) -> int | None:
+        """The batch until which the data of the last incident must be vetted, or None; a crash does not forget it."""
+        for taken in reversed(self._memory.actions):
+            if taken.is_automatic and taken.kind in ("rollback", "skip_data"):
+                reached = taken.batch + self._limits.margin_steps
+                return max([reached, *(batch + 1 for batch in self._memory.skipped)])
+        return None
+
     def close(self) -> None:
         self._memory.close()
 
@@ -97,7 +109,7 @@ class Policy:
         if key in self._advised:
             return Action("carry_on", "advisory: already said", action.alert_id)
         self._advised.add(key)
-        return replace(action, kind="carry_on", reason=f"advisory: would {action.reason}")
+        return replace(action, kind="carry_on", reason=f"{ADVISED}{action.reason}")
 
     def note(self, action: Action, step: int, batch: int, *, is_automatic: bool = True) -> None:
         """Remembers, on the disk before it returns, that an action was carried out. carry_on is not an action.

@@ -1,4 +1,6 @@
-"""What a running service tells others of its home: a small file with its addresses, which nobody needs to be up for."""
+"""What a running service tells others of its home: a small file with its addresses, which nobody
+needs to be up for.
+"""
 
 import json
 import os
@@ -41,13 +43,11 @@ def announced(home: Path) -> Announcement | None:
 
 
 def is_alive(pid: int, started_s: float) -> bool:
-    """Whether that very process still runs; a number that was given to another one does not count."""
+    """Whether that very process still runs; its number in another process does not count."""
     try:
         process = psutil.Process(pid)
-        return (
-            abs(process.create_time() - started_s) < 1.0
-            and process.status() != psutil.STATUS_ZOMBIE
-        )
+        is_same = abs(process.create_time() - started_s) < 1.0
+        return bool(is_same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
@@ -64,7 +64,9 @@ def own_process() -> tuple[int, float]:
 
 
 def mlflow_address(settings: Settings) -> str:
-    """Returns where a trainer writes to MLflow: as set, else the living service's server, else a file in home."""
+    """Returns where a trainer writes to MLflow: as set, else the living service's server, else a
+    file in home.
+    """
     if settings.mlflow:
         return settings.mlflow
     service = living_service(settings.home_path)

@@ -1,7 +1,8 @@
-"""A trainer's line to the store: heartbeat, lease and commands, in a side thread, so that a store that is away delays a
-command but never a step.
+"""A trainer's line to the store: heartbeat, lease and commands, in a side thread, so that a store
+that is away delays a command but never a step.
 
-Thread rules: every method may be called from the training thread; none of them waits for the store, except `close`.
+Thread rules: every method may be called from the training thread; none of them waits for the store,
+except `close`.
 """
 
 import logging
@@ -9,12 +10,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from . import leases
 from .commands import answer, commands, take
+from .engines import StoreAway
 from .errors import MoescopeError
-from .records import Command, CommandState, Mode, RunStatus
+from .records import Command, Mode, RunStatus
 from .store import Store
 from .store_door import StoreDoor
 
@@ -31,7 +33,9 @@ def run_lease(run_id: str) -> str:
 
 
 class Contact:
-    """Beats once a second, fetches what was asked, and delivers answers and changes of the run, later if need be."""
+    """Beats once a second, fetches what was asked, and delivers answers and changes of the run,
+    later if need be.
+    """
 
     def __init__(
         self,
@@ -65,7 +69,9 @@ class Contact:
 
     @property
     def replaced_by(self) -> str:
-        """Who took the run's lease away, after this process could not beat for longer than the lease; usually empty."""
+        """Who took the run's lease away, after this process could not beat for longer than the
+        lease; usually empty.
+        """
         return self._replaced_by
 
     def commands(self) -> list[Command]:
@@ -75,13 +81,13 @@ class Contact:
             found.append(self._asked.popleft())
         return found
 
-    def answer(self, command: Command, state: CommandState, text: str) -> None:
+    def answer(self, command: Command, state: Literal["done", "refused"], text: str) -> None:
         """Tells who asked; queued, and tried again until the store has it."""
         now_s = self._clock()
         self._do(lambda store: answer(store, command.id, state, text, now_s))
 
     def set_status(self, status: RunStatus, **fields: Any) -> None:
-        """Changes the run's status and other fields (`mode`, `finished_s`, ...); queued likewise."""
+        """Changes the run's status and other fields (`mode`, `finished_s`); queued likewise."""
         self._do(lambda store: store.update_run(self._run_id, status=status, **fields))
 
     def set_mode(self, mode: Mode) -> None:
@@ -89,7 +95,9 @@ class Contact:
         self._do(lambda store: store.update_run(self._run_id, mode=mode))
 
     def close(self, timeout_s: float = 5.0) -> bool:
-        """Delivers what is queued and stops beating; False where the store did not take everything in time."""
+        """Delivers what is queued and stops beating; False where the store did not take everything
+        in time.
+        """
         self._is_closing = True
         self._wake.set()
         self._thread.join(timeout_s)
@@ -148,7 +156,11 @@ class Contact:
             change = self._to_do[0]
             try:
                 change(store)
-            except (ValueError, TypeError) as error:
+            except StoreAway:
+                raise
+            except (MoescopeError, ValueError, TypeError) as error:
+                # its run or command was deleted, or the change itself is wrong: trying again would
+                # not help
                 _log.error("the store refuses a change of run %s: %s", self._run_id, error)
             self._to_do.popleft()
 

@@ -1,7 +1,9 @@
-"""Sends alerts to people through apprise (mail, Slack, Telegram, ...), again where that fails, each alert once.
+"""Sends alerts to people through apprise (mail, Slack, Telegram, ...), again where that fails, each
+alert once.
 
-Who delivers is whoever holds the lease `delivery` of the store: the service, or a trainer where no service is up. An alert
-is marked as delivered after it was sent; a process that dies in between has it sent twice rather than never.
+Who delivers is whoever holds the lease `delivery` of the store: the service, or a trainer where no
+service is up. An alert is marked as delivered after it was sent; a process that dies in between has
+it sent twice rather than never.
 """
 
 import logging
@@ -51,7 +53,9 @@ class Deliverer:
         return bool(self._services)
 
     def send(self, alert: Alert, run_name: str) -> str:
-        """Returns an empty text, or which services failed and why. Waits for them: some seconds each at worst."""
+        """Returns an empty text, or which services failed and why. Waits for them: some seconds
+        each at worst.
+        """
         title = f"[{alert.severity}] {run_name}: {alert.rule}"
         body = f"{alert.message}\nonset step {alert.onset_step}, fired at step {alert.fired_step}"
         failures = []
@@ -71,17 +75,21 @@ class Deliverer:
 
 
 class DeliveryRound:
-    """One look at what the store has not delivered yet; remembers when a failed alert may be tried again."""
+    """One look at what the store has not delivered yet; remembers when a failed alert may be tried
+    again.
+    """
 
     def __init__(self, deliverer: Deliverer) -> None:
         self._deliverer = deliverer
         self._failures: dict[str, tuple[int, float]] = {}
 
     def go(self, store: Store, now_s: float) -> int:
-        """Sends what is due and returns how many alerts were sent. Raises MoescopeError if the store is away.
+        """Sends what is due and returns how many alerts were sent. Raises MoescopeError if the
+        store is away.
 
-        Only open alerts of weight are sent: information, and what a person has already seen or silenced, is not. An
-        alert that could not be sent for hours is given up, with that as its failure.
+        Only open alerts of weight are sent: information, and what a person has already seen or
+        silenced, is not. An alert that could not be sent for hours is given up, with that as its
+        failure.
         """
         if not self._deliverer:
             return 0
@@ -109,7 +117,9 @@ class DeliveryRound:
 
 
 class DeliveryThread:
-    """Delivers from a side thread, for a trainer: as long as no other process does it for this store."""
+    """Delivers from a side thread, for a trainer: as long as no other process does it for this
+    store.
+    """
 
     def __init__(
         self,
@@ -120,7 +130,9 @@ class DeliveryThread:
         every_s: float = 2.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Raises MoescopeError on an address that apprise cannot read. Without addresses there is nothing to do."""
+        """Raises MoescopeError on an address that apprise cannot read. Without addresses there is
+        nothing to do.
+        """
         self._round = DeliveryRound(Deliverer(urls))
         self._door = StoreDoor(store_url)
         self._holder = holder

@@ -1,7 +1,9 @@
-"""One database behind a store address: connections, short transactions, patience with a busy one, faults as one line.
+"""One database behind a store address: connections, short transactions, patience with a busy one,
+faults as one line.
 
-SQLite: WAL, so readers and the one writer never wait for each other; a write begins with BEGIN IMMEDIATE and so waits for
-its turn at the start, where waiting is safe. A busy database is asked again until `patience_s` has passed.
+SQLite: WAL, so readers and the one writer never wait for each other; a write begins with BEGIN
+IMMEDIATE and so waits for its turn at the start, where waiting is safe. A busy database is asked
+again until `patience_s` has passed.
 """
 
 import os
@@ -25,17 +27,23 @@ _BUSY_POSTGRES = {"40001", "40P01", "55P03"}
 
 
 class StoreAway(MoescopeError):
-    """The store cannot be reached or written just now; the same call may succeed later. Nothing of it was half done."""
+    """The store cannot be reached or written just now; the same call may succeed later. Nothing
+    of it was half done.
+    """
 
 
 class UnknownRun(MoescopeError):
-    """The record belongs to a run that is not in the store: never added, or deleted since. Trying again is of no use."""
+    """The record belongs to a run that is not in the store: never added, or deleted since.
+    Trying again is of no use.
+    """
 
 
 class Database:
-    """Any thread may call `read` and `write`; each call is a transaction of its own, repeated while the database is busy.
+    """Any thread may call `read` and `write`; each call is a transaction of its own, repeated while
+    the database is busy.
 
-    `work` may therefore run more than once and must have no effect but on the connection it is given.
+    `work` may therefore run more than once and must have no effect but on the connection it is
+    given.
     """
 
     def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
@@ -44,7 +52,9 @@ class Database:
         self.file = Path(self.url.database or "") if self.is_embedded else None
         self.shown = shown_url(self.url)
         self.names: dict[tuple[str, str], int] = {}
-        """{(table, name): id} as far as known here; ids are never reused, so it is only emptied with the database."""
+        """{(table, name): id} as far as known here; ids are never reused, so it is only emptied
+        with the database.
+        """
         self.layouts: dict[int, list[str]] = {}
         """{layout id: names of its scalars}, likewise."""
         self._patience_s = patience_s
@@ -66,7 +76,9 @@ class Database:
             return
 
         def bite(connection: Connection) -> int:
-            connection.exec_driver_sql("PRAGMA incremental_vacuum(256)").all()
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.execute("PRAGMA incremental_vacuum(256)").fetchall()  # a page per fetched row
             return int(connection.exec_driver_sql("PRAGMA freelist_count").scalar_one())
 
         left = self.write(bite)
@@ -90,7 +102,7 @@ class Database:
             except exc.IntegrityError:
                 raise
             except exc.DBAPIError as error:
-                # a server that restarted closed every pooled connection: one more try with a new one
+                # a server that restarted closed every pooled connection: once more with a new one
                 is_lost = error.connection_invalidated and not is_reconnected
                 is_reconnected = is_reconnected or is_lost
                 if not (is_lost or _is_busy(error)) or time.monotonic() > give_up_s:
@@ -114,7 +126,7 @@ class Database:
             if self._inode is None:
                 return  # not created yet; connecting says what is wrong with the path
             raise StoreAway(
-                f"store {self.shown} cannot be opened ({error.strerror}): put the file back or open it anew"
+                f"store {self.shown} is gone ({error.strerror}): put the file back"
             ) from None
         with self._lock:
             if self._inode not in (None, inode):
@@ -128,7 +140,8 @@ class Database:
         if not self.is_embedded:
             if isinstance(error, exc.OperationalError | exc.InterfaceError):
                 return StoreAway(
-                    f"store {self.shown} cannot be used ({why}): is the server up and the address right?"
+                    f"store {self.shown} cannot be used ({why}): "
+                    "is the server up and the address right?"
                 )
             return MoescopeError(f"store {self.shown} refused ({why})")
         code = _sqlite_code(error)
@@ -142,13 +155,13 @@ class Database:
             )
         if _is_busy(error):
             return StoreAway(
-                f"store {self.shown} has been locked by another process for {self._patience_s:g} s: "
-                "end that process or choose another store"
+                f"store {self.shown} has been locked for {self._patience_s:g} s: "
+                "end the process that holds it or choose another store"
             )
         if code == sqlite3.SQLITE_READONLY:
             return StoreAway(
                 f"store {self.shown} cannot be written ({why}): "
-                "give this user the right to write the file and its folder, or choose another store"
+                "give this user the right to write it and its folder, or choose another store"
             )
         if code == sqlite3.SQLITE_CANTOPEN:
             return StoreAway(
@@ -160,7 +173,9 @@ class Database:
 
 
 def parsed_url(text: str) -> URL:
-    """Reads a store address. Raises MoescopeError for anything but sqlite:///FILE and postgresql://..."""
+    """Reads a store address. Raises MoescopeError for anything but sqlite:///FILE and
+    postgresql://...
+    """
     expected = "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE"
     try:
         url = make_url(text)
@@ -207,6 +222,7 @@ def _engine(url: URL, patience_s: float) -> Engine:
         connection.commit()
 
     event.listen(engine, "connect", set_up_postgres)
+    event.listen(engine, "begin", _begin_postgres)
     return engine
 
 
@@ -220,8 +236,15 @@ def _begin_sqlite(connection: Connection) -> None:
     purpose = connection.get_execution_options().get("moescope_purpose", "read")
     if purpose != "read":
         # synchronous cannot change inside a transaction
-        connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if purpose == 'durable' else 'NORMAL'}")
+        connection.exec_driver_sql(
+            f"PRAGMA synchronous = {'FULL' if purpose == 'durable' else 'NORMAL'}"
+        )
     connection.exec_driver_sql("BEGIN" if purpose == "read" else "BEGIN IMMEDIATE")
+
+
+def _begin_postgres(connection: Connection) -> None:
+    if connection.get_execution_options().get("moescope_purpose") == "write":
+        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
 
 def _sqlite_code(error: exc.DBAPIError) -> int:

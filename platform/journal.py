@@ -1,14 +1,17 @@
-"""The journal: an append-only, checksummed log on disk that stands between the training thread and every sink.
+"""The journal: an append-only, checksummed log on disk that stands between the training
+thread and every sink.
 
 A journal is a folder of numbered files. Each entry is
 
-    magic (4 bytes) | crc32 (u32) | length (u32) | journaled at (f64, seconds) | payload (length bytes)
+    magic (4 bytes) | crc32 (u32) | length (u32) | journaled at (f64, s) | payload
 
-little-endian, the checksum over everything behind it. Only whole entries below the writer's `end` are ever read; what a
-crash left half written is cut when the journal is opened again, and damage in the middle is stepped over and counted.
+little-endian, the checksum over everything behind it. Only whole entries below the writer's `end`
+are ever read; what a crash left half written is cut when the journal is opened again, and damage in
+the middle is stepped over and counted.
 
-Thread rules: one `Journal` per folder and machine (a file lock holds that, and falls with its process). `append` is
-called under the owner's lock. Each `JournalReader` belongs to one thread; readers may run beside the writer.
+Thread rules: one `Journal` per folder and machine (a file lock holds that, and falls with its
+process). `append` is called under the owner's lock. Each `JournalReader` belongs to one thread;
+readers may run beside the writer.
 """
 
 import fcntl
@@ -29,10 +32,15 @@ _LARGEST_ENTRY = 2**28
 
 
 class Position(NamedTuple):
-    """A place in a journal: everything before it has been dealt with. Positions compare in journal order."""
+    """A place in a journal: everything before it has been dealt with. Positions compare in journal
+    order.
+    """
 
     file: int
     offset: int
+
+
+NOWHERE = Position(0, 0)
 
 
 class Entry(NamedTuple):
@@ -47,10 +55,14 @@ def pack_entry(payload: bytes, journaled_s: float) -> bytes:
 
 
 class Journal:
-    """The writing end. Opening cuts a torn tail and starts a new file, so old bytes are never written to again."""
+    """The writing end. Opening cuts a torn tail and starts a new file, so old bytes are never
+    written to again.
+    """
 
     def __init__(self, folder: Path, *, rotate_bytes: int = 4 * 2**20) -> None:
-        """Raises MoescopeError if the folder cannot be written or another process holds this journal."""
+        """Raises MoescopeError if the folder cannot be written or another process holds this
+        journal.
+        """
         self.folder = folder
         self._rotate_bytes = rotate_bytes
         try:
@@ -71,7 +83,7 @@ class Journal:
         numbers = _numbers(folder)
         if numbers:
             _cut_torn_tail(_path(folder, numbers[-1]))
-        taken = [*numbers, *(position.file for position in self._all_acknowledged())]
+        taken = [*numbers, *(mark.file for mark in marks(folder).values())]
         self._number = max(taken, default=0) + 1
         self._size = 0
         self._file: BinaryIO | None = None
@@ -82,9 +94,11 @@ class Journal:
         return Position(self._number, self._size)
 
     def append(self, entries: Sequence[bytes], *, is_durable: bool) -> None:
-        """Writes packed entries; with is_durable they are fsynced, else they survive the process but not the machine.
+        """Writes packed entries; with is_durable they are fsynced, else they survive the process
+        but not the machine.
 
-        Raises OSError (disk full, folder gone); what was then half written is cut again, so that the caller may retry.
+        Raises OSError (disk full, folder gone); what was then half written is cut again, so that
+        the caller may retry.
         """
         if self._size >= self._rotate_bytes:
             self._rotate()
@@ -110,11 +124,13 @@ class Journal:
         return sum(_size(_path(self.folder, number)) for number in _numbers(self.folder))
 
     def acknowledged(self, sink: str) -> Position:
-        """Returns the position up to which a sink has taken everything; the beginning for a new sink."""
+        """Returns the position up to which a sink has taken everything; the beginning for a new
+        sink.
+        """
         return _read_mark(self.folder, sink)
 
     def acknowledge(self, sink: str, position: Position) -> None:
-        """Remembers on disk that a sink has taken everything before the position. Raises OSError."""
+        """Remembers on disk what a sink has taken: everything before `position`. Raises OSError."""
         mark = _mark(self.folder, sink)
         new = mark.with_suffix(".new")
         new.write_text(json.dumps(position._asdict()))
@@ -126,7 +142,12 @@ class Journal:
             if number < min(position.file, self._number):
                 _path(self.folder, number).unlink(missing_ok=True)
 
-    def close(self) -> None:
+    def close(self, taken: Position = NOWHERE) -> None:
+        """Ends writing; deletes what lies wholly before `taken`, the last file included."""
+        if taken >= self.end:
+            self._rotate()
+            taken = self.end
+        self.forget_before(taken)
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -145,13 +166,10 @@ class Journal:
             file.truncate(self._size)
         except OSError:
             is_clean = False
-        # a full disk: a file that every sink has read can only be deleted once it is no longer the live one
+        # a full disk: a file that every sink has read can only be deleted once it is no longer the
+        # live one
         if self._size or not is_clean:
             self._rotate()
-
-    def _all_acknowledged(self) -> list[Position]:
-        marks = self.folder.glob("taken-by-*.json")
-        return [self.acknowledged(mark.stem.removeprefix("taken-by-")) for mark in marks]
 
 
 class JournalReader:
@@ -164,7 +182,8 @@ class JournalReader:
         """Places where bytes had to be stepped over."""
 
     def read(self, most: int, end: Position) -> tuple[list[Entry], Position]:
-        """Returns up to `most` entries before `end`, and the position behind them. Does not move by itself.
+        """Returns up to `most` entries before `end`, and the position behind them. Does not move by
+        itself.
 
         Raises OSError.
         """
@@ -202,13 +221,19 @@ def waiting_bytes(folder: Path, position: Position, end: Position) -> int:
     return total
 
 
-def has_waiting(folder: Path, sink: str) -> bool:
-    """Whether a journal that nobody writes holds entries which a sink has not taken."""
+def marks(folder: Path) -> dict[str, Position]:
+    """Returns {sink: position} for every sink that has ever read a journal."""
+    names = [path.stem.removeprefix("taken-by-") for path in folder.glob("taken-by-*.json")]
+    return {name: _read_mark(folder, name) for name in names}
+
+
+def left_waiting(folder: Path) -> list[str]:
+    """Returns the sinks that have not taken everything of a journal that nobody writes any more."""
     numbers = _numbers(folder)
     if not numbers:
-        return False
-    last = Position(numbers[-1], _size(_path(folder, numbers[-1])))
-    return waiting_bytes(folder, _read_mark(folder, sink), last) > 0
+        return []
+    end = Position(numbers[-1], _size(_path(folder, numbers[-1])))
+    return [name for name, mark in marks(folder).items() if waiting_bytes(folder, mark, end)]
 
 
 def _read_entry(file: BinaryIO, stop: int) -> Entry | None:
@@ -256,7 +281,7 @@ def _read_mark(folder: Path, sink: str) -> Position:
         return Position(int(kept["file"]), int(kept["offset"]))
     except (OSError, ValueError, KeyError):
         # an unreadable mark costs a replay, which changes nothing: writes are idempotent
-        return Position(0, 0)
+        return NOWHERE
 
 
 def _numbers(folder: Path) -> list[int]:

@@ -1,8 +1,9 @@
-"""Brings a store to the shape this program knows: an empty one always, an older one if it is embedded or was asked for.
+"""Brings a store to the shape this program knows: an empty one always, an older one if it is
+embedded or was asked for.
 
-Upgrades run one at a time, under a lock: a file beside an embedded store, an advisory lock in PostgreSQL. Each is one
-transaction, so a store is never left between two versions. The history is a line: the files of `migrations/versions`
-begin with their version and sort in their order.
+Upgrades run one at a time, under a lock: a file beside an embedded store, an advisory lock in
+PostgreSQL. Each is one transaction, so a store is never left between two versions. The history is a
+line: the files of `migrations/versions` begin with their version and sort in their order.
 """
 
 import fcntl
@@ -23,9 +24,11 @@ _POSTGRES_LOCK = 0x6D6F6573
 
 
 def upgrade_store(url: str) -> tuple[str, str]:
-    """Upgrades a store (`moescope db upgrade`); returns (version before, version now), "" being an empty store.
+    """Upgrades a store (`moescope db upgrade`); returns (version before, version now), "" being an
+    empty store.
 
-    Raises MoescopeError where the store is newer than this program, something else's, or cannot be written.
+    Raises MoescopeError where the store is newer than this program, something else's, or cannot be
+    written.
     """
     database = Database(url)
     try:
@@ -39,14 +42,15 @@ def prepare(
 ) -> tuple[str, str]:
     """Makes a store ready for this program; returns (version before, version now)."""
     newest = versions(migrations)[-1]
-    found = _checked_version(database, migrations)
+    found = checked_version(database, migrations)
     if found == newest:
         # told now rather than at the first write
         database.write(lambda connection: None)
         return newest, newest
     if found and not (may_upgrade or database.is_embedded):
         raise MoescopeError(
-            f"store {database.shown} is at version {found}, this program needs {newest}: run `moescope db upgrade`"
+            f"store {database.shown} is at version {found}, this program needs {newest}: "
+            "run `moescope db upgrade`"
         )
     if database.file is not None:
         with _file_lock(database.file.with_name(database.file.name + ".lock")):
@@ -61,7 +65,7 @@ def versions(migrations: Path = MIGRATIONS) -> list[str]:
     return sorted(path.name.split("_")[0] for path in (migrations / "versions").glob("[0-9]*.py"))
 
 
-def _checked_version(database: Database, migrations: Path) -> str:
+def checked_version(database: Database, migrations: Path = MIGRATIONS) -> str:
     """The version of the store, "" where it is empty. Refuses what is newer or not moescope's."""
     if database.file is not None and not database.file.exists():
         return ""
@@ -75,16 +79,16 @@ def _version(connection: Connection, database: Database, migrations: Path) -> st
         foreign = there if database.is_embedded else there & set(tables.metadata.tables)
         if foreign:
             raise MoescopeError(
-                f"store {database.shown} holds the tables of something else ({', '.join(sorted(foreign)[:3])}): "
-                "choose another file, database or schema"
+                f"store {database.shown} holds the tables of something else "
+                f"({', '.join(sorted(foreign)[:3])}): choose another file, database or schema"
             )
         return ""
     found = connection.scalar(text(f"SELECT version_num FROM {tables.VERSION_TABLE}"))
     known = versions(migrations)
     if found is not None and found not in known:
         raise MoescopeError(
-            f"store {database.shown} is at version {found}, newer than this program, which knows {known[-1]}: "
-            "update moescope or choose another store"
+            f"store {database.shown} is at version {found}, newer than this program, "
+            f"which knows {known[-1]}: update moescope or choose another store"
         )
     return str(found or "")
 
@@ -118,8 +122,10 @@ def _run_alembic(connection: Connection, migrations: Path) -> None:
 
 
 def _create_file(database: Database) -> None:
-    """Sets what cannot be set later. A row above a quarter of a page spills over in a WITHOUT ROWID table, and 4 KiB
-    pages would bloat every layer of more than about 245 experts (page size before WAL, facts: tracking.md 5.1)."""
+    """Sets what cannot be set later. A row above a quarter of a page spills over in a WITHOUT
+    ROWID table, and 4 KiB pages would bloat every layer of more than about 245 experts (page
+    size before WAL, facts: tracking.md 5.1).
+    """
 
     def work(connection: Connection) -> None:
         connection.exec_driver_sql("COMMIT")  # none of these works inside a transaction
@@ -149,7 +155,8 @@ def _file_lock(path: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > give_up_s:
                     raise StoreAway(
-                        f"store {path.with_suffix('')} is being upgraded by another process: try again later"
+                        f"store {path.with_suffix('')} is being upgraded by another process: "
+                        "try again later"
                     ) from None
                 time.sleep(0.05)
         yield

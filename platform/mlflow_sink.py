@@ -1,11 +1,13 @@
-"""The sink that mirrors a run into MLflow: parameters, tags and thinned scalars, one nested MLflow run per segment.
+"""The sink that mirrors a run into MLflow: parameters, tags and thinned scalars, one nested MLflow
+run per segment.
 
-MLflow stores a number at a few kilobytes' cost and sustains some thousand of them a second at a core's expense, so it is
-offered at most `NUMBERS_PER_S`, never a number per expert. Only finite values are sent: an infinity comes back as 1.8e308
-and would ruin the chart's axis; how many were not finite is a metric of its own.
+MLflow takes some thousand numbers a second at a core's expense and stores each in some hundred
+bytes, so it is offered at most `NUMBERS_PER_S`, never a number per expert. Only finite
+values are sent: an infinity comes back as 1.8e308 and would ruin the chart's axis; how many were
+not finite is a metric of its own.
 
-An MLflow run is found again by its tags, `moescope.run_id` and `moescope.segment`, which are set in the request that
-makes it; so neither a restart nor a lost answer makes it twice.
+An MLflow run is found again by its tags, `moescope.run_id` and `moescope.segment`, which are set in
+the request that makes it; so neither a restart nor a lost answer makes it twice.
 """
 
 import logging
@@ -39,15 +41,17 @@ _TAG_LENGTH = 5000
 class MlflowSink:
     """Writes to an MLflow server, or into the database file of one that is not up.
 
-    MLflow is imported and reached in the sink's own thread only, and each request gives up after a few seconds.
-    Segments and alerts may be written any number of times. After a kill, numbers of the last second or so may be thinned
-    differently when they are replayed.
+    MLflow is imported and reached in the sink's own thread only, and each request gives up after a
+    few seconds. Segments and alerts may be written any number of times. After a kill, numbers of
+    the last second or so may be thinned differently when they are replayed.
     """
 
     name = "mlflow"
 
     def __init__(self, tracking_url: str, run: Run, dashboard_url: str = "") -> None:
-        """dashboard_url: where this run can be seen live, without a token; kept as a tag and in the description."""
+        """dashboard_url: where this run can be seen live, without a token; kept as a tag and in the
+        description.
+        """
         self._url = tracking_url
         self._run = run
         self._dashboard_url = dashboard_url
@@ -58,7 +62,9 @@ class MlflowSink:
         self._free_from_s: dict[Tier, float] = {}
 
     def write(self, records: Sequence[Record]) -> None:
-        """Writes all records, with one request per segment. Raises whatever MLflow raises, or RecordRefused."""
+        """Writes all records, with one request per segment. Raises whatever MLflow raises, or
+        RecordRefused.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
@@ -164,7 +170,9 @@ class MlflowSink:
 
         tags = {"moescope.reason": segment.reason, "moescope.start_step": str(segment.start_step)}
         if segment.parent_segment is not None:
-            tags["moescope.parent"] = f"segment {segment.parent_segment}, step {segment.parent_step}"
+            tags["moescope.parent"] = (
+                f"segment {segment.parent_segment}, step {segment.parent_step}"
+            )
         for key, (old, new) in segment.changes.items():
             tags[f"moescope.changed.{key}"] = f"{old} -> {new}"[:_TAG_LENGTH]
         client.log_batch(
@@ -173,9 +181,11 @@ class MlflowSink:
 
 
 def _be_impatient() -> None:
-    """Shortens MLflow's patience: by default a request to a server that hangs takes up to 16 minutes.
+    """Shortens MLflow's patience: by default a request to a server that hangs takes up to 16
+    minutes.
 
-    The journal keeps what could not be sent, and the sink's thread tries again. What a person has set stays.
+    The journal keeps what could not be sent, and the sink's thread tries again. What a person has
+    set stays.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -213,8 +223,8 @@ def _find_or_create(
 def _metrics(frame: Frame, free_from_s: dict[Tier, float]) -> "list[Metric]":
     """Returns what is sent of a frame, and moves on the time from which each tier may send again.
 
-    Each tier has its share of NUMBERS_PER_S: a frame with n numbers keeps its tier busy for n / rate seconds. The slow
-    tier is rare and always sent.
+    Each tier has its share of NUMBERS_PER_S: a frame with n numbers keeps its tier busy for n /
+    rate seconds. The slow tier is rare and always sent.
     """
     from mlflow.entities import Metric
 

@@ -1,4 +1,5 @@
-"""Frames become rows: the scalars of a group side by side, a vector as it is, a matrix row by row; and back.
+"""Frames become rows: the scalars of a group side by side, a vector as it is, a matrix row by row;
+and back.
 
 All numbers are little-endian float32.
 """
@@ -55,7 +56,9 @@ class PackedFrames:
 
 
 def pack(frames: Iterable[Frame]) -> PackedFrames:
-    """Packs frames. Raises MoescopeError on a signal that nobody defined or that has other dimensions than its spec."""
+    """Packs frames. Raises MoescopeError on a signal that nobody defined or that has other
+    dimensions than its spec.
+    """
     packed = PackedFrames()
     for frame in frames:
         for name, value in frame.values.items():
@@ -98,7 +101,9 @@ def _add(packed: PackedFrames, frame: Frame, spec: SignalSpec, value: NDArray[np
 def pack_scalars(values: dict[str, float]) -> tuple[str, bytes]:
     """Returns (layout, data): the names in order, and the numbers in that order."""
     names = sorted(values)
-    return BETWEEN_NAMES.join(names), np.array([values[name] for name in names], dtype=FLOAT).tobytes()
+    return BETWEEN_NAMES.join(names), np.array(
+        [values[name] for name in names], dtype=FLOAT
+    ).tobytes()
 
 
 def layout_names(layout: str) -> list[str]:

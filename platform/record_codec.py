@@ -1,6 +1,8 @@
-"""Records as bytes, for the journal: a JSON head and, for a frame, its float32 arrays behind it. Nothing is pickled.
+"""Records as bytes, for the journal: a JSON head and, for a frame, its float32 arrays behind it.
+Nothing is pickled.
 
-payload = head length (u32) | head (JSON) | arrays, little-endian float32, in the order of the head's `names`
+payload = head length (u32) | head (JSON) | arrays, little-endian float32, in the order of the
+head's `names`
 """
 
 import json
@@ -26,7 +28,9 @@ _LENGTH = struct.Struct("<I")
 
 
 def encode(record: Record) -> bytes:
-    """Returns a record's bytes. Values that JSON cannot hold (paths, numpy scalars) become the nearest plain value."""
+    """Returns a record's bytes. Values that JSON cannot hold (paths, numpy scalars) become the
+    nearest plain value.
+    """
     if isinstance(record, Frame):
         return encode_frame(record, record.values)
     kind = type(record).__name__.lower()
@@ -36,7 +40,9 @@ def encode(record: Record) -> bytes:
 
 
 def encode_frame(frame: Frame, values: Mapping[str, NDArray[np.float32]]) -> bytes:
-    """Returns a frame's bytes with the given values in place of its own (some may have been left out)."""
+    """Returns a frame's bytes with the given values in place of its own (some may have been left
+    out).
+    """
     head = json.dumps(
         {
             "record": "frame",

@@ -1,5 +1,6 @@
-"""Writes frames. Idempotent: rows are upserted on their natural key, and scalars of one step that come in two frames end
-up side by side in one row, whichever came first."""
+"""Writes frames. Idempotent: rows are upserted on their natural key, and scalars of one step
+that come in two frames end up side by side in one row, whichever came first.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from .packing import GroupKey, PackedFrames, pack, pack_scalars, unpack_scalars
 from .records import Frame
 from .upserts import Insert, insert_into, larger, replace, smaller
 
-_ROWS_AT_ONCE = 1500
+_ROWS_AT_ONCE = 1000
 """Rows of one transaction: about 10 ms."""
 _SCALAR_COLUMNS = ("run_number", "group_id", "segment", "step", "time_s", "layout_id", "data")
 _VECTOR_COLUMNS = ("run_number", "signal_id", "row", "segment", "step", "data")
@@ -34,7 +35,8 @@ _EXISTING = (
 def write_frames(database: Database, frames: Sequence[Frame]) -> None:
     """Writes frames in their order, in transactions of about 10 ms each.
 
-    Raises MoescopeError on an unknown signal or a wrong shape (then nothing was written), UnknownRun, or StoreAway.
+    Raises MoescopeError on an unknown signal or a wrong shape (then nothing was written),
+    UnknownRun, or StoreAway.
     """
     for packed in [pack(batch) for batch in _batches(frames)]:
         database.names.update(database.write(lambda c, packed=packed: _write(c, database, packed)))
@@ -56,7 +58,9 @@ def _batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
 def _write(
     connection: Connection, database: Database, packed: PackedFrames
 ) -> dict[tuple[str, str], int]:
-    """Writes one batch; returns the names that it had to add, to be remembered once the transaction is through."""
+    """Writes one batch; returns the names that it had to add, to be remembered once the
+    transaction is through.
+    """
     number = _run_numbers(connection, {key.run_id for key in packed.times_s})
     known = dict(database.names)
     group_id = _ids(connection, known, tables.groups, {key.group: {} for key in packed.times_s})

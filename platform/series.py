@@ -1,4 +1,6 @@
-"""Reads samples: the range first, thinning second, in transactions of at most a few thousand rows."""
+"""Reads samples: the range first, thinning second, in transactions of at most a few thousand
+rows.
+"""
 
 from collections.abc import Sequence
 
@@ -31,11 +33,13 @@ def read_series(
     max_points: int | None = None,
     segments: Sequence[int] | None = None,
 ) -> Series:
-    """Reads a signal from `from_step` to `to_step` (both included) of all or some segments, then thins to `max_points`.
+    """Reads a signal from `from_step` to `to_step` (both included) of all or some segments, then
+    thins to `max_points`.
 
-    row: one index of a 2-D signal's first dimension; the values are then (points, second dimension). What was never
-    measured gives an empty series; where shapes differ between steps, missing elements are NaN. What thinning keeps:
-    `platform/thinning.py`. Raises MoescopeError on an unknown run or signal, or a `row` where there are none.
+    row: one index of a 2-D signal's first dimension; the values are then (points, second
+    dimension). What was never measured gives an empty series; where shapes differ between steps,
+    missing elements are NaN. What thinning keeps: `platform/thinning.py`. Raises MoescopeError on
+    an unknown run or signal, or a `row` where there are none.
     """
     source = _sources(store.database, run_id, [signal]).get(signal)
     first, last = from_step or 0, _END if to_step is None else to_step
@@ -48,7 +52,9 @@ def read_series(
 
 
 def read_since(store: Store, run_id: str, signal: str, cursor: tuple[int, int] | None) -> Series:
-    """Reads what came after a cursor: the (segment, step) of the last point that the caller has; None reads all."""
+    """Reads what came after a cursor: the (segment, step) of the last point that the caller has;
+    None reads all.
+    """
     source = _sources(store.database, run_id, [signal]).get(signal)
     segment, step = cursor or (-1, -1)
     stretches = [
@@ -62,13 +68,15 @@ def read_since(store: Store, run_id: str, signal: str, cursor: tuple[int, int] |
 def latest(
     store: Store, run_id: str, signals: Sequence[str]
 ) -> dict[str, tuple[int, NDArray[np.float32]]]:
-    """The newest (step, value) of each of the signals that has one; newest is the last step of the last segment."""
+    """The newest (step, value) of each of the signals that has one; newest is the last step of
+    the last segment.
+    """
     found: dict[str, tuple[int, NDArray[np.float32]]] = {}
     for signal, source in _sources(store.database, run_id, signals).items():
         segment, _, last, _ = source.spans[-1]
         point = _read(store.database, source, signal, [(segment, last, last)], None, None)
         if len(point.steps):
-            found[signal] = int(point.steps[-1]), point.values[-1]
+            found[signal] = int(point.steps[-1]), np.asarray(point.values[-1])
     return found
 
 
@@ -85,10 +93,12 @@ def known_signals(store: Store, run_id: str) -> list[str]:
 
 
 def is_living(series: Series, segments: Sequence[Segment]) -> NDArray[np.bool_]:
-    """Which points belong to the branch that training is on; the others are ghosts, abandoned by a rollback.
+    """Which points belong to the branch that training is on; the others are ghosts, abandoned by a
+    rollback.
 
-    From the newest segment back to its parent, the parent's parent and so on: each counts up to its child's
-    `parent_step`, and no further than any later child. Segments that nobody descends from are abandoned.
+    From the newest segment back to its parent, the parent's parent and so on: each counts up to its
+    child's `parent_step`, and no further than any later child. Segments that nobody descends from
+    are abandoned.
     """
     is_alive = np.zeros(len(series.steps), bool)
     if not segments:
@@ -151,12 +161,13 @@ def _read(
 ) -> Series:
     num_dimensions = source.num_dimensions if source else len(signal_spec(signal).dimensions)
     rows = rows_to_read(source, signal, num_dimensions, row)
+    is_one = row is not None or num_dimensions == 1
     if row is not None:
         num_dimensions -= 1
     parts: list[Series] = []
     for segment, first, last in stretches:
         assert source is not None
-        for part in stretch(database, source, segment, first, last, rows):
+        for part in stretch(database, source, segment, first, last, rows, is_one):
             parts.append(part)
             if max_points is not None and sum(p.values.size for p in parts) > _NUMBERS_AT_ONCE:
                 parts = [thinned(joined(signal, parts, num_dimensions), max_points)]

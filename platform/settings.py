@@ -26,8 +26,8 @@ class Settings(BaseSettings):
     """apprise addresses that alerts are sent to, separated by blanks."""
     host: str = "127.0.0.1"
     """Address that the dashboard and MLflow listen on."""
-    dashboard_port: int = Field(8501, ge=1, le=65535)
-    mlflow_port: int = Field(5501, ge=1, le=65535)
+    dashboard_port: int = Field(default=8501, ge=1, le=65535)
+    mlflow_port: int = Field(default=5501, ge=1, le=65535)
     token: str = ""
     """The dashboard's token; empty means the one kept in home."""
 

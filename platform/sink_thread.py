@@ -1,4 +1,6 @@
-"""The thread between the journal and one sink: reads, hands over, acknowledges, and tries again after a failure."""
+"""The thread between the journal and one sink: reads, hands over, acknowledges, and tries again
+after a failure.
+"""
 
 import base64
 import json
@@ -9,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from .journal import Entry, Journal, JournalReader, Position, waiting_bytes
+from .journal import NOWHERE, Entry, Journal, JournalReader, Position, waiting_bytes
 from .record_codec import Record, decode
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 15.0
 _HANGS_AFTER_S = 5.0
 _TRIES_BEFORE_REFUSED = 3
-# pause after a write, as a multiple of its duration: catching up must not take the interpreter from the training thread
+# pause after a write, as a multiple of its duration: catching up must not take the interpreter from
+# the training thread
 _PAUSE_FACTOR = 3.0
 _LONGEST_PAUSE_S = 0.5
 
@@ -29,7 +32,9 @@ _log = logging.getLogger(__name__)
 
 
 class RecordRefused(Exception):
-    """Raised by a sink that is well but cannot take this very record; after some tries it is set aside, not retried."""
+    """Raised by a sink that is well but cannot take this very record; after some tries it is set
+    aside, not retried.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +45,16 @@ class SinkStatus:
     lag_s: float
     """Age of the oldest record that the sink has not taken."""
     num_refused: int
-    """Records that this sink never accepted; they lie in `refused-by-<name>.jsonl` beside the journal."""
+    """Records that this sink never accepted; they lie in `refused-by-<name>.jsonl` beside the
+    journal.
+    """
     last_error: str
 
 
 class SinkThread:
-    """Feeds one sink from the journal. Its thread is a daemon: a sink that hangs cannot keep the process alive."""
+    """Feeds one sink from the journal. Its thread is a daemon: a sink that hangs cannot keep the
+    process alive.
+    """
 
     def __init__(self, sink: "Sink", journal: Journal, clock: Callable[[], float]) -> None:
         self._sink = sink
@@ -59,7 +68,7 @@ class SinkThread:
         self._last_error = ""
         self._oldest_s: float | None = None
         self._writing_since_s: float | None = None
-        self._hurry_to = Position(0, 0)
+        self._hurry_to = NOWHERE
         self._is_stopped = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
@@ -70,6 +79,8 @@ class SinkThread:
         return self._reader.position
 
     def start(self) -> None:
+        """Starts reading; from now on the journal keeps for this sink what it has not taken."""
+        self._took(self._reader.position)
         self._thread.start()
 
     def wake(self) -> None:
@@ -88,6 +99,9 @@ class SinkThread:
 
     def join(self, timeout_s: float) -> None:
         self._thread.join(timeout_s)
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
 
     def status(self) -> SinkStatus:
         backlog_bytes = waiting_bytes(self._journal.folder, self.position, self._journal.end)

@@ -1,12 +1,14 @@
-"""Where a run's records go: `FanOut` takes them from the training thread, journals them and feeds every sink.
+"""Where a run's records go: `FanOut` takes them from the training thread, journals them and feeds
+every sink.
 
-    record(frame)  -> memory, within microseconds -> journal, at most 0.25 s later \
-                                                                                    -> a thread per sink -> the sink
-    say(alert)     -> journal, fsynced before it returns                            /
+    record(frame): memory, within microseconds; journal, at most 0.25 s later
+    say(alert):    journal, fsynced before it returns
+    journal:       a thread for each sink reads it and hands over
 
-A sink that fails, hangs or is slow costs the training thread nothing: its thread tails the journal from the place that it
-has acknowledged, which is kept on disk, so that the next process goes on from there. Frames are left out only where the
-journal outgrows its quota or the disk takes nothing more, then only their vectors, and each one is counted.
+A sink that fails, hangs or is slow costs the training thread nothing: its thread tails the journal
+from the place that it has acknowledged, which is kept on disk, so that the next process goes on
+from there. Frames are left out only where the journal outgrows its quota or the disk takes nothing
+more, then only their vectors, and each one is counted.
 
 Thread rules: `record`, `say`, `flush` and `status` may be called from any thread; `close` once.
 """
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 
 from .catalogue import SINK_COALESCED, SINK_LAG_S, signal_spec
 from .errors import MoescopeError
-from .journal import Journal, pack_entry
+from .journal import Journal, Position, pack_entry
 from .record_codec import Record, encode, encode_frame
 from .records import Alert, Checkpoint, Event, Frame, Segment
 from .sink_thread import SinkStatus, SinkThread
@@ -34,9 +36,8 @@ __all__ = ["FanOut", "FanOutStatus", "Record", "Sink", "SinkStatus"]
 
 _FLUSH_EVERY_S = 0.2
 _QUEUE_BYTES = 64 * 2**20
-_NO_VECTORS_FROM = (
-    0.5  # share of the queue above which vectors are left out, so that scalars keep their room
-)
+# share of the queue above which vectors are left out, so that scalars keep their room
+_NO_VECTORS_FROM = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -44,12 +45,13 @@ _log = logging.getLogger(__name__)
 class Sink(Protocol):
     """Somewhere records are written to.
 
-    `write` raises on failure and is called again with the same records, after a process's death too: writing the same
-    records twice changes nothing. All methods are called from one thread only, which may hang without harm.
+    `write` raises on failure and is called again with the same records, after a process's death
+    too: writing the same records twice changes nothing. All methods are called from one thread
+    only, which may hang without harm.
     """
 
     name: str
-    """Names the sink's place in the journal: letters, digits and dashes, the same in every process."""
+    """Names the sink's place in the journal: letters, digits, dashes; the same in any process."""
 
     def write(self, records: Sequence[Record]) -> None: ...
 
@@ -61,7 +63,9 @@ class FanOutStatus:
     coalesced: int
     """Vector samples left out so far, in this run."""
     lost: int
-    """Lossless records given up because neither disk nor memory could take them; 0 unless the disk itself fails."""
+    """Lossless records given up because neither disk nor memory could take them; 0 unless the disk
+    itself fails.
+    """
     lag_s: float
     """The largest lag of all sinks."""
     sinks: tuple[SinkStatus, ...]
@@ -71,8 +75,8 @@ class FanOutStatus:
     def values(self) -> dict[str, NDArray[np.float32]]:
         """The part of it that the catalogue knows, ready for a frame."""
         return {
-            SINK_COALESCED: np.float32(self.coalesced).reshape(()),
-            SINK_LAG_S: np.float32(self.lag_s).reshape(()),
+            SINK_COALESCED: np.asarray(self.coalesced, np.float32),
+            SINK_LAG_S: np.asarray(self.lag_s, np.float32),
         }
 
 
@@ -87,7 +91,9 @@ class _Packed(NamedTuple):
 
 
 class FanOut:
-    """Hands records to every sink without ever stopping, slowing or crashing the thread that has them."""
+    """Hands records to every sink without ever stopping, slowing or crashing the thread that has
+    them.
+    """
 
     def __init__(
         self,
@@ -100,8 +106,9 @@ class FanOut:
     ) -> None:
         """Opens the journal and replays to each sink what it has not acknowledged.
 
-        quota_bytes: size of the journal from which on vectors are left out. queue_bytes: bound on the memory taken by
-        what is not yet on disk. Raises MoescopeError if the folder cannot be written or a living process writes it.
+        quota_bytes: size of the journal from which on vectors are left out. queue_bytes: bound on
+        the memory taken by what is not yet on disk. Raises MoescopeError if the folder cannot be
+        written or a living process writes it.
         """
         names = [sink.name for sink in sinks]
         if len(set(names)) < len(names):
@@ -116,7 +123,8 @@ class FanOut:
         self._record_lock = threading.Lock()
         self._unwritten: deque[_Packed] = deque()
         self._journal_lock = threading.Lock()
-        self._is_lossless: dict[str, bool] = {}
+        # None: the catalogue does not know the name
+        self._is_lossless: dict[str, bool | None] = {}
         self._coalesced_file = journal_folder / "coalesced"
         self._coalesced = _read_number(self._coalesced_file)
         self._coalesced_kept = self._coalesced
@@ -132,7 +140,9 @@ class FanOut:
             thread.start()
 
     def record(self, frame: Frame) -> None:
-        """Takes one step's samples: copies them and returns within microseconds. Never raises, never blocks."""
+        """Takes one step's samples: copies them and returns within microseconds. Never raises,
+        never blocks.
+        """
         if self._is_closed:
             return
         with self._record_lock:
@@ -141,9 +151,11 @@ class FanOut:
             values: dict[str, NDArray[np.float32]] = {}
             size = 128
             for name, value in frame.values.items():
-                is_lossless = self._is_lossless.get(name)
+                is_lossless = (
+                    self._is_lossless[name] if name in self._is_lossless else self._look_up(name)
+                )
                 if is_lossless is None:
-                    is_lossless = self._look_up(name)
+                    continue
                 if is_tight and not is_lossless:
                     self._coalesced += 1
                     continue
@@ -165,8 +177,8 @@ class FanOut:
     def say(self, record: Event | Alert | Checkpoint | Segment) -> None:
         """Journals what must not be lost and returns when it lies safely on disk. Never raises.
 
-        Everything recorded before it is journaled before it. Takes one fsync, some milliseconds. Where the disk takes
-        nothing, the record waits in memory, and the status says so.
+        Everything recorded before it is journaled before it. Takes one fsync, some milliseconds.
+        Where the disk takes nothing, the record waits in memory, and the status says so.
         """
         if self._is_closed:
             return
@@ -180,7 +192,9 @@ class FanOut:
         self._wake_sinks()
 
     def flush(self, timeout_s: float) -> bool:
-        """Waits until every sink has everything that was recorded before; False if that took too long."""
+        """Waits until every sink has everything that was recorded before; False if that took too
+        long.
+        """
         until = time.monotonic() + timeout_s
         with self._journal_lock:
             self._take_queue()
@@ -213,7 +227,8 @@ class FanOut:
         )
 
     def close(self, timeout_s: float = 10) -> None:
-        """Gives the sinks until the timeout to take everything, then lets go; the rest stays in the journal.
+        """Gives the sinks until the timeout to take everything, then lets go; the rest stays in the
+        journal.
 
         A sink that hangs is left to hang in its daemon thread.
         """
@@ -230,15 +245,15 @@ class FanOut:
             thread.join(max(0.1, until - time.monotonic()))
         with self._journal_lock:
             self._tidy()
-            self._journal.close()
+            self._journal.close(self._taken())
 
-    def _look_up(self, name: str) -> bool:
+    def _look_up(self, name: str) -> bool | None:
+        is_lossless: bool | None = None
         try:
             is_lossless = signal_spec(name).is_lossless
         except MoescopeError as error:
-            # the catalogue's own test catches this early; here it must not end a run
-            _log.warning("%s: it is recorded, but may be left out", error)
-            is_lossless = False
+            # no store could take it, and it must not end a run
+            _log.error("%s: it is not recorded", error)
         self._is_lossless[name] = is_lossless
         return is_lossless
 
@@ -262,7 +277,9 @@ class FanOut:
             self._unwritten.append(_Packed(entry, size, False))
 
     def _write_out(self) -> None:
-        """Appends what is packed to the journal; what the disk does not take stays. Held by the journal lock."""
+        """Appends what is packed to the journal; what the disk does not take stays. Held by the
+        journal lock.
+        """
         if self._append(list(self._unwritten)):
             self._unwritten.clear()
             return
@@ -288,16 +305,20 @@ class FanOut:
         return True
 
     def _tidy(self) -> None:
-        """Deletes what every sink has taken, measures the journal, keeps the count. Held by the journal lock."""
-        taken = min((thread.position for thread in self._threads), default=self._journal.end)
+        """Deletes what every sink has taken, measures the journal, keeps the count. Held by the
+        journal lock.
+        """
         try:
-            self._journal.forget_before(taken)
+            self._journal.forget_before(self._taken())
             self._is_over_quota = self._journal.num_bytes() > self._quota_bytes
             if self._coalesced != self._coalesced_kept:
                 self._coalesced_file.write_text(str(self._coalesced))
                 self._coalesced_kept = self._coalesced
         except OSError as error:
             self._journal_error = str(error)
+
+    def _taken(self) -> Position:
+        return min((thread.position for thread in self._threads), default=self._journal.end)
 
     def _wake_sinks(self) -> None:
         for thread in self._threads:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.exc import DataError, IntegrityError, StatementError
 
+from .engines import UnknownRun
 from .errors import MoescopeError
 from .record_codec import Record
 from .records import Alert, Checkpoint, Event, Frame, Run, Segment
@@ -13,18 +14,22 @@ from .store_door import StoreDoor
 
 
 class SqlSink:
-    """Writes into the store at an address, which is opened in the sink's own thread and may be away at first."""
+    """Writes into the store at an address, which is opened in the sink's own thread and may be away
+    at first.
+    """
 
     name = "sql"
 
     def __init__(self, store_url: str, run: Run | None = None) -> None:
-        """run: entered into a store that does not know it, as one made anew after the first was lost."""
+        """run: entered into a store that does not know it, as one made anew after the first was
+        lost.
+        """
         self._door = StoreDoor(store_url)
         self._run = run
         self._is_run_known = run is None
 
     def write(self, records: Sequence[Record]) -> None:
-        """Writes each kind in one short transaction of its own. Raises StoreAway, or RecordRefused."""
+        """Writes each kind in short transactions of its own. Raises StoreAway or RecordRefused."""
         store = self._door.enter()
         self._make_run_known(store)
         try:
@@ -44,8 +49,12 @@ class SqlSink:
         except IntegrityError as error:
             # the run may have been deleted, or the store replaced: then no record is at fault
             self._is_run_known = self._run is None
-            self._must_know(store, records[0].run_id)
+            store.find_run(records[0].run_id)
             raise RecordRefused(f"the store does not take it: {error.orig}") from error
+        except MoescopeError as error:
+            if isinstance(error.__context__, DataError):
+                raise RecordRefused(str(error)) from error
+            raise
         except (StatementError, ValueError, TypeError) as error:
             raise RecordRefused(f"the store cannot hold it: {error}") from error
 
@@ -57,9 +66,6 @@ class SqlSink:
             return
         try:
             store.find_run(self._run.id)
-        except MoescopeError:
+        except UnknownRun:
             store.add_run(self._run)
         self._is_run_known = True
-
-    def _must_know(self, store: Store, run_id: str) -> None:
-        store.find_run(run_id)

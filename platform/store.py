@@ -1,22 +1,23 @@
 """The store: what every process of moescope shares, whether it lies in SQLite or in PostgreSQL.
 
-Any thread of any process may call any method at any time. Each call is one or more short transactions of its own (at
-most about 50 ms each), so nobody holds the database while it thinks. Records go in and come out as plain frozen values.
-What a journal may bring twice is idempotent on its natural key. Samples may be lost if the machine loses power within
-moments; alerts, events, segments, checkpoints and commands are on disk when their call returns.
+Any thread of any process may call any method at any time. Each call is one or more short
+transactions of its own (at most about 50 ms each), so nobody holds the database while it thinks.
+Records go in and come out as plain frozen values. What a journal may bring twice is idempotent on
+its natural key. Samples may be lost if the machine loses power within moments; alerts, events,
+segments, checkpoints and commands are on disk when their call returns.
 
-Errors: `StoreAway` where the same call may succeed later (locked, unreachable, read-only, disk full), `UnknownRun` where
-the run is not in the store, any other `MoescopeError` where the call itself is wrong.
+Errors: `StoreAway` where the same call may succeed later (locked, unreachable, read-only, disk
+full), `UnknownRun` where the run is not in the store, any other `MoescopeError` where the call
+itself is wrong.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Row,
     Select,
     Table,
     case,
@@ -57,10 +58,12 @@ _CHANGEABLE = {
 
 
 def open_store(url: str, *, patience_s: float = PATIENCE_S) -> "Store":
-    """Opens a store: `sqlite:///FILE` (made, and brought up to date, by itself) or `postgresql://...` (made where empty).
+    """Opens a store: `sqlite:///FILE` (made, and brought up to date, by itself) or
+    `postgresql://...` (made where empty).
 
-    Raises MoescopeError, one line, where the address is wrong, the store unreachable or unwritable, newer than this
-    program, or (PostgreSQL) older. `patience_s`: how long any call waits for a busy database before it gives up.
+    Raises MoescopeError, one line, where the address is wrong, the store unreachable or unwritable,
+    newer than this program, or (PostgreSQL) older. `patience_s`: how long any call waits for a busy
+    database before it gives up.
     """
     database = Database(url, patience_s)
     try:
@@ -99,7 +102,8 @@ class Store:
         )
 
     def find_run(self, name_or_id: str) -> Run:
-        """Finds a run by id, by name (the newest of that name), or by the beginning of its id if that is unique.
+        """Finds a run by id, by name (the newest of that name), or by the beginning of its id if
+        that is unique.
 
         Raises MoescopeError, with near names where there are some.
         """
@@ -125,7 +129,9 @@ class Store:
         return self._runs() if include_archived else self._runs(~tables.runs.c.is_archived)
 
     def update_run(self, run_id: str, **fields: Any) -> None:
-        """Changes fields of a run, such as status, heartbeat_s, finished_s, mode, tags, note, is_archived or name."""
+        """Changes fields of a run, such as status, heartbeat_s, finished_s, mode, tags, note,
+        is_archived or name.
+        """
         for field in fields.keys() - _CHANGEABLE:
             raise MoescopeError(
                 f"a run's {field} cannot be changed{did_you_mean(field, _CHANGEABLE)}"
@@ -139,7 +145,9 @@ class Store:
             raise UnknownRun(f"run {run_id} is not in the store: it was deleted or never added")
 
     def delete_run(self, run_id: str) -> None:
-        """Deletes a run with everything that belongs to it; its folder is the caller's. Unknown runs are no error."""
+        """Deletes a run with everything that belongs to it; its folder is the caller's. Unknown
+        runs are no error.
+        """
         number = self.database.read(
             lambda c: c.scalar(select(tables.runs.c.number).where(tables.runs.c.id == run_id))
         )
@@ -191,23 +199,25 @@ class Store:
         return self._all(statement, lambda row: Event(**row))
 
     def put_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Adds a checkpoint, or takes over what changed of the one with the same (run, segment, step)."""
+        """Adds a checkpoint, or takes over what changed of the one with the same (run, segment,
+        step).
+        """
         self._put(tables.checkpoints, checkpoint)
 
     def checkpoints(self, run_id: str) -> list[Checkpoint]:
         """The checkpoints of a run, in the order of (segment, step)."""
         kept = tables.checkpoints.c
         statement = select(tables.checkpoints).where(kept.run_id == run_id)
-        return self._all(
-            statement.order_by(kept.segment, kept.step), lambda row: Checkpoint(**row)
-        )
+        return self._all(statement.order_by(kept.segment, kept.step), lambda row: Checkpoint(**row))
 
     # samples
 
     def write_frames(self, frames: Sequence[Frame]) -> None:
-        """Writes samples; reading them is `platform/series.py`. Writing the same frames twice changes nothing.
+        """Writes samples; reading them is `platform/series.py`. Writing the same frames twice
+        changes nothing.
 
-        Raises MoescopeError on an unknown signal or a wrong shape (then nothing was written), UnknownRun, or StoreAway.
+        Raises MoescopeError on an unknown signal or a wrong shape (then nothing was written),
+        UnknownRun, or StoreAway.
         """
         write_frames(self.database, frames)
 
@@ -217,7 +227,10 @@ class Store:
         """Adds an alert or brings it up to date; a state that a person has set stays."""
         old = tables.alerts.c
         self._put(
-            tables.alerts, alert, unless=old.changed_by != "", kept=("state", "changed_by", "changed_s")
+            tables.alerts,
+            alert,
+            unless=old.changed_by != "",
+            kept=("state", "changed_by", "changed_s"),
         )
 
     def alerts(
@@ -241,7 +254,9 @@ class Store:
         self._change_alert(alert_id, state=state, changed_by=who, changed_s=now_s)
 
     def undelivered_alerts(self, since_s: float = 0.0) -> list[Alert]:
-        """Alerts since then that nobody was told of and nobody has seen, oldest first; five failures are enough."""
+        """Alerts since then that nobody was told of and nobody has seen, oldest first; five
+        failures are enough.
+        """
         alert = tables.alerts.c
         found = self._alerts(
             alert.delivered_s.is_(None),
@@ -253,7 +268,9 @@ class Store:
         return found[::-1]
 
     def mark_delivered(self, alert_id: str, now_s: float, failure: str = "") -> None:
-        """Notes an attempt to deliver an alert; after a failure it stays undelivered, and the text is kept."""
+        """Notes an attempt to deliver an alert; after a failure it stays undelivered, and the
+        text is kept.
+        """
         attempts = tables.alerts.c.num_deliveries + 1
         delivered_s = None if failure else now_s
         self._change_alert(
@@ -261,7 +278,9 @@ class Store:
         )
 
     def delivery_failures(self, run_id: str) -> dict[str, str]:
-        """{alert id: why it could not be delivered} for the alerts of a run that are not delivered."""
+        """{alert id: why it could not be delivered} for the alerts of a run that are not
+        delivered.
+        """
         alert = tables.alerts.c
         statement = select(alert.id, alert.delivery_failure).where(
             alert.run_id == run_id, alert.delivery_failure != ""
@@ -302,7 +321,9 @@ class Store:
         kept: Sequence[str] = (),
         **more: Any,
     ) -> None:
-        """Upserts a record that belongs to a run; the columns in `kept` keep their value where `unless` holds."""
+        """Upserts a record that belongs to a run; the columns in `kept` keep their value where
+        `unless` holds.
+        """
         values = {**columns_of(record), **more}
 
         def work(connection: Connection) -> None:

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from .engines import StoreAway, parsed_url
+from .engines import StoreAway, parsed_url, shown_url
 from .store import Store, open_store
 
 
 class StoreDoor:
-    """Gives one thread its store. Once open, the store itself copes with faults (`Store`, `StoreAway`)."""
+    """Gives one thread its store. Once open, the store itself copes with faults (`Store`,
+    `StoreAway`).
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -16,14 +18,15 @@ class StoreDoor:
     def enter(self) -> Store:
         """Returns the open store. Raises MoescopeError while it is away.
 
-        An embedded store that is not there is not made anew: the disk that it lies on may come back, and what was
-        written elsewhere meanwhile would be lost to it.
+        An embedded store that is not there is not made anew: the disk that it lies on may come
+        back, and what was written elsewhere meanwhile would be lost to it.
         """
         if self._store is None:
             url = parsed_url(self.url)
             if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
                 raise StoreAway(
-                    f"store {self.url} is gone: put it back, or make a new one with `moescope db upgrade`"
+                    f"store {shown_url(url)} is gone: put it back, "
+                    "or make a new one with `moescope db upgrade`"
                 )
             self._store = open_store(self.url)
         return self._store

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, select, type_coerce
+from sqlalchemy.types import NullType
 
 from . import tables
 from .engines import Database
@@ -18,10 +18,12 @@ _STEPS_AT_ONCE = 8192
 _ROWS_AT_ONCE = 32768
 """Rows of one reading transaction: some 20 ms."""
 
+# not as LargeBinary, whose rows are copied one by one in Python: both drivers give bytes
+_raw = NullType()
 _scalar = tables.scalar_rows.c
 _vector = tables.vector_rows.c
 _STEPS = (
-    select(_scalar.step, _scalar.time_s, _scalar.layout_id, _scalar.data)
+    select(_scalar.step, _scalar.time_s, _scalar.layout_id, type_coerce(_scalar.data, _raw))
     .where(
         _scalar.run_number == bindparam("run"),
         _scalar.group_id == bindparam("group"),
@@ -32,7 +34,7 @@ _STEPS = (
     .order_by(_scalar.step)
     .limit(bindparam("limit"))
 )
-_VECTORS = select(_vector.row, _vector.step, _vector.data).where(
+_VECTORS = select(_vector.row, _vector.step, type_coerce(_vector.data, _raw)).where(
     _vector.run_number == bindparam("run"),
     _vector.signal_id == bindparam("signal"),
     _vector.row.in_(bindparam("rows", expanding=True)),
@@ -69,11 +71,19 @@ def rows_to_read(
 
 
 def stretch(
-    database: Database, source: Source, segment: int, first: int, last: int, rows: Sequence[int]
+    database: Database,
+    source: Source,
+    segment: int,
+    first: int,
+    last: int,
+    rows: Sequence[int],
+    is_one: bool,
 ) -> Iterator[Series]:
-    """Yields the points of a segment from step `first` to `last`, in parts that are read in a transaction each.
+    """Yields the points of a segment from step `first` to `last`, in parts that are read in a
+    transaction each.
 
-    rows: what to read of a vector or matrix; of a single row the values are (points, numbers), else (points, rows, numbers).
+    rows: which rows of a vector or matrix; `is_one` drops their dimension, so that the values are
+    (points, numbers).
     """
     num_steps = max(64, min(_STEPS_AT_ONCE, _ROWS_AT_ONCE // max(1, len(rows))))
     where = {"run": source.run_number, "segment": segment}
@@ -88,16 +98,18 @@ def stretch(
             layouts = _layouts(database, {row.layout_id for row in steps})
             yield _scalars(source.signal, segment, steps, layouts)
         elif vectors:
-            yield _vectors(source.signal, segment, steps, vectors, rows)
+            yield _vectors(source.signal, segment, steps, vectors, rows, is_one)
         if len(steps) < num_steps:
             return
         first = steps[-1].step + 1
 
 
 def joined(signal: str, parts: Sequence[Series], num_dimensions: int) -> Series:
-    """One series out of parts in their order; where their shapes differ, missing elements are NaN."""
-    shapes = np.array([part.values.shape[1:] for part in parts], int).reshape(-1, num_dimensions)
-    shape = tuple(shapes.max(axis=0)) if parts else (0,) * num_dimensions
+    """One series out of parts in their order; where their shapes differ, missing elements are
+    NaN.
+    """
+    shapes = [part.values.shape[1:] for part in parts] or [(0,) * num_dimensions]
+    shape = tuple(map(max, *shapes)) if len(shapes) > 1 else shapes[0]
     values = np.full((sum(len(part.steps) for part in parts), *shape), np.nan, np.float32)
     start = 0
     for part in parts:
@@ -163,20 +175,23 @@ def _scalars(
 
 
 def _vectors(
-    signal: str, segment: int, steps: Sequence[Any], vectors: Sequence[Any], rows: Sequence[int]
+    signal: str,
+    segment: int,
+    steps: Sequence[Any],
+    vectors: Sequence[Any],
+    rows: Sequence[int],
+    is_one: bool,
 ) -> Series:
-    row, step, data = (np.array(column, dtype) for column, dtype in zip(
-        zip(*((v.row, v.step, v.data) for v in vectors), strict=True), (int, np.int64, object), strict=True))
-    found, point = np.unique(step, return_inverse=True)
+    row, step, data = zip(*vectors, strict=True)
+    found, point = np.unique(np.array(step, np.int64), return_inverse=True)
     numbers = unpack_equal(data)
     values = np.full((len(found), len(rows), numbers.shape[1]), np.nan, np.float32)
-    values[point, row - rows[0]] = numbers
-    group_steps = np.array([s.step for s in steps], np.int64)
-    times_s = np.array([s.time_s for s in steps], np.float64)
+    values[point, np.array(row) - rows[0]] = numbers
+    group_step, time_s, _, _ = zip(*steps, strict=True)
     return Series(
         signal,
         np.full(len(found), segment, np.int32),
         found,
-        times_s[np.searchsorted(group_steps, found)],
-        values[:, 0] if len(rows) == 1 and ... else values,
+        np.array(time_s, np.float64)[np.searchsorted(np.array(group_step, np.int64), found)],
+        values[:, 0] if is_one else values,
     )

@@ -1,4 +1,4 @@
-"""Readings of the machine: how busy processors and GPU are, and how much memory the trainer holds."""
+"""Readings of the machine: how busy processors and GPU are, and what memory the trainer holds."""
 
 import os
 from typing import Any
@@ -23,7 +23,9 @@ class SystemMeter:
         self._gpu = _Gpu.found(gpu_index)
 
     def read(self) -> dict[str, float]:
-        """Returns {catalogue signal: value}; GPU signals are absent where there is no GPU. Never raises."""
+        """Returns {catalogue signal: value}; GPU signals are absent where there is no GPU. Never
+        raises.
+        """
         values: dict[str, float] = {}
         try:
             # 100 % is one processor here
@@ -58,7 +60,8 @@ class _Gpu:
             used = self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used
             processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
             own = [p.usedGpuMemory for p in processes if p.pid == os.getpid() and p.usedGpuMemory]
-            # inside a container the driver may know this process by another number: then the whole GPU is shown
+            # inside a container the driver may know this process by another number: then the whole
+            # GPU is shown
             return {GPU_SHARE: share, GPU_MEMORY_GIB: (own[0] if own else used) / _GIB}
         except self._nvml.NVMLError:
             return {}

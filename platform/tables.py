@@ -1,13 +1,15 @@
 """The tables of the store, as the newest migration leaves them (a test compares the two).
 
-Runs, segments, events, alerts, checkpoints, commands and leases are one row per record; a column is named like the record's
-field. Samples are packed:
-- `scalar_rows`: one row per (run, group, segment, step): the scalars of the group as little-endian float32, in the order
-  that `layouts` names. It also carries the time of the group's vectors, so a group without scalars has empty rows.
-- `vector_rows`: one row per (run, signal, row, segment, step): a 1-D signal is row -1, a 2-D signal has a row per
-  first-dimension index, since a view draws one layer over many steps (the cost does not grow with depth).
-- `spans`: which signal was measured in which segment, from where to where.
-Small integers stand for names: `signals`, `groups` and `layouts` only ever grow.
+Runs, segments, events, alerts, checkpoints, commands and leases are one row per record; a column is
+named like the record's field. Samples are packed:
+- `scalar_rows`: one row per (run, group, segment, step): the scalars of the group as little-endian
+  float32, in the order that `layouts` names. It also carries the time of the group's vectors, so a
+  group without scalars has empty rows.
+- `vector_rows`: one row per (run, signal, row, segment, step): a 1-D signal is row -1, a 2-D signal
+  has a row per first-dimension index, since a view draws one layer over many steps (the cost does
+  not grow with depth).
+- `spans`: which signal was measured in which segment, from where to where. Small integers stand for
+  names: `signals`, `groups` and `layouts` only ever grow.
 """
 
 import json
@@ -38,7 +40,9 @@ metadata = MetaData()
 
 
 class Json(TypeDecorator[Any]):
-    """Nested plain values as text; numpy numbers and arrays become plain ones, NaN and infinity survive."""
+    """Nested plain values as text; numpy numbers and arrays become plain ones, NaN and infinity
+    survive.
+    """
 
     impl = Text
     cache_ok = True
@@ -51,7 +55,9 @@ class Json(TypeDecorator[Any]):
 
 
 class Words(TypeDecorator[str]):
-    """Text that came from outside: a NUL or an undecodable byte of a file name must not make its record unwritable."""
+    """Text that came from outside: a NUL or an undecodable byte of a file name must not make its
+    record unwritable.
+    """
 
     impl = Text
     cache_ok = True
@@ -63,7 +69,9 @@ class Words(TypeDecorator[str]):
 
 
 class Real(TypeDecorator[float]):
-    """A float that may be NaN. SQLite keeps NaN as NULL, so NULL reads as NaN: never for a value that may be None."""
+    """A float that may be NaN. SQLite keeps NaN as NULL, so NULL reads as NaN: never for a value
+    that may be None.
+    """
 
     impl = Double
     cache_ok = True
@@ -92,6 +100,10 @@ class Moment(TypeDecorator[float]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> float | None:
+        return None if value is None else float(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> float | None:
+        # SQLite's RETURNING shows a round number as an integer
         return None if value is None else float(value)
 
 
@@ -241,7 +253,9 @@ layouts = Table(
     "layouts",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),  # the signals' names: see packing.BETWEEN_NAMES
+    Column(
+        "name", Text, nullable=False, unique=True
+    ),  # the signals' names: see packing.BETWEEN_NAMES
 )
 
 scalar_rows = Table(

@@ -1,8 +1,9 @@
 """Thins a long series for drawing without losing what matters in it.
 
-Steps fall into buckets of a power of two, aligned to its multiples, so that a closed bucket never changes and a picture
-stays still while a run grows. Of each bucket the lowest and the highest finite value are kept, and the first and the last
-non-finite one; of each segment the first and the last point.
+Steps fall into buckets of a power of two, aligned to its multiples, so that a closed bucket never
+changes and a picture stays still while a run grows. Of each bucket the lowest and the highest
+finite value are kept, and the first and the last non-finite one; of each segment the first and the
+last point.
 """
 
 import numpy as np
@@ -14,10 +15,11 @@ Indices = NDArray[np.intp]
 
 
 def thinned(series: Series, max_points: int) -> Series:
-    """Returns at most `max_points` points of the series (two per segment at the least); all where it is short enough.
+    """Returns at most `max_points` points of the series (two per segment at the least); all where
+    it is short enough.
 
-    Of vectors, the lowest is the one with the lowest finite element, the highest that with the highest; non-finite is one
-    with any such element.
+    Of vectors, the lowest is the one with the lowest finite element, the highest that with the
+    highest; non-finite is one with any such element.
     """
     num_points, max_points = len(series.steps), max(max_points, 1)
     if num_points <= max_points:

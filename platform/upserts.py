@@ -1,4 +1,6 @@
-"""INSERT ... ON CONFLICT, which SQLite and PostgreSQL share: writing the same record twice changes nothing."""
+"""INSERT ... ON CONFLICT, which SQLite and PostgreSQL share: writing the same record twice
+changes nothing.
+"""
 
 from dataclasses import fields
 from functools import cache
@@ -16,7 +18,9 @@ def insert_into(dialect: str, table: Table) -> Insert:
 
 @cache
 def replace(dialect: str, table: Table, columns: tuple[str, ...]) -> Insert:
-    """Inserts rows of these columns; where the primary key is taken, the row's other columns take the new values."""
+    """Inserts rows of these columns; where the primary key is taken, the row's other columns
+    take the new values.
+    """
     statement = insert_into(dialect, table)
     key = [column.name for column in table.primary_key]
     new = {name: statement.excluded[name] for name in columns if name not in key}

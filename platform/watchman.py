@@ -1,5 +1,5 @@
-"""Rules that a dead trainer cannot judge: a run that should be alive and has fallen silent, and one that lives but stands
-still.
+"""Rules that a dead trainer cannot judge: a run that should be alive and has fallen silent, and one
+that lives but stands still.
 
 Pure, but for what it has seen before; the service calls it every few seconds.
 """
@@ -49,7 +49,9 @@ class Watchman:
         self._steps: dict[str, tuple[int, int, float]] = {}
 
     def store_was_away(self, until_s: float) -> None:
-        """The store could not be reached until then: nobody could beat, so silence counts from then on."""
+        """The store could not be reached until then: nobody could beat, so silence counts from then
+        on.
+        """
         self._store_back_s = max(self._store_back_s, until_s)
 
     def look(self, looks: Sequence[Look], open_alerts: Sequence[Alert], now_s: float) -> Judgement:
@@ -86,7 +88,8 @@ class Watchman:
                     now_s,
                     silence_s,
                     self._silent_after_s,
-                    f"no heartbeat for {silence_s:.0f} s: the trainer has died, hangs, or cannot reach the store; "
+                    f"no heartbeat for {silence_s:.0f} s: the trainer has died, hangs, or cannot "
+                    "reach the store; "
                     f"`moescope train --resume {run.name}` goes on from its last checkpoint",
                 )
             ]

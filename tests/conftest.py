@@ -1,7 +1,7 @@
 """Fixtures for all tests, and the demand for PostgreSQL where continuous integration makes it."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,23 @@ def _home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("MOESCOPE_") and not name.startswith("MOESCOPE_TEST_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MOESCOPE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def unwritten_is_nan() -> Iterator[None]:
+    """Fills memory that nobody wrote with NaN, inside torch's operators too, for the length of a test.
+
+    A test of tensor code must not pass by the luck of fresh zeros. torch fills its uninitialised memory in
+    deterministic mode; it is imported here, so that tests without tensors do not wait for it.
+    """
+    import torch
+
+    was_on = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(was_on)
 
 
 @pytest.hookimpl(wrapper=True)

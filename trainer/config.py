@@ -45,9 +45,9 @@ class DataConfig(Frozen):
     """Time steps of the log-mel audio."""
     num_text_bytes: PositiveInt = 48
     """UTF-8 bytes kept of a caption; the rest is cut, a shorter one is padded."""
-    caption_drop: float = Field(0.1, ge=0, le=1)
+    caption_drop: float = Field(default=0.1, ge=0, le=1)
     """Share of samples whose caption is left out, for guidance."""
-    validation_share: float = Field(0.05, ge=0, lt=1)
+    validation_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the clips held out for the probe, chosen by the hash of their name."""
     workers: PositiveInt = 1
     """Processes that decode ahead of the step."""
@@ -97,12 +97,12 @@ class ObjectiveConfig(Frozen):
 class OptimConfig(Frozen):
     learning_rate: PositiveFloat = 1e-3
     warmup_steps: NonNegativeInt = 40
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.99, ge=0, lt=1)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.01
     clip_norm: PositiveFloat = 1.0
-    ema_decay: float = Field(0.99, ge=0, lt=1)
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
 
 
 class WatchConfig(Frozen):
@@ -116,7 +116,7 @@ class WatchConfig(Frozen):
 
 class GuardConfig(Frozen):
     is_on: bool = True
-    extreme_factor: float = Field(50.0, gt=1)
+    extreme_factor: float = Field(default=50.0, gt=1)
     """A gradient norm above this multiple of its running level is extreme and is held back."""
     most_in_a_row: PositiveInt = 3
     """After that many extreme steps in a row the guard lets go; never of non-finite ones."""
@@ -139,7 +139,7 @@ class PolicyConfig(Frozen):
     """Steps after an action in which no further one is taken, unless the state is non-finite."""
     most_skipped_batches: PositiveInt = 400
     """Batches that one incident may pass over before the run halts."""
-    damp_scale: float = Field(0.5, gt=0, lt=1)
+    damp_scale: float = Field(default=0.5, gt=0, lt=1)
     """Learning-rate factor of a damped stretch."""
     damp_steps: PositiveInt = 50
 

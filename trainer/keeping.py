@@ -59,6 +59,7 @@ class Keeper:
         self._delay = certify_after_steps
         self._run_id = run_id
         self._say, self._tell, self._fail = say, tell, fail
+        folder.mkdir(parents=True, exist_ok=True)
         self._ring = HostRing(0)
         self._by_step: dict[int, Checkpoint] = {}
         self._lock = threading.Lock()
@@ -75,7 +76,6 @@ class Keeper:
 
     def open_folder(self) -> list[Checkpoint]:
         """Reads what an earlier process left on disk; half-written ones are removed, damaged ones left out."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         remove_partials(self.folder)
         for path in checkpoint_folders(self.folder):
             try:

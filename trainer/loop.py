@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..monitors.judge import Judgement
-from ..monitors.policy import Policy
+from ..monitors.policy import ADVISED, Policy
 from ..platform import catalogue
 from ..platform.contact import Contact
 from ..platform.records import Alert, Event, EventKind, Frame, Mode, Run, RunStatus, Segment
@@ -210,8 +210,11 @@ class Trainer:
             losses = flow_losses(self.state.model, batch, drawn, self.config)
         verdict = self.state.judge.vet(self.measure.vetted(losses, drawn))
         vetting.note(verdict.is_bad)
-        if vetting.passed_over > self.config.policy.most_skipped_batches:
-            self.halt(f"{vetting.passed_over} batches in a row look bad: is the data another one?")
+        if verdict.is_bad and self.policy.skips_left == 0:
+            self.halt(
+                f"this incident passed over {vetting.passed_over} batches "
+                "(policy.most_skipped_batches): is the data another one?"
+            )
         return verdict.is_bad
 
     def _launch(self, batch: Batch, wait_s: float) -> Pending:
@@ -297,24 +300,17 @@ class Trainer:
         self._act(pending, judgement)
 
     def _act(self, pending: Pending, judgement: Judgement) -> None:
-        self.keeper.stamp(self.policy.certify(self.state.step, self.keeper.checkpoints, judgement))
-        if self.mode == "off":
-            return
+        self.keeper.stamp(self.policy.certify(pending.step, self.keeper.checkpoints, judgement))
         action = self.policy.decide(
             step=pending.step,
-            batch=pending.batch,
+            batch=pending.batch + 1,
             judgement=judgement,
             checkpoints=self.keeper.checkpoints,
             mode=self.mode,
         )
-        if action.kind == "carry_on":
-            return
-        if self.mode == "advisory":
-            self.say_event("note", f"advisory: would {action.kind}: {action.reason}", {})
-            self.progress.say(
-                f"step {pending.step}: advisory: would {action.kind}: {action.reason}"
-            )
-            return
+        if action.reason.startswith(ADVISED):
+            self.say_event("note", action.reason, {"alert_id": action.alert_id})
+            self.progress.say(f"step {pending.step}: {action.reason}")
         carry_out(self, action)
 
     def _record(

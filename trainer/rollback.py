@@ -34,12 +34,13 @@ class Vetting:
 HEALTHY_IN_A_ROW = 8
 
 
-def carry_out(trainer: "Trainer", action: Action) -> str:
+def carry_out(trainer: "Trainer", action: Action, *, is_automatic: bool = True) -> str:
     """Carries the action out at a step boundary and returns in words what was done."""
     state = trainer.state
     if action.kind == "carry_on":
         return ""
-    trainer.policy.note(action, state.step, state.batch)
+    # remembered before it starts: a crash in the middle must not give the budget back
+    trainer.policy.note(action, state.step, state.batch, is_automatic=is_automatic)
     if action.kind == "rollback":
         return _roll_back(trainer, action)
     if action.kind == "skip_data":
@@ -107,6 +108,13 @@ def _roll_back(trainer: "Trainer", action: Action) -> str:
     )
     trainer.progress.say(f"step {from_step}: {done}: {action.reason}")
     return done
+
+
+def vetting_after_resume(trainer: "Trainer") -> Vetting | None:
+    """Returns the vetting that a killed process was in the middle of, or None."""
+    until = trainer.policy.vet_until
+    batch = trainer.state.batch
+    return Vetting(batch, until) if until is not None and batch < until else None
 
 
 def _start_vetting(trainer: "Trainer", action: Action) -> None:

@@ -19,14 +19,16 @@ from ..monitors.policy import Policy
 from ..platform import leases
 from ..platform.announcement import dashboard_address, mlflow_address
 from ..platform.contact import Contact, run_lease
+from ..platform.delivery import DeliveryThread
 from ..platform.errors import MoescopeError
 from ..platform.mlflow_sink import MlflowSink
 from ..platform.records import Run, RunStatus, Segment
 from ..platform.settings import Settings
-from ..platform.sinks import FanOut
+from ..platform.sinks import FanOut, Sink
 from ..platform.sql_sink import SqlSink
 from ..platform.store import Store, open_store
 from .config import RunConfig
+from .counts import count_parameters
 from .data.batches import Batches
 from .data.clips import ClipIndex, find_clips
 from .keeping import Keeper
@@ -46,6 +48,7 @@ from .optim.ema import Ema
 from .optim.groups import make_optimizer
 from .probe import Probe
 from .progress import ProgressLine
+from .rollback import vetting_after_resume
 from .state import TrainState
 
 
@@ -139,9 +142,13 @@ def _assemble(
     stack.callback(line.close)
     contact = Contact(settings.store_url, run.id, holder)
     stack.callback(contact.close)
-    mlflow_sink = MlflowSink(mlflow_address(settings), run, dashboard_address(settings))
-    fan_out = FanOut(folder / "journal", [SqlSink(settings.store_url, run), mlflow_sink])
+    sinks: list[Sink] = [SqlSink(settings.store_url, run)]
+    if settings.mlflow != "off":
+        sinks.append(MlflowSink(mlflow_address(settings), run, dashboard_address(settings)))
+    fan_out = FanOut(folder / "journal", sinks)
     stack.callback(fan_out.close)
+    policy = Policy(config.policy, folder / "memory.jsonl")
+    stack.callback(policy.close)
     keeper = Keeper(
         folder / "checkpoints",
         config.checkpoint,
@@ -161,14 +168,15 @@ def _assemble(
         batches=batches,
         measure=Measure(state.model, config, device),
         probe=Probe(config, batches, device),
-        policy=make_policy(config, folder),
+        policy=policy,
         keeper=keeper,
         fan_out=fan_out,
         contact=contact,
         progress=line,
         mode=run.mode,
     )
-    stack.enter_context(delivering(settings))
+    delivery = DeliveryThread(settings.store_url, settings.notify.split(), holder)
+    stack.callback(delivery.close)
     return trainer
 
 
@@ -204,15 +212,15 @@ def _open_segment(trainer: Trainer, store: Store, old: Run | None) -> None:
     for kind in announced_changes(changes(old, trainer.config)):
         trainer.say_event(kind, "the configuration was changed", {"changes": segment.changes})
         trainer.state.judge.announce(kind, checkpoint.step)
-    trainer.vetting = vetting_after_resume(trainer.policy, checkpoint.batch)
+    trainer.vetting = vetting_after_resume(trainer)
 
 
 def _say_start(trainer: Trainer, clips: ClipIndex, origin: str) -> None:
     config, line = trainer.config, trainer.progress
-    active, total = count(config)
+    parameters = count_parameters(config)
     line.say(
-        f"run {trainer.run.name} ({trainer.run.id}): {config.recipe}, {total / 1e6:.2f} M parameters, "
-        f"{active / 1e6:.2f} M active, on {trainer.run.device}"
+        f"run {trainer.run.name} ({trainer.run.id}): {config.recipe}, {parameters.total / 1e6:.2f} M parameters, "
+        f"{parameters.active / 1e6:.2f} M active, on {trainer.run.device}"
     )
     line.say(
         f"{len(clips.clips)} clips in {config.data.folder}" + (f"; {origin}" if origin else "")

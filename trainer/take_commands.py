@@ -56,7 +56,7 @@ def _take(trainer: "Trainer", command: Command) -> str:
                 )
             reason = f"asked by {command.asked_by}"
             action = Action("damp", reason, learning_rate_scale=scale, for_steps=steps)
-            return carry_out(trainer, action)
+            return carry_out(trainer, action, is_automatic=False)
         case "pause":
             trainer.is_paused = True
             return f"paused at step {trainer.state.step}"
@@ -86,7 +86,7 @@ def _roll_back(trainer: "Trainer", command: Command) -> str:
     if int(wanted) not in steps:
         raise MoescopeError(f"there is no checkpoint of step {wanted}: there are {steps}")
     action = Action("rollback", f"asked by {command.asked_by}", to_step=int(wanted))
-    return carry_out(trainer, action)
+    return carry_out(trainer, action, is_automatic=False)
 
 
 def _number(args: Mapping[str, Any], name: str, default: float) -> float:

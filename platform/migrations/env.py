@@ -1,4 +1,6 @@
-"""Run by Alembic: migrates on the connection, and inside the transaction, that `platform/migrate.py` hands in."""
+"""Run by Alembic: migrates on the connection, and inside the transaction, that
+`platform/migrate.py` hands in.
+"""
 
 from alembic import context
 

@@ -1,4 +1,6 @@
-"""Batches: which clips come when, decoded ahead of the step, and reachable from anywhere by their number."""
+"""Batches: which clips come when, decoded ahead of the step, and reachable from anywhere by their
+number.
+"""
 
 # B batch  C colours  F frames  H height  W width  N mel bands  M mel steps  S text bytes
 from collections.abc import Iterator
@@ -51,11 +53,12 @@ class Batch:
 
 
 class Batches:
-    """The endless stream of batches of one run, by number; it keeps no state that a rollback would have to restore.
+    """The endless stream of batches of one run, by number; it keeps no state that a rollback would
+    have to restore.
 
-    `get(i)` gives the same values whatever was asked for before, in whatever process. Decoding runs ahead of the last
-    batch asked for; asking for another one re-plans it and costs the decoding of that batch at most.
-    Used from one thread; close it, or use it in a `with`.
+    `get(i)` gives the same values whatever was asked for before, in whatever process. Decoding runs
+    ahead of the last batch asked for; asking for another one re-plans it and costs the decoding of
+    that batch at most. Used from one thread; close it, or use it in a `with`.
     """
 
     def __init__(self, index: ClipIndex, data: DataConfig, seed: int, *, ahead: int = 3) -> None:
@@ -70,12 +73,15 @@ class Batches:
         self._kept: Batch | None = None
 
     def which(self, batch_index: int) -> list[tuple[int, Clip]]:
-        """Returns (position, clip) of the batch's samples: a pure function of clips, configuration, seed and number."""
+        """Returns (position, clip) of the batch's samples: a pure function of clips, configuration,
+        seed and number.
+        """
         first = batch_index * self.data.batch
         return [(p, self._order.draw(p)) for p in range(first, first + self.data.batch)]
 
     def get(self, batch_index: int) -> Batch:
-        """Returns a batch. A clip that fails is named in bad_clips and the next one takes its place, always the same.
+        """Returns a batch. A clip that fails is named in bad_clips and the next one takes its
+        place, always the same.
 
         Raises MoescopeError where nothing can be decoded any more.
         """
@@ -88,9 +94,11 @@ class Batches:
         return self._kept
 
     def validation_batch(self, num_clips: int) -> Batch:
-        """Returns the first num_clips held-out clips, or as many as there are, each with one fixed window.
+        """Returns the first num_clips held-out clips, or as many as there are, each with one fixed
+        window.
 
-        Where nothing is held out (data.validation_share of 0, or a single clip) these are clips that are trained on.
+        Where nothing is held out (data.validation_share of 0, or a single clip) these are clips
+        that are trained on.
         """
         clips = self.held_out_clips or self.training_clips
         draws = list(enumerate(clips[:num_clips]))
@@ -130,10 +138,12 @@ class Batches:
         )
 
     def _sample(self, position: int, clip: Clip, clips: list[Clip]) -> tuple[Clip, DecodedSample]:
-        """Returns the clip's sample, or that of the next clip in order of delivery that can be read.
+        """Returns the clip's sample, or that of the next clip in order of delivery that can be
+        read.
 
-        Every draw tries its own clip first, even one that failed before: what a batch holds must not depend on what
-        this process met earlier, or a resumed run would differ from one that was never stopped.
+        Every draw tries its own clip first, even one that failed before: what a batch holds must
+        not depend on what this process met earlier, or a resumed run would differ from one that was
+        never stopped.
         """
         for candidate in _from(clip, clips):
             outcome = self._pool.take(Task(position, candidate))
@@ -141,8 +151,8 @@ class Batches:
                 return candidate, outcome
             self.bad_clips[candidate.name] = outcome.reason
         raise MoescopeError(
-            f"{clip.path} and the next {min(len(clips), MOST_REPLACEMENTS) - 1} clips cannot be read any more"
-            f" ({self.bad_clips[clip.name]}): is data.folder still there?"
+            f"{clip.path} cannot be read any more ({self.bad_clips[clip.name]}), nor can the next"
+            f" {min(len(clips), MOST_REPLACEMENTS) - 1} clips: is data.folder still there?"
         )
 
 

@@ -1,4 +1,6 @@
-"""Captions: `clip.txt` beside `clip.mp4`, or lines of `captions.jsonl` in the clip's folder or any folder above it."""
+"""Captions: `clip.txt` beside `clip.mp4`, or lines of `captions.jsonl` in the clip's folder or any
+folder above it.
+"""
 
 import json
 from collections.abc import Mapping
@@ -17,9 +19,11 @@ PADDING_ID = 0
 
 
 def read_caption_file(path: Path) -> dict[str, str]:
-    """Reads {file name as written: caption} from lines such as {"file": "a.mp4", "caption": "a red ball"}.
+    """Reads {file name as written: caption} from lines such as {"file": "a.mp4", "caption": "a red
+    ball"}.
 
-    Other keys are ignored; of two lines about one file the later counts. Raises MoescopeError with file and line.
+    Other keys are ignored; of two lines about one file the later counts. Raises MoescopeError with
+    file and line.
     """
     captions: dict[str, str] = {}
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
@@ -33,7 +37,8 @@ def read_caption_file(path: Path) -> dict[str, str]:
         name, caption = _first(entry, FILE_KEYS), _first(entry, CAPTION_KEYS)
         if name is None or caption is None:
             raise MoescopeError(
-                f'{path} line {number}: expected {{"file": "clip.mp4", "caption": "..."}}, got {line.strip()[:80]}'
+                f'{path} line {number}: expected {{"file": "clip.mp4", "caption": "..."}},'
+                f" got {line.strip()[:80]}"
             )
         captions[Path(name).as_posix()] = _tidy(caption)
     return captions
@@ -49,7 +54,9 @@ def read_caption_beside(clip_path: Path) -> str | None:
 
 
 def encode_caption(caption: str, num_bytes: int) -> NDArray[np.int16]:
-    """Returns the caption as text_S, int16: UTF-8 byte b as b + 1, cut or padded with 0 to num_bytes."""
+    """Returns the caption as text_S, int16: UTF-8 byte b as b + 1, cut or padded with 0 to
+    num_bytes.
+    """
     raw = np.frombuffer(caption.encode("utf-8", "replace")[:num_bytes], dtype=np.uint8)
     text_S = np.full(num_bytes, PADDING_ID, dtype=np.int16)
     text_S[: len(raw)] = raw.astype(np.int16) + 1

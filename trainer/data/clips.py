@@ -20,7 +20,8 @@ CLIP_SUFFIXES = (".mp4", ".webm", ".mov", ".m4v", ".mkv")
 class Clip:
     path: Path
     name: str
-    """Path below the searched folder, with forward slashes; the key of all chance about the clip."""
+    """Path below the searched folder, with forward slashes; the key of all chance about the clip.
+    """
     caption: str
     """Empty where nobody wrote one."""
     folder: str
@@ -44,8 +45,9 @@ class ClipIndex:
 def find_clips(folder: Path | str) -> ClipIndex:
     """Searches a folder in depth and opens every clip once.
 
-    A file that is empty, cut off or no video is passed over and named. Raises MoescopeError where the folder is
-    missing, a captions.jsonl cannot be read, or nothing usable is found (saying what was found instead).
+    A file that is empty, cut off or no video is passed over and named. Raises MoescopeError where
+    the folder is missing, a captions.jsonl cannot be read, or nothing usable is found (saying what
+    was found instead).
     """
     root = Path(folder).expanduser()
     if not str(folder):
@@ -163,7 +165,8 @@ def _told(passed_over: list[tuple[str, str]]) -> str:
         return "it holds no file; clips are mp4, webm or mov"
     reasons = Counter(reason for _, reason in passed_over)
     told = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
-    return f"{len(passed_over)} files found ({told}; for one, {passed_over[0][0]}); clips are mp4, webm or mov"
+    first = passed_over[0][0]
+    return f"{len(passed_over)} found ({told}; first {first}); clips are mp4, webm or mov files"
 
 
 def _fingerprint(clips: tuple[Clip, ...]) -> str:

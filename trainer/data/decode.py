@@ -1,4 +1,6 @@
-"""Reads one sample out of a clip: the frames of a random window, its sound as log-mel, its caption as bytes."""
+"""Reads one sample out of a clip: the frames of a random window, its sound as log-mel, its caption
+as bytes.
+"""
 
 # C colours  F frames  H height  W width  N mel bands  M mel steps  S text bytes  A audio samples
 from collections.abc import Iterator
@@ -21,7 +23,8 @@ from .clips import Clip
 from .headers import UnreadableClip, explain, open_clip, video_of
 from .mel import log_mel, margin_s, silence
 
-# audio decoders need some packets before they are exact (the overlap of AAC, the pre-roll of Opus is 80 ms)
+# audio decoders need some packets before they are exact (the overlap of AAC, the pre-roll of Opus
+# is 80 ms)
 PREROLL_S = 0.2
 
 
@@ -37,9 +40,9 @@ class DecodedSample:
 def read_sample(clip: Clip, data: DataConfig, seed: int, position: int) -> DecodedSample:
     """Reads the window that (seed, clip, position) chooses; the same values on every call.
 
-    The window starts anywhere in the clip where it fits and lasts num_frames / frames_per_s; of a shorter clip the last
-    frame is held. Frames are the nearest in time, scaled to cover height x width and cropped at a random place.
-    Raises UnreadableClip.
+    The window starts anywhere in the clip where it fits and lasts num_frames / frames_per_s; of a
+    shorter clip the last frame is held. Frames are the nearest in time, scaled to cover height x
+    width and cropped at a random place. Raises UnreadableClip.
     """
     chance = generator(seed, clip.name, position, "crop")
     span_s = data.num_frames / data.frames_per_s
@@ -68,7 +71,8 @@ def read_sample(clip: Clip, data: DataConfig, seed: int, position: int) -> Decod
 def nearest_frames(
     container: InputContainer, stream: VideoStream, wanted_s: NDArray[np.float64]
 ) -> list[VideoFrame]:
-    """Returns for each time the frame nearest to it; times ascend. Only what lies between is decoded.
+    """Returns for each time the frame nearest to it; times ascend. Only what lies between is
+    decoded.
 
     Past the end the last frame is held. Raises UnreadableClip where no frame can be had.
     """
@@ -114,7 +118,9 @@ def _frames_from(
 def _covered(
     frames: list[VideoFrame], stream: VideoStream, data: DataConfig, across: float, down: float
 ) -> NDArray[np.uint8]:
-    """Scales frames until they cover height x width and cuts the same place out of each; video_FHWC."""
+    """Scales frames until they cover height x width and cuts the same place out of each;
+    video_FHWC.
+    """
     video_FHWC = np.empty((len(frames), data.height, data.width, 3), dtype=np.uint8)
     scaler = VideoReformatter()
     pixel_shape = float(stream.sample_aspect_ratio or 1)
@@ -143,7 +149,9 @@ def _covered(
 def _mel_of(
     container: InputContainer, start_s: float, span_s: float, data: DataConfig
 ) -> NDArray[np.float32] | None:
-    """Returns mel_NM of the window, or None for a clip without a sound track. Past the track's end it is silent."""
+    """Returns mel_NM of the window, or None for a clip without a sound track. Past the track's end
+    it is silent.
+    """
     if not container.streams.audio:
         return None
     margin = margin_s(span_s, data.num_mel_steps)
@@ -158,7 +166,8 @@ def read_audio(
 ) -> tuple[int, NDArray[np.float32]]:
     """Returns (rate in hertz, mono audio_A in [-1, 1]) of the container's first sound track.
 
-    Channels are averaged; where there is no sound (before, after, gaps) there are zeros. Rate 0: nothing decodes.
+    Channels are averaged; where there is no sound (before, after, gaps) there are zeros. Rate 0:
+    nothing decodes.
     """
     stream = container.streams.audio[0]
     time_base = cast(Fraction, stream.time_base)
@@ -185,7 +194,7 @@ def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
     if not frame.format.is_planar:
         values = values.reshape(-1, frame.layout.nb_channels).T
     if values.dtype.kind == "f":
-        return values.mean(axis=0, dtype=np.float32)
+        return np.asarray(values.mean(axis=0), dtype=np.float32)
     unsigned_middle = 128.0 if values.dtype.kind == "u" else 0.0
     full_scale = 2.0 ** (8 * values.dtype.itemsize - 1)
-    return ((values.mean(axis=0) - unsigned_middle) / full_scale).astype(np.float32)
+    return np.asarray((values.mean(axis=0) - unsigned_middle) / full_scale, dtype=np.float32)

@@ -1,6 +1,9 @@
-"""Decoding ahead of the step, in processes that stay: what is wanted can change at any moment and costs nothing."""
+"""Decoding ahead of the step, in processes that stay: what is wanted can change at any moment and
+costs nothing.
+"""
 
 import atexit
+import contextlib
 import os
 import socket
 import subprocess
@@ -21,7 +24,12 @@ MOST_AT_A_WORKER = 2
 # a clip that takes longer than that hangs its decoder
 PATIENCE_S = 120.0
 DEATHS_OF_A_BAD_CLIP = 2
-STARTUP = "import sys; sys.path[:] = sys.argv[3:]; from {module} import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
+# processes in a row that may fail to start before decoding is given up
+MOST_FAILED_STARTS = 3
+STARTUP = (
+    "import sys; sys.path[:] = sys.argv[3:]; "
+    "from {module} import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
+)
 
 Key = tuple[int, str]
 
@@ -29,8 +37,9 @@ Key = tuple[int, str]
 class DecodePool:
     """Persistent decoding processes and the samples that they have ready.
 
-    One thread of the pool talks to the processes; `want` and `take` may be called from one other thread. A process that
-    dies is replaced and its task tried again; a clip that kills or hangs two of them becomes a Failure.
+    One thread of the pool talks to the processes; `want` and `take` may be called from one other
+    thread. A process that dies is replaced and its task tried again; a clip that kills or hangs two
+    in a row is a Failure from then on.
     """
 
     def __init__(self, data: DataConfig, seed: int) -> None:
@@ -39,17 +48,19 @@ class DecodePool:
         self._waiting: deque[Task] = deque()
         self._wanted: set[Key] = set()
         self._ready: dict[Key, DecodedSample | Failure] = {}
-        self._deaths: dict[Key, int] = {}
+        self._deaths: dict[str, int] = {}
+        self._failed_starts = 0
         self._broken = ""
         self._is_closing = False
         self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
         self._workers = [_Worker(data, seed) for _ in range(data.workers)]
         self._thread = threading.Thread(target=self._pump, name="decode-pool", daemon=True)
         self._thread.start()
         atexit.register(self.close)
 
     def want(self, tasks: Sequence[Task]) -> None:
-        """Says what is needed next, in this order; anything else that was asked for is forgotten."""
+        """Says what is needed next, in this order; what else was asked for is forgotten."""
         with self._lock:
             self._wanted = {_key(task) for task in tasks}
             self._ready = {key: found for key, found in self._ready.items() if key in self._wanted}
@@ -59,7 +70,7 @@ class DecodePool:
         self._wake()
 
     def take(self, task: Task) -> DecodedSample | Failure:
-        """Returns the sample or why there is none; waits for it, first in line if it was not wanted before."""
+        """Returns the sample or why there is none. Waits; what was not wanted goes first."""
         key = _key(task)
         with self._lock:
             if key not in self._wanted:
@@ -70,6 +81,9 @@ class DecodePool:
                     self._waiting.appendleft(task)
                 self._wake()
             while key not in self._ready:
+                if self._deaths.get(task.clip.name, 0) >= DEATHS_OF_A_BAD_CLIP:
+                    self._wanted.discard(key)
+                    return Failure("its decoding process died or hung, twice")
                 if self._broken or self._is_closing:
                     raise MoescopeError(self._broken or "the decoding processes were closed")
                 self._lock.wait()
@@ -94,10 +108,14 @@ class DecodePool:
         self._wake_in.close()
         self._wake_out.close()
         for worker in self._workers:
+            worker.connection.close()
+        for worker in self._workers:
             worker.end()
 
     def _wake(self) -> None:
-        self._wake_in.send(b"w")
+        # a full buffer wakes the thread as well
+        with contextlib.suppress(BlockingIOError):
+            self._wake_in.send(b"w")
 
     def _pump(self) -> None:
         try:
@@ -112,6 +130,8 @@ class DecodePool:
                 for worker in self._workers:
                     if worker.tasks and time.monotonic() - worker.busy_since_s > PATIENCE_S:
                         worker.process.kill()
+        except ChildProcessError:
+            return
         except Exception as error:  # whoever waits for a sample must hear of it
             self._give_up(f"decoding stopped: {type(error).__name__}: {error}")
 
@@ -119,8 +139,15 @@ class DecodePool:
         with self._lock:
             for _ in range(MOST_AT_A_WORKER):
                 for worker in self._workers:
-                    if self._waiting and len(worker.tasks) < MOST_AT_A_WORKER and worker.is_ready:
-                        worker.send(self._waiting.popleft())
+                    if len(worker.tasks) < MOST_AT_A_WORKER and worker.is_ready:
+                        self._send_next(worker)
+
+    def _send_next(self, worker: "_Worker") -> None:
+        while self._waiting:
+            task = self._waiting.popleft()
+            if self._deaths.get(task.clip.name, 0) < DEATHS_OF_A_BAD_CLIP:
+                worker.send(task)
+                return
 
     def _hear(self, worker: "_Worker") -> None:
         try:
@@ -130,40 +157,35 @@ class DecodePool:
             return
         with self._lock:
             if not isinstance(answer, Answer):
-                worker.is_ready = True
+                worker.is_ready, self._failed_starts = True, 0
                 return
             worker.tasks.popleft()
             worker.busy_since_s = time.monotonic()
-            self._found((answer.position, answer.name), answer.outcome)
-
-    def _found(self, key: Key, outcome: DecodedSample | Failure) -> None:
-        if key in self._wanted:
-            self._ready[key] = outcome
-            self._lock.notify_all()
+            self._deaths.pop(answer.name, None)
+            key = (answer.position, answer.name)
+            if key in self._wanted:
+                self._ready[key] = answer.outcome
+                self._lock.notify_all()
 
     def _replace(self, worker: "_Worker") -> None:
         """Starts another process for one that died; the clip that it was at is tried once more."""
         worker.end()
-        if not worker.is_ready:
-            self._give_up(
-                f"a decoding process does not start (exit code {worker.process.returncode})"
-            )
-            return
+        self._failed_starts += not worker.is_ready
+        if self._failed_starts >= MOST_FAILED_STARTS:
+            self._give_up(f"decoding does not start (exit code {worker.process.returncode})")
+            raise ChildProcessError
         with self._lock:
-            lost = [task for task in worker.tasks if _key(task) in self._wanted]
             if worker.tasks:
-                key = _key(worker.tasks[0])
-                self._deaths[key] = self._deaths.get(key, 0) + 1
-                if self._deaths[key] >= DEATHS_OF_A_BAD_CLIP:
-                    lost = [task for task in lost if _key(task) != key]
-                    self._found(key, Failure("its decoding process died or hung, twice"))
+                name = worker.tasks[0].clip.name
+                self._deaths[name] = self._deaths.get(name, 0) + 1
+            lost = [task for task in worker.tasks if _key(task) in self._wanted]
             self._waiting.extendleft(reversed(lost))
             self._workers[self._workers.index(worker)] = _Worker(self._data, self._seed)
+            self._lock.notify_all()
 
     def _give_up(self, why: str) -> None:
         with self._lock:
             self._broken = why
-            self._is_closing = self._is_closing or False
             self._lock.notify_all()
 
 
@@ -180,6 +202,8 @@ class _Worker:
             [sys.executable, "-c", command, str(descriptor), str(os.getpid()), *sys.path],
             pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
+            # a group of its own: Ctrl-C on a terminal goes to the trainer alone
+            process_group=0,
             env={**os.environ, **one_thread},
         )
         theirs.close()
@@ -200,7 +224,7 @@ class _Worker:
             return
 
     def end(self) -> None:
-        """Closes the socket, on which the process ends by itself; one that does not within a second is killed."""
+        """Closes the socket, on which the process ends by itself; after a second it is killed."""
         self.connection.close()
         try:
             self.process.wait(timeout=1.0)

@@ -1,7 +1,8 @@
 """A process that decodes samples for a trainer and does nothing else; it never loads torch.
 
-It is started by decode_pool.py as a plain interpreter: no fork of a process with threads, and no import of the user's
-main script. It talks over one socket, and when the other end is gone, by whatever death, it ends itself.
+It is started by decode_pool.py as a plain interpreter: no fork of a process with threads, and no
+import of the user's main script. It talks over one socket, and when the other end is gone, by
+whatever death, it ends itself.
 """
 
 import os
@@ -36,10 +37,11 @@ class Answer(NamedTuple):
 
 
 def serve(descriptor: int, parent: int) -> None:
-    """Answers tasks until the other end of the socket is closed. The first message is (data, seed), echoed when ready."""
-    # Ctrl-C reaches the whole process group: the trainer decides when to stop, and still needs batches until then
+    """Answers tasks until the other end of the socket is closed. The first message is (data, seed),
+    echoed when ready.
+    """
+    # an interrupt is for the trainer, which decides when to stop and still needs batches
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     with Connection(descriptor) as connection:
         try:

@@ -1,4 +1,4 @@
-"""The demo's data: three deliveries in sub-folders, the second of them corrupt, and nobody is told."""
+"""The demo's data: three deliveries in sub-folders, the second corrupt, and nobody is told."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,9 @@ from .spoil_clips import spoil_clips
 
 @dataclass(frozen=True, slots=True)
 class Deliveries:
-    """What was written, for the account that is given afterwards; training gets the folder and nothing else."""
+    """What was written, for the account that is given afterwards; training gets the folder and
+    nothing else.
+    """
 
     folder: Path
     num_clips: int
@@ -34,11 +36,12 @@ def make_demo_deliveries(
     size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> Deliveries:
-    """Writes part-1 (good), part-2 (spoiled) and part-3 (good), to be read with data.order `by_folder`.
+    """Writes part-1 (good), part-2 (spoiled) and part-3 (good), to be read with data.order
+    `by_folder`.
 
-    Each part gets as many clips as its number of batches needs with this batch, windows_per_clip and validation_share;
-    whole clips only, so that a part may be up to windows_per_clip - 1 samples longer. Raises MoescopeError as
-    make_clips does.
+    Each part gets as many clips as its number of batches needs with this batch, windows_per_clip
+    and validation_share; whole clips only, so that a part may be up to windows_per_clip - 1 samples
+    longer. Raises MoescopeError as make_clips does.
     """
     root = Path(folder).expanduser()
     wanted = {"part-1": clean_batches, "part-2": spoiled_batches, "part-3": last_batches}
@@ -70,7 +73,9 @@ def make_demo_deliveries(
 
 
 def _with_held_out(part: str, num_training: int, data: DataConfig) -> int:
-    """Returns how many clips a part needs so that num_training of them are not held out by their names."""
+    """Returns how many clips a part needs so that num_training of them are not held out by their
+    names.
+    """
     count = found = 0
     while found < num_training:
         found += share_of(f"{part}/{clip_name(count)}") >= data.validation_share

@@ -12,9 +12,11 @@ from av.video.stream import VideoStream
 # libav would write its complaints about broken files to stderr; ours name the file
 av.logging.set_level(None)
 
-# only containers of media data: a playlist that is named .mp4 must not open other files or addresses
+# only containers of media data: a playlist that is named .mp4 must not open other files or
+# addresses
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts"
-# a container's duration and its last packet may differ by a frame or by the priming of an audio codec
+# a container's duration and its last packet may differ by a frame or by the priming of an audio
+# codec
 SLACK_S = 0.3
 
 
@@ -50,7 +52,8 @@ def video_of(container: InputContainer) -> VideoStream:
 
 
 def read_header(path: Path) -> Header:
-    """Opens the clip, decodes its first frame and looks whether the data reach as far as the header says.
+    """Opens the clip, decodes its first frame and looks whether the data reach as far as the header
+    says.
 
     Raises UnreadableClip: empty, not a video, cut off, or in a codec that cannot be decoded here.
     """
@@ -83,7 +86,9 @@ def explain(error: Exception) -> str:
 
 
 def _whole_duration_s(container: InputContainer, stream: VideoStream, size: int) -> float:
-    """Returns the video's duration. Raises UnreadableClip where the index or the clock point behind the file's end."""
+    """Returns the video's duration. Raises UnreadableClip where the index or the clock point behind
+    the file's end.
+    """
     entries = stream.index_entries
     if stream.duration and stream.time_base and len(entries):
         last = entries[len(entries) - 1]
@@ -98,7 +103,7 @@ def _whole_duration_s(container: InputContainer, stream: VideoStream, size: int)
         container.seek(int((promised_s - 1) * av.time_base) + (container.start_time or 0))
     else:
         container.seek(container.start_time or 0)
-    ends_s = {index: 0.0 for index in range(len(container.streams))}
+    ends_s = dict.fromkeys(range(len(container.streams)), 0.0)
     for packet in container.demux():
         if packet.pts is not None and packet.time_base:
             end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)

@@ -1,8 +1,9 @@
-"""Writes a small corpus of real video files in which picture, sound and caption tell each other's story.
+"""Writes a small corpus of real video files in which picture, sound and caption tell each other's
+story.
 
-A shape in one of eight colours moves over a background of another colour. Its height is the pitch of a tone, its place
-from left to right the tone's loudness, and the caption names both colours, the shape and where it goes. What leaves at
-one edge comes in at the opposite one.
+A shape in one of eight colours moves over a background of another colour. Its height is the pitch
+of a tone, its place from left to right the tone's loudness, and the caption names both colours, the
+shape and where it goes. What leaves at one edge comes in at the opposite one.
 """
 
 # F frames  H height  W width  A audio samples
@@ -20,7 +21,8 @@ from .chance import generator
 from .mel import HIGHEST_HZ, to_hz, to_mel
 from .write_clip import write_clip
 
-# corners of the colour cube, so that a wrong guess is far off; words of one length, so that they stand at fixed places
+# corners of the colour cube, so that a wrong guess is far off; words of one length, so that they
+# stand at fixed places
 COLOURS = {
     "blue": (20, 20, 245),
     "gold": (250, 215, 10),
@@ -74,10 +76,11 @@ def make_clips(
     duration_s: float = 2.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Writes num_clips H.264 + AAC clips and a captions.jsonl; the same seed writes the same scenes.
+    """Writes num_clips H.264 + AAC clips and a captions.jsonl; the same seed writes the same
+    scenes.
 
-    size: pixels per side. progress is told (written, num_clips) after each clip. Raises MoescopeError where the folder
-    holds something already or cannot be written.
+    size: pixels per side. progress is told (written, num_clips) after each clip. Raises
+    MoescopeError where the folder holds something already or cannot be written.
     """
     root = Path(folder).expanduser()
     try:
@@ -130,18 +133,21 @@ def paint(scene: Scene, size: int, frames_per_s: float, duration_s: float) -> ND
     """Returns the scene's pictures, video_FHWC."""
     times_F = np.arange(round(duration_s * frames_per_s)) / frames_per_s
     x_F, y_F = scene.place(times_F)
-    sides = (np.arange(size, dtype=np.float32) + 0.5) / size
+    sides = (np.arange(size) + 0.5) / size
     # distance to the centre the short way round, in -1/2 to 1/2
-    dx_F1W = (sides[None, None, :] - x_F[:, None, None].astype(np.float32) + 0.5) % 1.0 - 0.5
-    dy_FH1 = (sides[None, :, None] - y_F[:, None, None].astype(np.float32) + 0.5) % 1.0 - 0.5
+    dx_F1W = (sides[None, None, :] - x_F[:, None, None] + 0.5) % 1.0 - 0.5
+    dy_FH1 = (sides[None, :, None] - y_F[:, None, None] + 0.5) % 1.0 - 0.5
     # one pixel of blend at the edge
-    inside_FHW = np.clip(_depth(scene, dx_F1W, dy_FH1) * size + 0.5, 0.0, 1.0)
+    depth_FHW = _depth(scene, dx_F1W.astype(np.float32), dy_FH1.astype(np.float32))
+    inside_FHW = np.clip(depth_FHW * size + 0.5, 0.0, 1.0)
     front, back = (np.array(COLOURS[name], np.float32) for name in (scene.colour, scene.background))
     return (back + inside_FHW[..., None] * (front - back)).round().astype(np.uint8)
 
 
 def play(scene: Scene, duration_s: float) -> NDArray[np.float32]:
-    """Returns the scene's sound, audio_A: height is pitch (in mel, lowest at the bottom), left to right is loudness."""
+    """Returns the scene's sound, audio_A: height is pitch (in mel, lowest at the bottom), left to
+    right is loudness.
+    """
     times_A = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     x_A, y_A = scene.place(times_A)
     lowest, highest = to_mel(LOWEST_TONE_HZ), to_mel(HIGHEST_TONE_HZ)

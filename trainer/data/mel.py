@@ -1,4 +1,6 @@
-"""Log-mel audio without a resampler: the filters are laid out in hertz for whatever rate the clip has."""
+"""Log-mel audio without a resampler: the filters are laid out in hertz for whatever rate the clip
+has.
+"""
 
 # A audio samples  F frequencies  N mel bands  M mel steps
 from functools import lru_cache
@@ -16,7 +18,9 @@ SCALE_DB = 15.0
 
 
 def window_s(span_s: float, num_steps: int) -> float:
-    """Returns the length of the analysis window: two steps, and 25 ms at the least (speech practice)."""
+    """Returns the length of the analysis window: two steps, and 25 ms at the least (speech
+    practice).
+    """
     return max(2 * span_s / num_steps, 0.025)
 
 
@@ -30,9 +34,10 @@ def log_mel(
 ) -> NDArray[np.float32]:
     """Returns the normalised log-mel spectrogram mel_NM of a span.
 
-    mel[n, m] = (10 log10 sum_f filter[n, f] |FFT(hann * audio around (m + 1/2) span / M)[f]|^2 - MEAN_DB) / SCALE_DB,
-    scaled so that a full-scale sine has about 0 dB at any rate. audio_A covers the span and margin_s on either side.
-    Bands above half the rate are silent. Mel scale: 2595 log10(1 + f/700) (O'Shaughnessy 1987).
+    mel[n, m] = (10 log10 sum_f filter[n, f] |FFT(hann * audio around (m + 1/2) span / M)[f]|^2 -
+    MEAN_DB) / SCALE_DB, scaled so that a full-scale sine has about 0 dB at any rate. audio_A covers
+    the span and margin_s on either side. Bands above half the rate are silent. Mel scale: 2595
+    log10(1 + f/700) (O'Shaughnessy 1987).
     """
     num_window = round(window_s(span_s, num_steps) * rate_hz)
     filters_NF, num_fft = _filters(rate_hz, num_window, num_mels)
@@ -42,7 +47,8 @@ def log_mel(
     hann_A = np.hanning(num_window)
     # |FFT| of a sine of amplitude 1 peaks at sum(hann) / 2
     spectrum_MF = np.fft.rfft(windows_MA * hann_A, num_fft) / (hann_A.sum() / 2)
-    # its power spreads over 1.5 frequencies (Hann's noise bandwidth), each of them num_fft / num_window bins wide
+    # its power spreads over 1.5 frequencies (Hann's noise bandwidth), each of them num_fft /
+    # num_window bins wide
     power_NM = filters_NF @ (np.abs(spectrum_MF) ** 2).T / (1.5 * num_fft / num_window)
     level_db_NM = 10 * np.log10(np.maximum(power_NM, 10 ** (FLOOR_DB / 10)))
     return ((level_db_NM - MEAN_DB) / SCALE_DB).astype(np.float32)
@@ -65,7 +71,9 @@ def to_hz(mel: NDArray[np.float64] | float) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=16)
 def _filters(rate_hz: int, num_window: int, num_mels: int) -> tuple[NDArray[np.float64], int]:
-    """Returns triangular filters (N, F) that meet at their neighbours' centres, and the length of the FFT."""
+    """Returns triangular filters (N, F) that meet at their neighbours' centres, and the length of
+    the FFT.
+    """
     edges_hz = to_hz(np.linspace(to_mel(LOWEST_HZ), to_mel(HIGHEST_HZ), num_mels + 2))
     # at least two frequencies in the narrowest band, or that band would be empty
     num_needed = max(num_window, int(np.ceil(2 * rate_hz / np.diff(edges_hz).min())))

@@ -1,4 +1,6 @@
-"""Which clip is drawn when: a pure function of the clips, the configuration, the seed and the place in the stream."""
+"""Which clip is drawn when: a pure function of the clips, the configuration, the seed and the place
+in the stream.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,9 +16,10 @@ from .clips import Clip
 class DrawOrder:
     """Endless order of draws.
 
-    shuffled: each pass draws every clip windows_per_clip times, in a new order. by_folder: a pass goes through the
-    sub-folders as they were delivered and draws every clip of one windows_per_clip times, in random order, before the
-    next one begins; after the last folder it starts again with the first, in a new order.
+    shuffled: each pass draws every clip windows_per_clip times, in a new order. by_folder: a pass
+    goes through the sub-folders as they were delivered and draws every clip of one windows_per_clip
+    times, in random order, before the next one begins; after the last folder it starts again with
+    the first, in a new order.
     """
 
     def __init__(self, clips: Sequence[Clip], data: DataConfig, seed: int) -> None:
@@ -49,8 +52,9 @@ class DrawOrder:
 def split(clips: Sequence[Clip], share: float) -> tuple[list[Clip], list[Clip]]:
     """Splits clips into (for training, held out) by the hash of their names.
 
-    A clip stays on its side when others come or go. Where a share is asked for, both sides get at least one of two or
-    more clips. With a share of 0, or one clip, nothing is held out and the second list is empty.
+    A clip stays on its side when others come or go. Where a share is asked for, both sides get at
+    least one of two or more clips. With a share of 0, or one clip, nothing is held out and the
+    second list is empty.
     """
     if not share or len(clips) < 2:
         return list(clips), []

@@ -13,10 +13,11 @@ CREST_DB = 6.0
 
 
 def sound_of(mel_NM: NDArray[np.float32], span_s: float) -> NDArray[np.float32]:
-    """Returns audio_A at SAMPLE_RATE_HZ: one sine per band at the band's centre, as loud as its level says.
+    """Returns audio_A at SAMPLE_RATE_HZ: one sine per band at the band's centre, as loud as its
+    level says.
 
-    A mel has no phase, so tones come back as tones, and noise as a chord. Levels at the floor are silent.
-    mel_NM: normalised, as `log_mel` returns it; span_s: the time it covers.
+    A mel has no phase, so tones come back as tones, and noise as a chord. Levels at the floor are
+    silent. mel_NM: normalised, as `log_mel` returns it; span_s: the time it covers.
     """
     num_mels, num_steps = mel_NM.shape
     level_NM = np.clip(mel_NM.astype(np.float64) * SCALE_DB + MEAN_DB, FLOOR_DB, 0.0)

@@ -1,4 +1,6 @@
-"""Corrupts clips on disk: they decode without a complaint, but what they show and sound like is wrong."""
+"""Corrupts clips on disk: they decode without a complaint, but what they show and sound like is
+wrong.
+"""
 
 # F frames  H height  W width  A audio samples
 from collections.abc import Iterable
@@ -16,16 +18,19 @@ from .headers import UnreadableClip, explain, open_clip, video_of
 from .make_clips import SAMPLE_RATE_HZ
 from .write_clip import write_clip
 
-# side of the squares of noise as a share of the picture's: smaller ones would be averaged away when clips are scaled down
+# side of the squares of noise as a share of the picture's: smaller ones would be averaged away when
+# clips are scaled down
 NOISE_SIDE = 1 / 16
 # weight of the noise beside the inverted picture
 NOISE_WEIGHT = 0.75
 
 
 def spoil_clips(paths: Iterable[Path], seed: int = 0) -> list[Path]:
-    """Rewrites each clip: colours inverted and under flickering squares of noise, the sound replaced by loud noise.
+    """Rewrites each clip: colours inverted and under flickering squares of noise, the sound
+    replaced by loud noise.
 
-    Captions stay, and so tell what is no longer there. Raises MoescopeError where a clip cannot be read or written.
+    Captions stay, and so tell what is no longer there. Raises MoescopeError where a clip cannot be
+    read or written.
     """
     spoiled = []
     for path in paths:
@@ -71,4 +76,5 @@ def _loud_noise(num_samples: int, chance: np.random.Generator) -> NDArray[np.flo
     """Returns bursts of white noise, 30 ms each, anything between faint and clipped."""
     noise_A = chance.standard_normal(num_samples)
     levels = chance.choice([0.003, 0.1, 0.9], num_samples // 480 + 1)
-    return (noise_A * levels.repeat(480)[:num_samples]).clip(-1, 1).astype(np.float32)
+    loud_A = (noise_A * levels.repeat(480)[:num_samples]).clip(-1, 1)
+    return np.asarray(loud_A, dtype=np.float32)

@@ -27,9 +27,10 @@ def write_clip(
 ) -> None:
     """Writes the clip under its final name only when it is complete.
 
-    video_FHWC: uint8 RGB; odd sizes grow by a repeated row or column, since 4:2:0 colour needs even ones. audio_A:
-    mono in [-1, 1], or None. sample_rate: 8000 to 48000 Hz as AAC has them. quality: x264's crf, less is better.
-    Raises MoescopeError where the codecs are missing or the folder cannot be written.
+    video_FHWC: uint8 RGB; odd sizes grow by a repeated row or column, since 4:2:0 colour needs even
+    ones. audio_A: mono in [-1, 1], or None. sample_rate: 8000 to 48000 Hz as AAC has them. quality:
+    x264's crf, less is better. Raises MoescopeError where the codecs are missing or the folder
+    cannot be written.
     """
     if video_FHWC.ndim != 4 or video_FHWC.shape[-1] != 3 or not len(video_FHWC):
         raise ValueError(

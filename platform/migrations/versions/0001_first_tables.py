@@ -1,6 +1,7 @@
 """The first tables: runs and what belongs to them, leases, packed samples.
 
-A migration never changes once it is released, so this one repeats what `platform/tables.py` says today.
+A migration never changes once it is released, so this one repeats what `platform/tables.py` says
+today.
 """
 
 import sqlalchemy as sa
@@ -20,9 +21,7 @@ def _number(name: str) -> sa.Column[int]:
 
 
 def _step(name: str = "step", *, is_key: bool = False) -> sa.Column[int]:
-    return sa.Column(
-        name, sa.BigInteger, primary_key=is_key, autoincrement=False, nullable=False
-    )
+    return sa.Column(name, sa.BigInteger, primary_key=is_key, autoincrement=False, nullable=False)
 
 
 def upgrade() -> None:

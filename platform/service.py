@@ -1,0 +1,249 @@
+"""`moescope up`: the dashboard, MLflow, the watchman, the delivery of alerts, and journals that
+were left behind.
+
+One service per store holds the lease `service`; a second one says so in a line. It trains nothing
+and no trainer needs it.
+"""
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+
+import psutil
+
+from . import leases
+from .announcement import Announcement, announce, announced, is_alive, own_process
+from .children import Child, end_orphans
+from .errors import MoescopeError
+from .scheduler import Ticker
+from .service_ticks import ServiceTicks
+from .settings import Settings
+from .store import Store, open_store
+
+LEASE = "service"
+LEASE_S = 20.0
+_BEAT_EVERY_S = 4.0
+_START_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAddresses:
+    dashboard_url: str
+    """With the token: for the eyes of whoever started the service."""
+    mlflow_url: str
+
+
+def serve(
+    settings: Settings,
+    open_store_url: str,
+    *,
+    port: int,
+    mlflow_port: int,
+    ready: Callable[[ServiceAddresses], None],
+    stop: threading.Event,
+) -> None:
+    """Serves until `stop` is set, then stops what it started.
+
+    open_store_url: address of the store. ready: called once, as soon as the dashboard answers;
+    MLflow may take some seconds more. The caller sets `stop` on SIGTERM and Ctrl-C. Raises
+    MoescopeError if another service has this store, a port is in use, or the dashboard does not
+    start.
+    """
+    home = settings.make_home()
+    with ExitStack() as stack:
+        store = open_store(open_store_url)
+        stack.callback(store.close)
+        holder = _lead(store, home, open_store_url)
+        stack.callback(_let_go, store, holder)
+        before = announced(home)
+        if before is not None and is_alive(before.pid, before.started_s):
+            raise MoescopeError(
+                f"a service already serves from home {home} (process {before.pid}, another store): "
+                "choose another home, or stop it first"
+            )
+        if before is not None:
+            end_orphans(before.children)
+        _must_be_free(settings.host, port, "--port")
+        children = [_dashboard(settings, open_store_url, home, port)]
+        if not settings.mlflow:
+            _must_be_free(settings.host, mlflow_port, "--mlflow-port")
+            children.append(_mlflow(settings.host, home, mlflow_port))
+        shown = _shown_host(settings.host)
+        dashboard_url = f"http://{shown}:{port}"
+        mlflow_url = settings.mlflow or f"http://{shown}:{mlflow_port}"
+        for child in children:
+            stack.callback(child.stop)
+            child.start()
+        _wait_for_dashboard(children[0], settings.host, port, stop)
+        _announce(home, dashboard_url, mlflow_url, children)
+        stack.callback(_withdraw, home)
+        ticks = ServiceTicks(settings, open_store_url, store, holder, dashboard_url, mlflow_url)
+        ticker = Ticker()
+        stack.callback(ticker.stop)
+        stack.callback(ticks.stop.set)
+        ticker.add("leadership", _BEAT_EVERY_S, lambda: _beat(store, holder, stop))
+        ticker.add("children", 2.0, lambda: _mind(children, home, dashboard_url, mlflow_url))
+        ticker.add("watchman", 5.0, ticks.watch)
+        ticker.add("delivery", 2.0, ticks.deliver)
+        ticker.add("journals left behind", 10.0, ticks.catch_up)
+        ticker.start()
+        if not stop.is_set():
+            ready(ServiceAddresses(f"{dashboard_url}/?token={settings.read_token()}", mlflow_url))
+        stop.wait()
+
+
+def _lead(store: Store, home: Path, url: str) -> str:
+    """Claims the store for this service and returns the holder's name. Raises MoescopeError if
+    another one has it.
+    """
+    host, now_s = socket.gethostname(), time.time()
+    holder = f"{host}:{os.getpid()}:{token_hex(3)}"
+    if leases.claim(store, LEASE, holder, now_s, LEASE_S):
+        return holder
+    other = leases.holder(store, LEASE, now_s) or ""
+    other_host, _, rest = other.partition(":")
+    pid = rest.partition(":")[0]
+    is_here = other_host == host and pid.isdigit()
+    if is_here and not psutil.pid_exists(int(pid)):
+        # killed before it could let go: nobody else can say so before the lease runs out
+        leases.release(store, LEASE, other)
+        if leases.claim(store, LEASE, holder, now_s, LEASE_S):
+            return holder
+    before = announced(home)
+    where = f"its dashboard is at {before.dashboard_url}" if before else "use its dashboard"
+    raise MoescopeError(
+        f"a service already looks after this store (process {pid} on {other_host}): {where}, "
+        f"or stop it first (if it died, wait {LEASE_S:.0f} s)"
+    )
+
+
+def _beat(store: Store, holder: str, stop: threading.Event) -> None:
+    now_s = time.time()
+    if leases.beat(store, LEASE, holder, now_s, LEASE_S):
+        return
+    if not leases.claim(store, LEASE, holder, now_s, LEASE_S):
+        _log.error("another service took over this store: this one ends")
+        stop.set()
+
+
+def _let_go(store: Store, holder: str) -> None:
+    try:
+        leases.release(store, LEASE, holder)
+    except MoescopeError as error:
+        _log.warning("the store is away at the end: %s", error)
+
+
+def _dashboard(settings: Settings, store_url: str, home: Path, port: int) -> Child:
+    app = Path(__file__).parent.parent / "dashboard" / "app.py"
+    command = [
+        *(sys.executable, "-m", "streamlit", "run", str(app)),
+        *("--server.headless", "true"),
+        *("--server.address", settings.host),
+        *("--server.port", str(port)),
+        *("--server.fileWatcherType", "none"),
+        *("--browser.gatherUsageStats", "false"),
+    ]
+    environment = {
+        "MOESCOPE_HOME": str(home),
+        "MOESCOPE_STORE": store_url,
+        "MOESCOPE_TOKEN": settings.read_token(),
+    }
+    return Child("dashboard", command, environment, home / "logs" / "dashboard.log")
+
+
+def _mlflow(host: str, home: Path, port: int) -> Child:
+    """MLflow with a database of its own: its tables `runs` and `alembic_version` would collide with
+    ours.
+    """
+    command = [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--host", host),
+        *("--port", str(port)),
+        # 2 processes and 0.5 GB in place of 15 and 3.1 (facts: ecosystem.md 2)
+        *("--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"),
+        *("--artifacts-destination", str(home / "mlartifacts")),
+    ]
+    shown = _shown_host(host)
+    if shown != host or not host.startswith("127."):
+        names = ("localhost", "127.0.0.1", host, shown)
+        command += ["--allowed-hosts", ",".join(f"{n},{n}:*" for n in dict.fromkeys(names))]
+    environment = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    return Child("MLflow", command, environment, home / "logs" / "mlflow.log")
+
+
+def _must_be_free(host: str, port: int, option: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise MoescopeError(
+                f"port {port} of {host} cannot be used ({error.strerror}): "
+                f"choose another with {option}"
+            ) from None
+
+
+def _shown_host(host: str) -> str:
+    if host in ("0.0.0.0", "::", ""):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
+
+
+def _answers(host: str, port: int, path: str) -> bool:
+    probed = "127.0.0.1" if host in ("0.0.0.0", "::", "") else _shown_host(host)
+    try:
+        with urllib.request.urlopen(f"http://{probed}:{port}{path}", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, ValueError):
+        return False
+
+
+def _wait_for_dashboard(child: Child, host: str, port: int, stop: threading.Event) -> None:
+    until_s = time.monotonic() + _START_S
+    while not stop.wait(0.1):
+        if _answers(host, port, "/_stcore/health"):
+            return
+        if child.exit_code is not None or time.monotonic() > until_s:
+            raise MoescopeError(
+                f"the dashboard did not start ({child.last_line() or 'it said nothing'}): "
+                f"see {child.log}"
+            )
+
+
+def _announce(home: Path, dashboard_url: str, mlflow_url: str, children: list[Child]) -> None:
+    identities = tuple(found for child in children if (found := child.identity()) is not None)
+    announce(home, Announcement(dashboard_url, mlflow_url, *own_process(), identities))
+
+
+def _withdraw(home: Path) -> None:
+    (home / "service.json").unlink(missing_ok=True)
+
+
+def _mind(children: list[Child], home: Path, dashboard_url: str, mlflow_url: str) -> None:
+    for child in children:
+        code = child.exit_code
+        if child.restart_if_ended():
+            _log.warning(
+                "%s ended with code %s (%s) and was started again; its log is %s",
+                child.name,
+                code,
+                child.last_line(),
+                child.log,
+            )
+            _announce(home, dashboard_url, mlflow_url, children)

@@ -1,0 +1,188 @@
+"""Figures are pure: series and records in, traces out."""
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from moescope.dashboard.charts import (
+    lines_figure,
+    per_layer_figure,
+    scalar_figure,
+    stacked_figure,
+)
+from moescope.dashboard.heat_maps import load_at_step, load_over_time
+from moescope.dashboard.marks import ROWS, Marks
+from moescope.dashboard.window import Window
+from moescope.platform.catalogue import LOSS_TOTAL
+from moescope.platform.records import Alert, Checkpoint, Event, Segment, Series
+
+
+def _series(values: np.ndarray, steps: np.ndarray | None = None, segment: int = 0) -> Series:
+    num = len(values)
+    at = np.arange(num, dtype=np.int64) if steps is None else steps
+    return Series(
+        LOSS_TOTAL, np.full(num, segment, np.int32), at, np.zeros(num), values.astype(np.float32)
+    )
+
+
+def _joined(first: Series, second: Series) -> Series:
+    return Series(
+        first.signal,
+        np.concatenate([first.segments, second.segments]),
+        np.concatenate([first.steps, second.steps]),
+        np.concatenate([first.times_s, second.times_s]),
+        np.concatenate([first.values, second.values]),
+    )
+
+
+def _draw(series: Series, window: Window | None = None, marks: Marks | None = None) -> go.Figure:
+    is_living = np.ones(series.steps.size, bool)
+    return scalar_figure(
+        series, is_living, window or Window(), name="loss", unit="mse", marks=marks
+    )
+
+
+def _named(figure: go.Figure, name: str) -> list[go.Scatter]:
+    return [trace for trace in figure.data if trace.name == name]
+
+
+ALERT = Alert(
+    "a", "r", 0, "loss_spike", "critical", 30, 33, 9.0, 4.0, "<b>loud</b>", 0.0, "key"
+)  # fmt: skip
+
+
+def test_a_long_loss_has_a_band_and_keeps_its_spike() -> None:
+    values = np.ones(5000)
+    values[3333] = 7.0
+    figure = _draw(_series(values))
+    assert [trace.name for trace in figure.data] == [
+        "max",
+        "min to max of 16 steps",
+        "loss, median",
+    ]
+    assert max(figure.data[0].y) == 7.0
+    assert all(len(trace.x) <= 401 for trace in figure.data)
+
+
+def test_a_range_is_filtered_before_it_is_thinned() -> None:
+    figure = _draw(_series(np.arange(5000.0)), Window(step_range=(1000, 1300)))
+    (line,) = figure.data
+    np.testing.assert_array_equal(line.x, np.arange(1000, 1301))
+    assert figure.layout.xaxis.range == (994.0, 1306.0)
+
+
+def test_an_abandoned_branch_is_a_line_of_its_own() -> None:
+    series = _joined(_series(np.ones(60)), _series(np.ones(20), np.arange(50, 70), segment=1))
+    is_living = (series.segments == 1) | (series.steps < 50)
+    figure = scalar_figure(series, is_living, Window(), name="loss", unit="mse")
+    (ghost,) = _named(figure, "abandoned branch")
+    np.testing.assert_array_equal(ghost.x, np.arange(50, 60))
+    (line,) = _named(figure, "loss")
+    np.testing.assert_array_equal(line.x, np.arange(70))
+
+
+def test_an_alert_is_marked_in_the_strip_on_the_line_and_at_its_onset() -> None:
+    values = np.ones(50)
+    values[31] = 6.0
+    figure = _draw(_series(values), marks=Marks(alerts=[ALERT]))
+    (in_strip,) = _named(figure, "alert")
+    assert (in_strip.x[0], in_strip.y[0], in_strip.yaxis) == (33, ROWS.index("alert"), "y2")
+    (on_line,) = _named(figure, "critical alert")
+    assert (on_line.x[0], on_line.y[0]) == (31, 6.0)
+    assert [shape.x0 for shape in figure.layout.shapes] == [30]
+
+
+def test_an_alert_out_of_range_leaves_no_mark() -> None:
+    marks = Marks(alerts=[ALERT])
+    figure = _draw(_series(np.ones(100)), Window(step_range=(50, 99)), marks)
+    assert not _named(figure, "alert")
+    assert not figure.layout.shapes
+
+
+def test_a_rollback_is_drawn_from_where_the_branch_ended_to_where_it_went_back() -> None:
+    series = _joined(_series(np.ones(60)), _series(np.ones(5), np.arange(50, 55), segment=1))
+    marks = Marks(segments=[Segment("r", 1, 50, "rollback", 0.0, 0, 49)])
+    figure = _draw(series, marks=marks)
+    arrow = next(t for t in figure.data if t.yaxis == "y2" and t.mode == "lines")
+    assert list(arrow.x) == [59, 50]
+    assert _named(figure, "rollback")[0].hovertext == ("rolled back to step 50 (segment 1)",)
+
+
+def test_checkpoints_differ_by_symbol_for_each_health() -> None:
+    saved = [
+        Checkpoint("r", 0, step, "x", step, 2**20, 0.0, health)  # type: ignore[arg-type]
+        for step, health in ((10, "certified"), (20, "fresh"), (30, "tainted"))
+    ]
+    traces = _named(_draw(_series(np.ones(50)), marks=Marks(checkpoints=saved)), "saved")
+    assert len({trace.marker.symbol for trace in traces}) == 3
+    assert "certified, 1 MiB" in traces[1].hovertext[0]
+
+
+def test_held_and_skipped_steps_are_marked() -> None:
+    marks = Marks(held_steps=[7], events=[Event("r", 0, 9, 0.0, "skip_data", "batch 9")])
+    held = _named(_draw(_series(np.ones(20)), marks=marks), "held")
+    assert sorted(int(trace.x[0]) for trace in held) == [7, 9]
+
+
+def test_text_of_a_run_is_not_markup_in_a_figure() -> None:
+    figure = _draw(_series(np.ones(50)), marks=Marks(alerts=[ALERT]))
+    text = _named(figure, "alert")[0].hovertext[0]
+    assert "&lt;b&gt;loud&lt;/b&gt;" in text
+    assert "<b>" not in text
+
+
+def test_a_live_figure_does_not_zoom_by_dragging_and_a_paused_one_does() -> None:
+    assert _draw(_series(np.ones(3))).layout.dragmode is False
+    assert _draw(_series(np.ones(3)), Window(is_zoomable=True)).layout.dragmode == "zoom"
+
+
+def test_one_point_is_a_visible_dot() -> None:
+    (trace,) = _draw(_series(np.ones(1))).data
+    assert trace.mode == "markers"
+
+
+def test_lines_differ_by_dash_and_not_by_colour_alone() -> None:
+    figure = lines_figure(
+        {"video": _series(np.ones(5)), "audio": _series(np.ones(5))}, Window(), unit="mse"
+    )
+    assert len({trace.line.dash for trace in figure.data}) == 2
+
+
+def test_many_layers_become_a_heat_map() -> None:
+    for num_layers, kind in ((12, "scatter"), (13, "heatmap")):
+        series = _series(np.ones((5, num_layers)))
+        figure = per_layer_figure(
+            series, np.ones(5, bool), Window(), layer="block", unit="1", reference=("limit", 2.0)
+        )
+        assert figure.data[0].type == kind
+
+
+def test_a_reference_level_has_its_name_written_to_it() -> None:
+    figure = lines_figure({"a": _series(np.ones(5))}, Window(), unit="nats", reference=("ln 8", 2))
+    assert figure.layout.annotations[0].text == "ln 8"
+
+
+def test_parts_of_a_step_are_stacked_and_patterned() -> None:
+    parts = {"forward": _series(np.ones(5)), "backward": _series(np.ones(5))}
+    figure = stacked_figure(parts, Window(), unit="s")
+    assert {trace.stackgroup for trace in figure.data} == {"parts"}
+    assert len({trace.fillpattern.shape for trace in figure.data}) == 2
+
+
+def test_a_load_map_over_time_is_experts_by_steps_on_a_fixed_scale() -> None:
+    load = _series(np.ones((6, 3, 8)), np.arange(6, dtype=np.int64) * 10)
+    (heat,) = load_over_time(load, Window(), layer=1, unit="x mean").data
+    assert heat.z.shape == (8, 6)
+    assert (heat.zmin, heat.zmax) == (0, 2)
+
+
+def test_a_load_map_at_a_step_is_layers_by_experts() -> None:
+    (heat,) = load_at_step(np.ones((3, 8), np.float32), Window(), unit="x mean").data
+    assert heat.z.shape == (3, 8)
+
+
+@pytest.mark.parametrize("num_points", [20_000, 200_000])
+def test_a_figure_of_any_length_stays_small(num_points: int) -> None:
+    # 3 traces x 401 points x (8 + 4) bytes as base64 is about 19 kB
+    values = np.random.default_rng(0).normal(size=num_points)
+    assert len(_draw(_series(values)).to_json()) < 60_000
