@@ -6,8 +6,8 @@ ARG PIP_ARGS=""
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
 
 RUN useradd --create-home --uid 1000 moescope \
-    && mkdir -p /data /clips \
-    && chown moescope:moescope /data
+    && mkdir -p /data /artifacts /clips \
+    && chown moescope:moescope /data /artifacts
 
 WORKDIR /app
 # torch first: its layer is by far the largest and changes least

@@ -29,6 +29,7 @@ help:
 	@echo "make stories  whole journeys in real processes"
 	@echo "make check    format, lint, types, generated pages"
 	@echo "make bench    what watching costs, as ratios"
+	@echo "make score    what the detectors find in made-up faults, and how late"
 	@echo "make docs     writes the generated pages anew"
 	@echo "make clean    takes away what was built; not .venv, not the runs"
 
@@ -80,7 +81,12 @@ docs: $(READY)
 	$(BIN)/python docs/generate.py
 
 bench: $(READY)
-	for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python "$$file"; done
+	for file in $(filter-out benchmarks/score_%,$(wildcard benchmarks/*.py)); do \
+		echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python "$$file"; done
+
+score: $(READY)
+	for file in $(wildcard benchmarks/score_*.py); do \
+		echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python "$$file"; done
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

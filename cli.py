@@ -192,9 +192,11 @@ def up(
     host: Annotated[
         str | None, typer.Option("--host", help="Address to listen on; 127.0.0.1 by default.")
     ] = None,
-    port: Annotated[int | None, typer.Option("--port", help="Port of the dashboard.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="Port of the dashboard.")
+    ] = None,
     mlflow_port: Annotated[
-        int | None, typer.Option("--mlflow-port", help="Port of MLflow.")
+        int | None, typer.Option("--mlflow-port", min=1, max=65535, help="Port of MLflow.")
     ] = None,
     home: Home = None,
     store: StoreUrl = None,

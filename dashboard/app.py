@@ -8,6 +8,7 @@ import streamlit as st
 
 from moescope.dashboard.reads import open_for_reading
 from moescope.dashboard.sign_in import is_admitted
+from moescope.dashboard.theme import ICON, PAGE_STYLE
 from moescope.dashboard.views import alerts, no_store, overview, run
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
@@ -15,7 +16,8 @@ from moescope.platform.store import Store
 
 
 def main() -> None:
-    st.set_page_config(page_title="moescope", page_icon=":material/monitor_heart:", layout="wide")
+    st.set_page_config(page_title="moescope", page_icon=ICON, layout="wide")
+    st.html(PAGE_STYLE)
     settings = Settings()
     if not is_admitted(settings):
         return
@@ -38,7 +40,7 @@ def _route(store: Store) -> None:
         overview.render(store, link_to_run)
 
     def run_page() -> None:
-        run.render(store, st.query_params.get("run", ""))
+        run.render(store, run.picked(store, st.query_params.get("run", "")))
 
     def alerts_page() -> None:
         alerts.render(store, link_to_run)

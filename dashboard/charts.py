@@ -15,7 +15,7 @@ from . import theme
 from .buckets import bucketed
 from .heat_maps import level_over_time
 from .marks import Marks, add_marks
-from .window import Window, in_range, kept
+from .window import Branches, Window, in_range
 from .words import in_figure
 
 _LINE_HEIGHT = 280
@@ -25,31 +25,12 @@ _MOST_NAMED_LINES = 12
 
 
 def scalar_figure(
-    series: Series,
-    is_living: NDArray[np.bool_],
-    window: Window,
-    *,
-    name: str,
-    unit: str,
-    marks: Marks | None = None,
+    series: Branches, window: Window, *, name: str, unit: str, marks: Marks | None = None
 ) -> go.Figure:
     """Draws a scalar with its min-max band, abandoned branches in thin grey, marks below."""
     figure = go.Figure()
-    ghosts = in_range(kept(series, ~is_living), window.step_range)
-    for index, segment in enumerate(np.unique(ghosts.segments)):
-        is_here = ghosts.segments == segment
-        branch = bucketed(ghosts.steps[is_here], ghosts.values[is_here], 200)
-        figure.add_scatter(
-            x=branch.steps,
-            y=branch.high,
-            mode="lines",
-            line={"color": theme.GREY, "width": 1, "dash": "dot"},
-            name="abandoned branch",
-            legendgroup="ghost",
-            showlegend=index == 0,
-            hovertemplate=f"%{{y:.4g}} {unit}",
-        )
-    living = in_range(kept(series, is_living), window.step_range)
+    _add_ghosts(figure, series.ghosts, window, theme.GREY, unit, is_named=True)
+    living = in_range(series.living, window.step_range)
     line = bucketed(living.steps, living.values)
     if line.width > 1:
         edge = {"width": 0, "color": theme.BLUE}
@@ -68,47 +49,49 @@ def scalar_figure(
         mode="lines" if line.steps.size > 1 else "markers",
         line={"color": theme.BLUE, "width": 1.6},
         name=name if line.width == 1 else f"{name}, median",
-        hovertemplate=f"%{{y:.4g}} {unit}",
+        hovertemplate=f"%{{y:.4g}} {theme.unit_text(unit)}",
     )
     height = _LINE_HEIGHT if marks is None else _MARKED_HEIGHT
     theme.laid_out(figure, height=height, unit=unit, is_zoomable=window.is_zoomable)
-    figure.update_yaxes(type="log" if window.is_log else "linear")
     if marks is not None:
         add_marks(figure, marks, series, window.step_range)
-    return _ranged(figure, window, series.steps)
+    return _with_axes(figure, window, series.steps)
 
 
 def lines_figure(
-    lines: Mapping[str, Series],
+    lines: Mapping[str, Branches],
     window: Window,
     *,
     unit: str,
     reference: tuple[str, float] | None = None,
     colours: Sequence[str] = theme.SERIES,
     is_depth: bool = False,
+    is_peak: bool = False,
 ) -> go.Figure:
-    """Draws several living scalars as their medians; the reference is a dashed level with its name.
+    """Draws several scalars, abandoned branches faded; the reference is a dashed level with a name.
 
     Each line differs from the next by dash as well as by colour, unless they are layers in order.
+    is_peak: where points are thinned, a line follows the maxima instead of the medians.
     """
     figure = go.Figure()
     for index, (name, series) in enumerate(lines.items()):
-        here = in_range(series, window.step_range)
+        colour = colours[index % len(colours)]
+        _add_ghosts(figure, series.ghosts, window, theme.faded(colour, 0.5), unit)
+        here = in_range(series.living, window.step_range)
         line = bucketed(here.steps, here.values, 300)
         figure.add_scatter(
             x=line.steps,
-            y=line.middle,
+            y=line.high if is_peak else line.middle,
             mode="lines" if line.steps.size > 1 else "markers",
             line={
-                "color": colours[index % len(colours)],
+                "color": colour,
                 "width": 1.6,
                 "dash": "solid" if is_depth else theme.DASHES[index % len(theme.DASHES)],
             },
             name=in_figure(name),
-            hovertemplate=f"%{{y:.4g}} {unit}",
+            hovertemplate=f"%{{y:.4g}} {theme.unit_text(unit)}",
         )
     theme.laid_out(figure, height=_LINE_HEIGHT, unit=unit, is_zoomable=window.is_zoomable)
-    figure.update_yaxes(type="log" if window.is_log else "linear")
     if reference is not None:
         name, level = reference
         figure.add_hline(
@@ -118,12 +101,11 @@ def lines_figure(
             annotation_position="bottom right",
         )
     steps = [series.steps for series in lines.values() if series.steps.size]
-    return _ranged(figure, window, np.concatenate(steps) if steps else np.empty(0, np.int64))
+    return _with_axes(figure, window, np.concatenate(steps) if steps else np.empty(0, np.int64))
 
 
 def per_layer_figure(
-    series: Series,
-    is_living: NDArray[np.bool_],
+    series: Branches,
     window: Window,
     *,
     layer: str,
@@ -131,14 +113,12 @@ def per_layer_figure(
     reference: tuple[str, float] | None = None,
 ) -> go.Figure:
     """Draws a signal (points, layers) as a line per layer, or as a heat map from 13 layers on."""
-    living = in_range(kept(series, is_living), window.step_range)
-    num_layers = living.values.shape[1]
+    num_layers = series.living.values.shape[1]
     if num_layers > _MOST_NAMED_LINES:
+        living = in_range(series.living, window.step_range)
         return level_over_time(living, window, row=layer, unit=unit)
     lines = {
-        f"{layer} {i}": Series(
-            series.signal, living.segments, living.steps, living.times_s, living.values[:, i]
-        )
+        f"{layer} {i}": Branches(_layer(series.living, i), _layer(series.ghosts, i))
         for i in range(num_layers)
     }
     return lines_figure(
@@ -151,11 +131,11 @@ def per_layer_figure(
     )
 
 
-def stacked_figure(parts: Mapping[str, Series], window: Window, *, unit: str) -> go.Figure:
+def stacked_figure(parts: Mapping[str, Branches], window: Window, *, unit: str) -> go.Figure:
     """Draws parts of a whole (the step's time) as stacked areas of their medians."""
     figure = go.Figure()
     for index, (name, series) in enumerate(parts.items()):
-        here = in_range(series, window.step_range)
+        here = in_range(series.living, window.step_range)
         line = bucketed(here.steps, here.values, 200)
         colour = theme.SERIES[index % len(theme.SERIES)]
         figure.add_scatter(
@@ -167,15 +147,50 @@ def stacked_figure(parts: Mapping[str, Series], window: Window, *, unit: str) ->
             fillcolor=theme.faded(colour, 0.55),
             fillpattern={"shape": ("", "/", "", "\\", "x")[index % 5], "fgopacity": 0.35},
             name=in_figure(name),
-            hovertemplate=f"%{{y:.3g}} {unit}",
+            hovertemplate=f"%{{y:.3g}} {theme.unit_text(unit)}",
         )
     theme.laid_out(figure, height=_LINE_HEIGHT, unit=unit, is_zoomable=window.is_zoomable)
-    steps = [series.steps for series in parts.values() if series.steps.size]
-    return _ranged(figure, window, np.concatenate(steps) if steps else np.empty(0, np.int64))
+    steps = [series.living.steps for series in parts.values() if series.living.steps.size]
+    return _with_axes(figure, window, np.concatenate(steps) if steps else np.empty(0, np.int64))
 
 
-def _ranged(figure: go.Figure, window: Window, steps: NDArray[np.int64]) -> go.Figure:
-    """Sets the step axis with a margin of 2 %: a zoom made by hand is lost when data change."""
+def _layer(series: Series, index: int) -> Series:
+    return Series(
+        series.signal, series.segments, series.steps, series.times_s, series.values[:, index]
+    )
+
+
+def _add_ghosts(
+    figure: go.Figure,
+    ghosts: Series,
+    window: Window,
+    colour: str,
+    unit: str,
+    is_named: bool = False,
+) -> None:
+    """Adds each abandoned branch as a thin line of its maxima, so that what it died of is seen."""
+    here = in_range(ghosts, window.step_range)
+    for index, segment in enumerate(np.unique(here.segments)):
+        is_branch = here.segments == segment
+        line = bucketed(here.steps[is_branch], here.values[is_branch], 200)
+        figure.add_scatter(
+            x=line.steps,
+            y=line.high,
+            mode="lines" if line.steps.size > 1 else "markers",
+            line={"color": colour, "width": 1.3},
+            name="abandoned branch",
+            # a group of its own would make the legend a column, even where it is not shown
+            legendgroup="ghost" if is_named else None,
+            showlegend=is_named and index == 0,
+            hovertemplate=f"%{{y:.4g}} {theme.unit_text(unit)}",
+        )
+
+
+def _with_axes(figure: go.Figure, window: Window, steps: NDArray[np.int64]) -> go.Figure:
+    """Sets scale and range: a zoom made by hand is lost when a figure's data change."""
+    if window.is_log:
+        # one label per 1, 2 and 5 of a decade, written out
+        figure.update_layout(yaxis={"type": "log", "dtick": "D2", "tickformat": "~g"})
     if window.step_range is not None:
         low, high = window.step_range
     elif steps.size:

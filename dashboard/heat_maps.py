@@ -20,9 +20,9 @@ _FULL_SCALE = 2.0
 def load_over_time(load: Series, window: Window, *, layer: int, unit: str) -> go.Figure:
     """Draws one layer's expert loads: experts upwards, steps to the right.
 
-    load: living points, values (points, layers, experts), relative to the layer's mean load.
+    load: living points of that layer, values (points, experts), relative to the layer's mean load.
     """
-    steps, means = column_means(load.steps, load.values[:, layer, :], _MOST_COLUMNS)
+    steps, means = column_means(load.steps, load.values, _MOST_COLUMNS)
     return _load_figure(
         steps, np.arange(means.shape[1]), means.T, window, unit,
         x_title="step", y_title=f"expert of MoE layer {layer}",
@@ -52,7 +52,8 @@ def level_over_time(living: Series, window: Window, *, row: str, unit: str) -> g
             z=means.T,
             colorscale=theme.LEVEL_SCALE,
             colorbar=_bar(unit),
-            hovertemplate=f"step %{{x}}<br>{row} %{{y}}<br>%{{z:.4g}} {unit}<extra></extra>",
+            hovertemplate=f"step %{{x}}<br>{row} %{{y}}<br>%{{z:.4g}} "
+            f"{theme.unit_text(unit)}<extra></extra>",
         )
     )
     return _laid_out(figure, window, unit, x_title="step", y_title=row, num_rows=means.shape[1])
@@ -79,7 +80,7 @@ def _load_figure(
             colorscale=[list(stop) for stop in theme.LOAD_SCALE],
             colorbar=_bar(unit)
             | {"tickvals": [0, 1, 2], "ticktext": ["0 idle", "1 fair", "2 or more"]},
-            hovertemplate=f"{hover}<br>%{{z:.3g}} {unit}<extra></extra>",
+            hovertemplate=f"{hover}<br>%{{z:.3g}} {theme.unit_text(unit)}<extra></extra>",
         )
     )
     return _laid_out(figure, window, unit, x_title=x_title, y_title=y_title, num_rows=len(y))
@@ -87,7 +88,7 @@ def _load_figure(
 
 def _bar(unit: str) -> dict[str, object]:
     return {
-        "title": {"text": unit, "side": "top", "font": {"size": 11}},
+        "title": {"text": theme.unit_text(unit), "side": "top", "font": {"size": 11}},
         "orientation": "h",
         "thickness": 10,
         "len": 0.6,
@@ -102,9 +103,10 @@ def _bar(unit: str) -> dict[str, object]:
 def _laid_out(
     figure: go.Figure, window: Window, unit: str, *, x_title: str, y_title: str, num_rows: int
 ) -> go.Figure:
-    height = int(min(640, 130 + max(120, 14 * num_rows)))
+    height = int(min(640, 110 + max(150, 16 * num_rows)))
     theme.laid_out(figure, height=height, unit=unit, is_zoomable=window.is_zoomable)
-    figure.update_layout(hovermode="closest")
+    # the colour bar and the title of the axis need their room told: they do not make it themselves
+    figure.update_layout(hovermode="closest", margin={"l": 8, "r": 8, "t": 56, "b": 44})
     whole = {"tickformat": "d"} | ({"dtick": 1} if num_rows <= 16 else {})
     figure.update_xaxes(title={"text": x_title}, showgrid=False)
     figure.update_yaxes(title={"text": y_title}, showgrid=False, **whole)

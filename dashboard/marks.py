@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..platform.records import Alert, Checkpoint, Event, Segment, Series
 from . import theme
-from .window import StepRange, is_in
+from .window import Branches, StepRange, is_in
 from .words import gib, in_figure
 
 ROWS = ("saved", "held", "rollback", "alert")
@@ -31,7 +31,7 @@ class Marks:
     """Steps whose update the guard held back."""
 
 
-def add_marks(figure: go.Figure, marks: Marks, series: Series, step_range: StepRange) -> None:
+def add_marks(figure: go.Figure, marks: Marks, series: Branches, step_range: StepRange) -> None:
     """Puts the strip under the chart, and a marker where each alert's stretch was at its worst."""
     figure.update_layout(
         yaxis={"domain": [0.27, 1.0]},
@@ -90,12 +90,13 @@ def _add_held(figure: go.Figure, marks: Marks, step_range: StepRange) -> None:
 def _add_rollbacks(
     figure: go.Figure,
     segments: Sequence[Segment],
-    series: Series,
+    series: Branches,
     step_range: StepRange,
 ) -> None:
     back = [s for s in segments if s.reason == "rollback" and is_in(s.start_step, step_range)]
     for segment in back:
-        parent = series.steps[series.segments == segment.parent_segment]
+        # where the parent ended: its last steps are the abandoned ones
+        parent = series.ghosts.steps[series.ghosts.segments == segment.parent_segment]
         from_step = int(parent[-1]) if parent.size else segment.start_step
         figure.add_scatter(
             x=np.array([from_step, segment.start_step]),
@@ -119,7 +120,7 @@ def _add_rollbacks(
 
 
 def _add_alerts(
-    figure: go.Figure, alerts: Sequence[Alert], series: Series, step_range: StepRange
+    figure: go.Figure, alerts: Sequence[Alert], series: Branches, step_range: StepRange
 ) -> None:
     here = [a for a in alerts if is_in(a.fired_step, step_range)]
     for severity, look in theme.SEVERITIES.items():
@@ -151,8 +152,13 @@ def _add_alerts(
         _line(figure, alert.onset_step, theme.SEVERITIES[alert.severity].line, "dot")
 
 
-def _worst(series: Series, alert: Alert) -> tuple[int, float] | None:
+def _worst(branches: Branches, alert: Alert) -> tuple[int, float] | None:
     """Returns where the signal was highest from an alert's onset until it fired, on its branch."""
+    tops = [top for part in (branches.living, branches.ghosts) if (top := _top(part, alert))]
+    return max(tops, key=lambda top: top[1], default=None)
+
+
+def _top(series: Series, alert: Alert) -> tuple[int, float] | None:
     is_there = (
         (series.segments == alert.segment)
         & (series.steps >= alert.onset_step)

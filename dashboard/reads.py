@@ -20,6 +20,7 @@ from ..platform.store import Store, open_store
 from ..platform.watchman import SILENT_AFTER_S, is_stalled
 from .marks import Marks
 from .theme import LampWord
+from .window import Branches, branches
 
 _SQLITE = "sqlite:///"
 
@@ -176,22 +177,12 @@ class RunReader:
         series = tail.brought_up(self._store, self.segments)
         return series if series.steps.size else None
 
-    def is_living(self, series: Series) -> NDArray[np.bool_]:
-        return is_living(series, self.segments)
-
-    def living(self, signal: str, row: int | None = None) -> Series | None:
-        """Returns the points of a signal that still count."""
+    def branches(self, signal: str, row: int | None = None) -> Branches | None:
+        """Returns a signal's points, those that count apart from the abandoned ones."""
         series = self.series(signal, row)
         if series is None:
             return None
-        keep = self.is_living(series)
-        return Series(
-            series.signal,
-            series.segments[keep],
-            series.steps[keep],
-            series.times_s[keep],
-            series.values[keep],
-        )
+        return branches(series, is_living(series, self.segments))
 
     def marks(self) -> Marks:
         held = self.series(catalogue.GUARD_HELD)
@@ -228,8 +219,8 @@ class RunReader:
 
     def sampled_steps(self) -> NDArray[np.int64]:
         """Returns the living steps at which expert loads were measured."""
-        first = self.living(catalogue.EXPERT_LOAD, row=0)
-        return np.empty(0, np.int64) if first is None else first.steps
+        first = self.branches(catalogue.EXPERT_LOAD, row=0)
+        return np.empty(0, np.int64) if first is None else first.living.steps
 
 
 def recent_commands(store: Store, run_id: str, most: int = 8) -> list[Command]:

@@ -34,6 +34,22 @@ LOAD_SCALE = (
 """Load of an expert: dark is idle, pale its fair share, red overloaded."""
 LEVEL_SCALE = "Cividis"
 
+ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E"
+    "%3Crect width='32' height='32' rx='7' fill='%230E7ABF'/%3E%3Cpath d='M4 18h6l3-9 5 15 3-6h7' "
+    "fill='none' stroke='white' stroke-width='2.6' stroke-linejoin='round'/%3E%3C/svg%3E"
+)
+"""A pulse, drawn here: Streamlit would fetch a Material symbol's picture from the internet."""
+PAGE_STYLE = """<style>
+.stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
+[data-testid="stMetricValue"] { font-size: 1.6rem; }
+@media (max-width: 640px) {
+  .stMainBlockContainer { padding-left: 0.9rem; padding-right: 0.9rem; }
+  [data-testid="stMetricValue"] { font-size: 1.25rem; }
+}
+</style>"""
+"""Less empty space than Streamlit leaves above a page, and numbers that fit a phone."""
+
 LampWord = Literal[
     "healthy", "warning", "critical", "silent", "finished", "stopped", "crashed", "halted"
 ]
@@ -90,6 +106,11 @@ def layer_colours(num_layers: int) -> list[str]:
     return [DEPTH[round(i * last / max(num_layers - 1, 1))] for i in range(num_layers)]
 
 
+def unit_text(unit: str) -> str:
+    """Returns a unit as it is written behind a number; a plain number has none."""
+    return "" if unit == "1" else unit
+
+
 def faded(colour: str, opacity: float) -> str:
     """Returns `#RRGGBB` as an rgba() with that opacity."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
@@ -122,5 +143,7 @@ def laid_out(figure: go.Figure, *, height: int, unit: str, is_zoomable: bool) ->
         font={"size": 12},
     )
     figure.update_xaxes(title={"text": "step", "standoff": 4}, automargin=True, zeroline=False)
-    figure.update_yaxes(title={"text": unit, "standoff": 4}, automargin=True, zeroline=False)
+    figure.update_yaxes(
+        title={"text": unit_text(unit), "standoff": 4}, automargin=True, zeroline=False
+    )
     return figure

@@ -37,5 +37,22 @@ def in_range(series: Series, step_range: StepRange) -> Series:
     return kept(series, (series.steps >= step_range[0]) & (series.steps <= step_range[1]))
 
 
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """A signal's points: those that count, and those of branches that a rollback abandoned."""
+
+    living: Series
+    ghosts: Series
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        return np.concatenate([self.living.steps, self.ghosts.steps])
+
+
+def branches(series: Series, is_living: NDArray[np.bool_]) -> Branches:
+    """Parts a series by the mask that `platform.series.is_living` gives. is_living: (points,)."""
+    return Branches(kept(series, is_living), kept(series, ~is_living))
+
+
 def is_in(step: int, step_range: StepRange) -> bool:
     return step_range is None or step_range[0] <= step <= step_range[1]

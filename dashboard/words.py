@@ -4,6 +4,8 @@ import html
 import math
 import re
 
+_LINK = re.compile(r"://|@|www(?=\.)", re.IGNORECASE)
+"""What turns bare text into a link, escaped or not."""
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&\"'@/])")
 
 
@@ -60,7 +62,9 @@ def plain(text: str, most: int = 400) -> str:
     line = " ".join(text.split())
     if len(line) > most:
         line = line[: most - 1] + "…"
-    return _MARKDOWN.sub(r"\\\1", line)
+    # a word joiner has no width, and nobody makes a link of what it parts
+    parted = _LINK.sub(lambda match: match[0] + "\u2060", line)
+    return _MARKDOWN.sub(r"\\\1", parted)
 
 
 def in_figure(text: str, most: int = 90) -> str:

@@ -3,6 +3,7 @@
 M modalities  B batch  N knots over sigma
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ from .windows import Floats
 NUM_KNOTS = 24
 """Knots of the curve over sigma: with 8 samples a step each is met about every third step, and neighbours lend evidence."""
 CLIP_SIGMA = 6.0
-"""One odd sample among eight adds at most 6/8 to the pooled residual, about two of its sigmas: never a spike alone."""
+"""One odd sample among eight moves the pooled residual by at most 6 / sqrt(8) = 2.1 of its sigmas: no spike alone."""
+FEWEST = 4
+"""Fewer samples are pooled as if they were four: one odd sample alone has the weight that it has among four."""
 LEVEL_RATE = 0.1
 SHORTEST_MEMORY, LONGEST_MEMORY = 10.0, 100.0
 """Steps over which the curve forgets: half of the steps seen so far, within these bounds."""
@@ -33,10 +36,11 @@ class Residuals:
     per_sample_MB: Floats
     """Standard units, clipped; NaN where a loss is masked or not finite."""
     pooled: float
-    """Mean over samples and modalities, standard units."""
+    """Sum over samples and modalities over the root of their number: about unit spread; FEWEST counts at least."""
+    of_modality_M: Floats
+    """The same within each modality; NaN where absent."""
     log_level_M: Floats
     """Log loss of each modality with sigma accounted for, but not the level: what a drift moves. NaN where absent."""
-    num_samples: int
 
 
 class LossNormaliser:
@@ -78,15 +82,22 @@ class LossNormaliser:
         moved_MB = np.where(is_there_MB, np.clip(z_MB, -4.0, 4.0) * scale_MB, 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             log_level_M = level_M + (weight_MB * moved_MB).sum(axis=1) / total_M
-        return Residuals(z_MB, float(np.nansum(z_MB) / num_samples), log_level_M, num_samples)
+        sum_M, num_M = np.nansum(z_MB, axis=1), is_there_MB.sum(axis=1)
+        of_modality_M = np.where(num_M > 0, sum_M / np.sqrt(np.maximum(num_M, FEWEST)), np.nan)
+        pooled = float(sum_M.sum() / math.sqrt(max(num_samples, FEWEST)))
+        return Residuals(z_MB, pooled, of_modality_M, log_level_M)
 
     def learn(
         self,
         loss_MB: NDArray[np.generic],
         sigma_MB: NDArray[np.generic],
         residuals: Residuals,
+        level_weight_M: Floats,
     ) -> None:
-        """Takes an accepted step into level, curve and scale. `residuals` is what was said of the same losses before."""
+        """Takes an accepted step into level, curve and scale. `residuals` is what was said of the same losses before.
+
+        level_weight_M: 1, or less for a modality whose level shall follow this step only in part.
+        """
         log_MB, sigma_MB = _log_loss(loss_MB), np.asarray(sigma_MB, dtype=np.float64)
         z_MB = residuals.per_sample_MB
         is_there_MB = np.isfinite(z_MB)
@@ -110,23 +121,25 @@ class LossNormaliser:
             ):
                 sums *= keep
                 sums += np.bincount(low_MB[m], values * (1 - part_MB[m]), NUM_KNOTS)
-                sums += np.bincount(low_MB[m] + 1, values * part_MB[m], NUM_KNOTS)[:NUM_KNOTS]
+                sums += np.bincount(low_MB[m] + 1, values * part_MB[m], NUM_KNOTS)
         self._num_steps += 1
         self._num_since_level += 1
         rate = max(LEVEL_RATE, 1.0 / (self._num_since_level + 1))
-        moved_M = level_M + rate * (residuals.log_level_M - level_M)
+        moved_M = level_M + rate * level_weight_M * (residuals.log_level_M - level_M)
         self._level_M = np.where(np.isfinite(residuals.log_level_M), moved_M, level_M)
         self._curves = None
 
-    def rebaseline(self, forgets_curve: bool) -> None:
-        """Learns the level anew from the next step; with `forgets_curve` curve and scale yield to new evidence quickly."""
-        self._level_M[:] = np.nan
+    def hasten(self) -> None:
+        """Lets the level move fast for the next steps, from where it is."""
         self._num_since_level = 0
-        if forgets_curve:
-            self._num_steps = 0
-            for sums in (self._weight_MN, self._sum_MN, self._spread_MN):
-                sums *= 0.1
-            self._curves = None
+
+    def forget(self) -> None:
+        """Learns the level anew from the next step; curve and scale yield to new evidence quickly."""
+        self._level_M[:] = np.nan
+        self._num_steps = self._num_since_level = 0
+        for sums in (self._weight_MN, self._sum_MN, self._spread_MN):
+            sums *= 0.1
+        self._curves = None
 
     def _levels(self, log_MB: Floats, is_there_MB: NDArray[np.bool_]) -> Floats:
         """The level of each modality; one that was never seen starts at the median of its first losses."""

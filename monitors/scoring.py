@@ -27,8 +27,8 @@ NEW_BASELINES: frozenset[EventKind] = frozenset({"decay", "resolution", "data_ch
 NEW_DATA: frozenset[EventKind] = frozenset({"resolution", "data_change"})
 """Those of them after which even the noise of the values is another."""
 
-_POOLED_FLOOR = 0.1
-"""Least spread of the pooled residual: a tenth of a sample's own sigma."""
+_POOLED_FLOOR = 0.3
+"""Least spread of a pooled residual, which has about unit spread where samples vary independently."""
 _MODALITIES = catalogue.MODALITIES
 
 
@@ -54,15 +54,18 @@ class Scorer(Protocol):
 class LossScorer:
     """Spike and drift scores of the per-sample losses, both on residuals from one normaliser over sigma.
 
-    Spike: robust z of the residuals pooled over samples and modalities. Drift: the CUSUM of each modality's log loss
-    with sigma accounted for; the worse modality counts. A step that the spike score rejects teaches neither of them.
+    Spike: the worst robust z of the residuals pooled over all samples, and over those of each modality (what spoils one
+    modality alone would be diluted by the others). Drift: the CUSUM of each modality's log loss with sigma accounted
+    for; the worse modality counts. A step that the spike score rejects teaches none of them, and one that it nearly
+    rejects moves the level by no more than one sigma's worth: a stretch of such steps must not explain itself away.
     """
 
     def __init__(self, spike: Mapping[str, float], drift: Mapping[str, float]) -> None:
         self._normaliser = LossNormaliser(len(_MODALITIES))
         options: dict[str, Any] = {"floor": _POOLED_FLOOR} | _whole(spike)
         # the normaliser's own level follows the training
-        self._spike = SpikeScore(**options, level_rate=0.0)
+        self._pooled = SpikeScore(**options, level_rate=0.0)
+        self._of_modality = [SpikeScore(**options, level_rate=0.0) for _ in _MODALITIES]
         self._drifts = [DriftScore(**_whole(drift)) for _ in _MODALITIES]
 
     def update(self, step: int, values: Values) -> Mapping[str, Score]:
@@ -70,45 +73,75 @@ class LossScorer:
         if found is None:
             return {}
         loss_MB, sigma_MB, residuals = found
-        z, is_accepted = self._spike.update(residuals.pooled)
+        z_pooled, z_M = self._spike_scores(residuals)
+        z = max(z_pooled, *z_M)
+        is_accepted = z <= self._pooled.reject_above
         # a batch in which any loss is not a number is judged by the rest, but not learnt from
-        is_accepted = is_accepted and bool(np.isfinite(loss_MB).all())
-        if is_accepted:
-            self._normaliser.learn(loss_MB, sigma_MB, residuals)
-        elif self._spike.was_just_rebased:
-            self._normaliser.rebaseline(forgets_curve=False)
-        worst = 0
-        for m, drift in enumerate(self._drifts):
-            if math.isfinite(residuals.log_level_M[m]):
-                drift.update(step, float(residuals.log_level_M[m]), is_accepted)
-            if drift.score > self._drifts[worst].score:
-                worst = m
-        slow = self._drifts[worst]
-        by_modality = {
-            name: round(float(np.nanmean(row_B)), 3)
-            for name, row_B in zip(_MODALITIES, residuals.per_sample_MB, strict=False)
-            if np.isfinite(row_B).any()
-        }
+        if is_accepted and bool(np.isfinite(loss_MB).all()):
+            self._learn(loss_MB, sigma_MB, residuals, z_M)
+        elif not is_accepted and self._pooled.reject():
+            for spike in self._of_modality:
+                spike.rebaseline()
+            self._normaliser.forget()
+        slow, modality = self._drift(step, residuals, is_accepted)
         return {
             "spike": Score(
                 z,
                 recorded={catalogue.LOSS_SPIKE_SCORE: np.float32(z).reshape(())},
-                evidence={"residual_sigma": by_modality},
+                evidence={
+                    "all_sigma": round(z_pooled, 2),
+                    **{
+                        f"{name}_sigma": round(s, 2)
+                        for name, s in zip(_MODALITIES, z_M, strict=True)
+                    },
+                },
             ),
             "drift": Score(
                 slow.score,
                 slow.onset_step,
                 {catalogue.LOSS_DRIFT_SCORE: np.float32(slow.score).reshape(())},
-                {"modality": _MODALITIES[worst]},
+                {"modality": modality},
             ),
         }
 
     def vet(self, values: Values) -> float:
         """The spike score that a batch would get; infinite where one of its losses is not finite. Changes nothing."""
-        found = self._residuals(values)
         if not np.isfinite(np.asarray(values[catalogue.LOSS_PER_SAMPLE])).all():
             return math.inf
-        return 0.0 if found is None else self._spike.score(found[2].pooled)
+        found = self._residuals(values)
+        if found is None:
+            return 0.0
+        z_pooled, z_M = self._spike_scores(found[2])
+        return max(z_pooled, *z_M)
+
+    def _spike_scores(self, residuals: Residuals) -> tuple[float, list[float]]:
+        """Robust z over all samples, and of each modality; 0 for an absent one."""
+        return self._pooled.score(residuals.pooled), [
+            spike.score(float(x)) if math.isfinite(x) else 0.0
+            for spike, x in zip(self._of_modality, residuals.of_modality_M, strict=True)
+        ]
+
+    def _learn(
+        self,
+        loss_MB: NDArray[np.generic],
+        sigma_MB: NDArray[np.generic],
+        residuals: Residuals,
+        z_M: list[float],
+    ) -> None:
+        level_weight_M = np.array([1.0 / max(1.0, z) for z in z_M])
+        self._normaliser.learn(loss_MB, sigma_MB, residuals, level_weight_M)
+        self._pooled.learn(residuals.pooled)
+        for spike, x in zip(self._of_modality, residuals.of_modality_M, strict=True):
+            if math.isfinite(x):
+                spike.learn(float(x))
+
+    def _drift(self, step: int, residuals: Residuals, is_accepted: bool) -> tuple[DriftScore, str]:
+        """Feeds the drift score of each modality that is there; returns the worst and its name."""
+        for drift, log_level in zip(self._drifts, residuals.log_level_M, strict=True):
+            if math.isfinite(log_level):
+                drift.update(step, float(log_level), is_accepted)
+        worst = max(range(len(self._drifts)), key=lambda m: self._drifts[m].score)
+        return self._drifts[worst], _MODALITIES[worst]
 
     def _residuals(
         self, values: Values
@@ -130,21 +163,27 @@ class LossScorer:
     def announce(self, kind: EventKind) -> None:
         for drift in self._drifts:
             drift.rebaseline()
-        if kind != "decay":
-            is_new_data = kind in NEW_DATA
-            self._normaliser.rebaseline(forgets_curve=is_new_data)
-            self._spike.rebaseline(forgets_spread=is_new_data)
+        if kind in NEW_DATA:
+            self._normaliser.forget()
+            for spike in (self._pooled, *self._of_modality):
+                spike.rebaseline()
+        elif kind == "resume":
+            # the level stays, since a resume may be in the middle of vetting spoiled data
+            self._normaliser.hasten()
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "normaliser": self._normaliser.state_dict(),
-            "spike": self._spike.state_dict(),
+            "pooled": self._pooled.state_dict(),
+            "of_modality": [spike.state_dict() for spike in self._of_modality],
             "drifts": [drift.state_dict() for drift in self._drifts],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._normaliser.load_state_dict(state["normaliser"])
-        self._spike.load_state_dict(state["spike"])
+        self._pooled.load_state_dict(state["pooled"])
+        for spike, saved in zip(self._of_modality, state["of_modality"], strict=True):
+            spike.load_state_dict(saved)
         for drift, saved in zip(self._drifts, state["drifts"], strict=True):
             drift.load_state_dict(saved)
 
@@ -181,7 +220,7 @@ class ScalarScorer:
     def announce(self, kind: EventKind) -> None:
         if self._drift is not None:
             self._drift.rebaseline()
-        if self._spike is not None:
+        if self._spike is not None and kind != "resume":
             self._spike.rebaseline(forgets_spread=kind in NEW_DATA)
 
     def state_dict(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def decode(payload: bytes) -> Record:
             values[name] = np.frombuffer(payload, "<f4", count, at).reshape(shape)
             at += 4 * count
         return Frame(head["run_id"], head["segment"], head["step"], head["time_s"], values)
-    except (KeyError, TypeError, struct.error) as error:
+    except (KeyError, TypeError, ValueError, struct.error) as error:
         raise ValueError(f"not a journaled record: {error}") from error
 
 

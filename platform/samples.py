@@ -4,7 +4,7 @@ that come in two frames end up side by side in one row, whichever came first.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, select
@@ -39,7 +39,8 @@ def write_frames(database: Database, frames: Sequence[Frame]) -> None:
     UnknownRun, or StoreAway.
     """
     for packed in [pack(batch) for batch in _batches(frames)]:
-        database.names.update(database.write(lambda c, packed=packed: _write(c, database, packed)))
+        new = database.write(partial(_write, database=database, packed=packed))
+        database.names.update(new)
 
 
 def _batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:

@@ -13,6 +13,7 @@ itself is wrong.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import (
@@ -22,6 +23,7 @@ from sqlalchemy import (
     Table,
     case,
     delete,
+    false,
     func,
     or_,
     select,
@@ -39,7 +41,7 @@ from .samples import write_frames
 from .upserts import columns_of, insert_into
 
 Answer = TypeVar("Answer")
-MOST_DELIVERIES = 5
+MOST_DELIVERIES = 50
 """An alert that could not be delivered this often is given up; its failure stays readable."""
 _ROWS_AT_ONCE = 2000
 """Rows of one deleting transaction."""
@@ -155,7 +157,7 @@ class Store:
             return
         samples = (tables.vector_rows, tables.scalar_rows, tables.spans)
         for table in samples:
-            while self._write(lambda c, table=table: _delete_some(c, table, number)):
+            while self._write(partial(_delete_some, table=table, number=number)):
                 pass
 
         def finish(connection: Connection) -> None:
@@ -254,8 +256,8 @@ class Store:
         self._change_alert(alert_id, state=state, changed_by=who, changed_s=now_s)
 
     def undelivered_alerts(self, since_s: float = 0.0) -> list[Alert]:
-        """Alerts since then that nobody was told of and nobody has seen, oldest first; five
-        failures are enough.
+        """Alerts since then that nobody was told of and nobody has seen, oldest first; after
+        many failures an alert is given up.
         """
         alert = tables.alerts.c
         found = self._alerts(
@@ -317,7 +319,7 @@ class Store:
         table: Table,
         record: Any,
         *,
-        unless: ColumnElement[bool] | None = None,
+        unless: ColumnElement[bool] = false(),
         kept: Sequence[str] = (),
         **more: Any,
     ) -> None:

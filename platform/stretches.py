@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,9 +90,7 @@ def stretch(
     where = {"run": source.run_number, "segment": segment}
     while first <= last:
         span = {**where, "group": source.group_id, "first": first, "last": last, "limit": num_steps}
-        steps, vectors = database.read(
-            lambda connection, span=span: _read_part(connection, source, span, rows)
-        )
+        steps, vectors = database.read(partial(_read_part, source=source, span=span, rows=rows))
         if not steps:
             return
         if source.num_dimensions == 0:

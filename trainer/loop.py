@@ -91,9 +91,6 @@ class Trainer:
 
         on_step: called before every turn, at the step boundary.
         """
-        self.keeper.plan_ring(self.state)
-        if not self.keeper.checkpoints:
-            self.keeper.first(self.state, self.segment.index)
         while True:
             while self.state.step < self.config.steps and not self.is_stopping:
                 if on_step is not None:
@@ -107,6 +104,12 @@ class Trainer:
             self.keeper.save_now(self.state, self.segment.index)
             self.status = "finished" if self.state.step >= self.config.steps else "stopped"
         return self.status
+
+    def keep_first(self) -> None:
+        """Sizes the host ring and makes sure that there is a state to go back to."""
+        self.keeper.plan_ring(self.state)
+        if not self.keeper.checkpoints:
+            self.keeper.first(self.state, self.segment.index)
 
     def train_step(self) -> None:
         """One turn of the loop: at most one optimizer step."""

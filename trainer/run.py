@@ -75,18 +75,43 @@ def train(
 ) -> RunResult:
     """Trains a run to its end and returns how it ended.
 
-    resume: a run (id or name) that goes on from its newest usable checkpoint; where `config` differs from what it
-    had, a segment records the difference. init_from: a run whose averaged weights a new run starts from.
-    on_step: called at every step boundary; there `trainer.log({...})` records scalars of a user's own.
-    Raises MoescopeError on whatever its user can mend. SIGTERM and Ctrl-C save a checkpoint first.
+    resume: a run (id or name) that goes on from its newest usable checkpoint; where `config` differs
+    from what it had, a segment records the difference. init_from: a run whose averaged weights a new
+    run starts from. on_step: called at every step boundary; there `trainer.log({...})` records scalars
+    of a user's own. Raises MoescopeError on whatever its user can mend. SIGTERM and Ctrl-C save a
+    checkpoint first.
     """
-    settings = settings or Settings()
+    opened = open_trainer(
+        config,
+        settings or Settings(),
+        name=name,
+        run_id=run_id,
+        resume=resume,
+        init_from=init_from,
+        progress=progress,
+    )
+    with opened as trainer, _stopping_on_signals(trainer):
+        return _train(trainer, on_step)
+
+
+@contextmanager
+def open_trainer(
+    config: RunConfig,
+    settings: Settings,
+    *,
+    name: str = "",
+    run_id: str = "",
+    resume: str = "",
+    init_from: str = "",
+    progress: bool = False,
+) -> Iterator[Trainer]:
+    """Yields a trainer at its first step boundary, for whoever wants to turn the loop; arguments as of `train`."""
     settings.make_home()
     device = _device(config)
     with ExitStack() as stack:
         store = open_store(settings.store_url)
         stack.callback(store.close)
-        clips = find_clips(Path(config.data.folder))
+        clips = find_clips(config.data.folder)
         old = store.find_run(resume) if resume else None
         run = (
             resumed_run(old, config, _device_name(device))
@@ -108,8 +133,8 @@ def train(
         trainer = _assemble(stack, settings, config, device, run, holder, state, batches, progress)
         _say_start(trainer, clips, origin)
         _open_segment(trainer, store, old)
-        with _stopping_on_signals(trainer):
-            return _train(trainer, on_step)
+        trainer.keep_first()
+        yield trainer
 
 
 def _state(config: RunConfig, device: torch.device, run_id: str) -> TrainState:

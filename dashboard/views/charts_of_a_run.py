@@ -84,14 +84,13 @@ def render_system(store: Store, run_id: str, window_now: WindowNow, every_s: flo
 
 def _loss(reader: RunReader, window: Window) -> None:
     heading("Loss", catalogue.LOSS_TOTAL)
-    series = reader.series(catalogue.LOSS_TOTAL)
+    series = reader.branches(catalogue.LOSS_TOTAL)
     if series is None:
         nothing_yet("Not measured in this run.")
         return
     marks = reader.marks()
     figure = scalar_figure(
         series,
-        reader.is_living(series),
         window,
         name="loss",
         unit=CATALOGUE[catalogue.LOSS_TOTAL].unit,
@@ -109,14 +108,13 @@ def _scalar(
     reader: RunReader, window: Window, title: str, signal: str, *, is_log: bool = False
 ) -> None:
     heading(title, signal)
-    series = reader.series(signal)
+    series = reader.branches(signal)
     if series is None:
         nothing_yet("Not measured in this run, or not yet.")
         return
     chart(
         scalar_figure(
             series,
-            reader.is_living(series),
             Window(window.step_range, window.is_log or is_log, window.is_zoomable),
             name=title.lower(),
             unit=CATALOGUE[signal].unit,
@@ -134,10 +132,11 @@ def _lines(
     signals: dict[str, str],
     *,
     is_log: bool | None = None,
+    is_peak: bool = False,
 ) -> None:
     first = next(iter(signals.values()))
     heading(title, first)
-    found = {name: reader.living(signal) for name, signal in signals.items()}
+    found = {name: reader.branches(signal) for name, signal in signals.items()}
     lines = {name: series for name, series in found.items() if series is not None}
     if not lines:
         nothing_yet("Not measured in this run, or not yet.")
@@ -145,7 +144,7 @@ def _lines(
     shown = Window(
         window.step_range, window.is_log if is_log is None else is_log, window.is_zoomable
     )
-    figure = lines_figure(lines, shown, unit=CATALOGUE[first].unit)
+    figure = lines_figure(lines, shown, unit=CATALOGUE[first].unit, is_peak=is_peak)
     chart(figure, window, f"chart_{title}", f"{title}: {', '.join(lines)} over the steps.")
 
 
@@ -160,7 +159,7 @@ def _scores(reader: RunReader, window: Window) -> None:
         "drift": catalogue.LOSS_DRIFT_SCORE,
         "gradient": catalogue.GRAD_NORM_SCORE,
     }
-    _lines(reader, window, "Scores of the detectors", signals, is_log=False)
+    _lines(reader, window, "Scores of the detectors", signals, is_log=False, is_peak=True)
 
 
 def _per_layer(
@@ -172,13 +171,12 @@ def _per_layer(
     reference: tuple[str, float] | None = None,
 ) -> None:
     heading(title, signal)
-    series = reader.series(signal)
+    series = reader.branches(signal)
     if series is None:
         nothing_yet("Not measured in this run, or not yet.")
         return
     figure = per_layer_figure(
         series,
-        reader.is_living(series),
         window,
         layer=layer,
         unit=CATALOGUE[signal].unit,
@@ -205,7 +203,7 @@ def _entropy(reader: RunReader, window: Window) -> None:
 
 def _time(reader: RunReader, window: Window) -> None:
     heading("Time of a step", catalogue.STEP_TIME_S)
-    found = {name: reader.living(signal) for name, signal in _TIME_PARTS.items()}
+    found = {name: reader.branches(signal) for name, signal in _TIME_PARTS.items()}
     parts = {name: series for name, series in found.items() if series is not None}
     if not parts:
         nothing_yet("Not measured in this run, or not yet.")

@@ -63,8 +63,8 @@ def render(
 
 
 def _over_time(reader: RunReader, window: Window, layer: int) -> None:
-    load = reader.living(catalogue.EXPERT_LOAD, row=layer)
-    load = None if load is None else in_range(load, window.step_range)
+    both = reader.branches(catalogue.EXPERT_LOAD, row=layer)
+    load = None if both is None else in_range(both.living, window.step_range)
     if load is None or not load.steps.size:
         nothing_yet("No sampled step lies in this range.")
         return

@@ -21,8 +21,41 @@ WindowNow = Callable[[RunReader], Window]
 """The window that the widgets ask for, once the reader says which step is the newest."""
 
 
+def picked(store: Store, wanted: str) -> str:
+    """Draws the choice of runs and returns the run of the page: the address's, else the newest.
+
+    The address follows the choice, so that it can be passed on.
+    """
+    runs = store.runs()
+    names = {run.id: run.name for run in runs}
+    try:
+        chosen = store.find_run(wanted).id if wanted else next(iter(names), "")
+    except MoescopeError:
+        return wanted
+    if chosen not in names:
+        return chosen  # an archived run, or none at all
+
+    def follow() -> None:
+        st.query_params["run"] = st.session_state[f"run_of_{chosen}"]
+
+    st.selectbox(
+        "Run",
+        list(names),
+        index=list(names).index(chosen),
+        format_func=lambda run_id: names.get(run_id, run_id),
+        key=f"run_of_{chosen}",
+        on_change=follow,
+        label_visibility="collapsed",
+        width=320,
+    )
+    return chosen
+
+
 def render(store: Store, wanted: str) -> None:
     """Draws a run's page. wanted: id, beginning of an id, or name, as the address has it."""
+    if not wanted:
+        st.info("No run yet. `moescope train tiny --data FOLDER` starts one; it appears here.")
+        return
     try:
         run = store.find_run(wanted)
     except MoescopeError as error:
@@ -63,7 +96,7 @@ def _head(store: Store, run_id: str) -> None:
         )
     with st.container(horizontal=True, gap="small", key="run_numbers"):
         for label, value, help in _numbers(now):
-            st.metric(label, value, help=help or None, width=132)
+            st.metric(label, value, help=help or None, width="content")
     if now.run.note:
         st.caption(plain(now.run.note))
     open_alerts = store.alerts(run_id=run_id, states=["open"])

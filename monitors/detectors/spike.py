@@ -27,44 +27,52 @@ class SpikeScore:
     ) -> None:
         self._window = AcceptedWindow(window, min_count, floor)
         self._size = window
-        self._reject = reject
+        self.reject_above = reject
         self._level_rate = level_rate
         self._level: float | None = None
-        self._num_seen = 0
+        self._num_learnt = 0
         self._num_rejected = 0
-        self.was_just_rebased = False
-        """Whether the last value was the one rejection too many."""
 
     def score(self, value: float) -> float:
         """Returns z without changing anything."""
+        if self._level is None and self._level_rate:
+            return 0.0
         z = self._window.score(value - (self._level or 0.0))
         return 0.0 if z is None else z
 
     def update(self, value: float) -> tuple[float, bool]:
         """Returns (z, whether the value was accepted) and learns from an accepted one."""
+        z = self.score(value)
+        if z > self.reject_above:
+            self.reject()
+            return z, False
+        self.learn(value)
+        return z, True
+
+    def learn(self, value: float) -> None:
+        """Takes an accepted value into the window and the level."""
+        self._num_rejected = 0
         if self._level is None:
             self._level = value if self._level_rate else 0.0
-        z = self.score(value)
-        self.was_just_rebased = False
-        if z > self._reject:
-            self._num_rejected += 1
-            if self._num_rejected >= self._size:
-                self.rebaseline()
-                self.was_just_rebased = True
-            return z, False
-        self._num_rejected = 0
-        self._num_seen += 1
         residual = value - self._level
         self._window.push(residual)
         if self._level_rate:
+            self._num_learnt += 1
             # the first values move it fast: 1/2, 1/3, ... down to the rate
-            self._level += max(self._level_rate, 1.0 / (self._num_seen + 1)) * residual
-        return z, True
+            self._level += max(self._level_rate, 1.0 / (self._num_learnt + 1)) * residual
+
+    def reject(self) -> bool:
+        """Counts a value that is not learnt; returns whether it was one too many, and all is learnt anew."""
+        self._num_rejected += 1
+        if self._num_rejected < self._size:
+            return False
+        self.rebaseline()
+        return True
 
     def rebaseline(self, forgets_spread: bool = True) -> None:
         """Learns the level anew; also the residuals' window, unless the noise is known to be what it was."""
         self._level = None
-        self._num_seen = self._num_rejected = 0
+        self._num_learnt = self._num_rejected = 0
         if forgets_spread:
             self._window.clear()
 
@@ -72,11 +80,11 @@ class SpikeScore:
         return {
             "window": self._window.state_dict(),
             "level": self._level,
-            "num_seen": self._num_seen,
+            "num_learnt": self._num_learnt,
             "num_rejected": self._num_rejected,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._window.load_state_dict(state["window"])
         self._level = None if state["level"] is None else float(state["level"])
-        self._num_seen, self._num_rejected = int(state["num_seen"]), int(state["num_rejected"])
+        self._num_learnt, self._num_rejected = int(state["num_learnt"]), int(state["num_rejected"])

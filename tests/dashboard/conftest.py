@@ -1,4 +1,4 @@
-"""A store with a run as training leaves it: a spike, an alert, a rollback, checkpoints of every health."""
+"""A store with a run as training leaves it: spike, alert, rollback, checkpoints of every health."""
 
 import time
 from collections.abc import Iterator

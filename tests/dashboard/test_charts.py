@@ -12,7 +12,7 @@ from moescope.dashboard.charts import (
 )
 from moescope.dashboard.heat_maps import load_at_step, load_over_time
 from moescope.dashboard.marks import ROWS, Marks
-from moescope.dashboard.window import Window
+from moescope.dashboard.window import Branches, Window, branches
 from moescope.platform.catalogue import LOSS_TOTAL
 from moescope.platform.records import Alert, Checkpoint, Event, Segment, Series
 
@@ -35,11 +35,21 @@ def _joined(first: Series, second: Series) -> Series:
     )
 
 
-def _draw(series: Series, window: Window | None = None, marks: Marks | None = None) -> go.Figure:
-    is_living = np.ones(series.steps.size, bool)
-    return scalar_figure(
-        series, is_living, window or Window(), name="loss", unit="mse", marks=marks
-    )
+def _living(series: Series) -> Branches:
+    return branches(series, np.ones(series.steps.size, bool))
+
+
+def _draw(
+    series: Series | Branches, window: Window | None = None, marks: Marks | None = None
+) -> go.Figure:
+    drawn = _living(series) if isinstance(series, Series) else series
+    return scalar_figure(drawn, window or Window(), name="loss", unit="mse", marks=marks)
+
+
+def _rolled_back() -> Branches:
+    """60 steps, of which the last ten were abandoned, and 20 from step 50 on."""
+    series = _joined(_series(np.ones(60)), _series(np.ones(20), np.arange(50, 70), segment=1))
+    return branches(series, (series.segments == 1) | (series.steps < 50))
 
 
 def _named(figure: go.Figure, name: str) -> list[go.Scatter]:
@@ -72,9 +82,7 @@ def test_a_range_is_filtered_before_it_is_thinned() -> None:
 
 
 def test_an_abandoned_branch_is_a_line_of_its_own() -> None:
-    series = _joined(_series(np.ones(60)), _series(np.ones(20), np.arange(50, 70), segment=1))
-    is_living = (series.segments == 1) | (series.steps < 50)
-    figure = scalar_figure(series, is_living, Window(), name="loss", unit="mse")
+    figure = _draw(_rolled_back())
     (ghost,) = _named(figure, "abandoned branch")
     np.testing.assert_array_equal(ghost.x, np.arange(50, 60))
     (line,) = _named(figure, "loss")
@@ -100,9 +108,8 @@ def test_an_alert_out_of_range_leaves_no_mark() -> None:
 
 
 def test_a_rollback_is_drawn_from_where_the_branch_ended_to_where_it_went_back() -> None:
-    series = _joined(_series(np.ones(60)), _series(np.ones(5), np.arange(50, 55), segment=1))
     marks = Marks(segments=[Segment("r", 1, 50, "rollback", 0.0, 0, 49)])
-    figure = _draw(series, marks=marks)
+    figure = _draw(_rolled_back(), marks=marks)
     arrow = next(t for t in figure.data if t.yaxis == "y2" and t.mode == "lines")
     assert list(arrow.x) == [59, 50]
     assert _named(figure, "rollback")[0].hovertext == ("rolled back to step 50 (segment 1)",)
@@ -143,7 +150,9 @@ def test_one_point_is_a_visible_dot() -> None:
 
 def test_lines_differ_by_dash_and_not_by_colour_alone() -> None:
     figure = lines_figure(
-        {"video": _series(np.ones(5)), "audio": _series(np.ones(5))}, Window(), unit="mse"
+        {"video": _living(_series(np.ones(5))), "audio": _living(_series(np.ones(5)))},
+        Window(),
+        unit="mse",
     )
     assert len({trace.line.dash for trace in figure.data}) == 2
 
@@ -152,25 +161,27 @@ def test_many_layers_become_a_heat_map() -> None:
     for num_layers, kind in ((12, "scatter"), (13, "heatmap")):
         series = _series(np.ones((5, num_layers)))
         figure = per_layer_figure(
-            series, np.ones(5, bool), Window(), layer="block", unit="1", reference=("limit", 2.0)
+            _living(series), Window(), layer="block", unit="1", reference=("limit", 2.0)
         )
         assert figure.data[0].type == kind
 
 
 def test_a_reference_level_has_its_name_written_to_it() -> None:
-    figure = lines_figure({"a": _series(np.ones(5))}, Window(), unit="nats", reference=("ln 8", 2))
+    figure = lines_figure(
+        {"a": _living(_series(np.ones(5)))}, Window(), unit="nats", reference=("ln 8", 2)
+    )
     assert figure.layout.annotations[0].text == "ln 8"
 
 
 def test_parts_of_a_step_are_stacked_and_patterned() -> None:
-    parts = {"forward": _series(np.ones(5)), "backward": _series(np.ones(5))}
+    parts = {"forward": _living(_series(np.ones(5))), "backward": _living(_series(np.ones(5)))}
     figure = stacked_figure(parts, Window(), unit="s")
     assert {trace.stackgroup for trace in figure.data} == {"parts"}
     assert len({trace.fillpattern.shape for trace in figure.data}) == 2
 
 
 def test_a_load_map_over_time_is_experts_by_steps_on_a_fixed_scale() -> None:
-    load = _series(np.ones((6, 3, 8)), np.arange(6, dtype=np.int64) * 10)
+    load = _series(np.ones((6, 8)), np.arange(6, dtype=np.int64) * 10)
     (heat,) = load_over_time(load, Window(), layer=1, unit="x mean").data
     assert heat.z.shape == (8, 6)
     assert (heat.zmin, heat.zmax) == (0, 2)

@@ -1,7 +1,14 @@
 """The tests themselves: sentences that assert something."""
 
 import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 def _tests(modules: list[Any]) -> list[tuple[str, ast.FunctionDef]]:
@@ -66,3 +73,27 @@ def test_tests_has_no_init(files: list[str]) -> None:
     assert [
         name for name in files if name.startswith("tests/") and name.endswith("__init__.py")
     ] == []
+
+
+@pytest.mark.parametrize(
+    ("demanded", "expected"), [("1", "1 failed, 1 skipped"), ("", "2 skipped")]
+)
+def test_a_skipped_postgres_test_fails_where_postgres_is_demanded(
+    root: Path, tmp_path: Path, demanded: str, expected: str
+) -> None:
+    shutil.copy(root / "tests" / "conftest.py", tmp_path / "conftest.py")
+    (tmp_path / "test_sample.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.postgres\n"
+        "def test_of_postgres(): pytest.skip('no server')\n"
+        "def test_of_something_else(): pytest.skip('no such thing')\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-o", "markers=postgres", str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "MOESCOPE_TEST_REQUIRE_POSTGRES": demanded},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert expected in found.stdout, found.stdout

@@ -142,7 +142,11 @@ class PlayedTrainer:
         )
         store.add_event(
             Event(
-                run.id, 1, BACK_TO, start_s + 46, "rollback",
+                run.id,
+                1,
+                BACK_TO,
+                start_s + 46,
+                "rollback",
                 f"from step 241 to the certified checkpoint of step {BACK_TO}",
             )  # fmt: skip
         )
@@ -156,8 +160,14 @@ class PlayedTrainer:
     def _save(self, segment: int, step: int, health: str) -> None:
         self.store.put_checkpoint(
             Checkpoint(
-                self.run.id, segment, step, f"step-{step}", step, 38_000_000,
-                self._start_s + 0.19 * step, health,  # type: ignore[arg-type]
+                self.run.id,
+                segment,
+                step,
+                f"step-{step}",
+                step,
+                38_000_000,
+                self._start_s + 0.19 * step,
+                health,  # type: ignore[arg-type]
             )  # fmt: skip
         )
 
@@ -256,3 +266,154 @@ def browser() -> Iterator[Browser]:
         )
         yield started
         started.close()
+
+
+def _opened(browser: Browser, url: str, *, width: int, scheme: str) -> tuple[Page, list[str]]:
+    """Opens a page and gathers what its console complains of."""
+    height = 900 if width > 600 else 844
+    page = browser.new_page(
+        viewport={"width": width, "height": height},
+        color_scheme=scheme,  # type: ignore[arg-type]
+    )
+    complaints: list[str] = []
+
+    def hear(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            complaints.append(f"{message.text} {message.location.get('url', '')}")
+
+    page.on("console", hear)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+    page.goto(url)
+    return page, complaints
+
+
+def _picture(page: Page, tmp_path: Path, name: str) -> None:
+    """Takes a picture of the whole page: Streamlit scrolls inside, so the window is made as tall."""
+    height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    before = page.viewport_size
+    assert before is not None
+    page.set_viewport_size({"width": before["width"], "height": max(before["height"], height)})
+    page.wait_for_timeout(700)
+    folder = Path(PICTURES) if PICTURES else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / f"{name}.png")
+    page.set_viewport_size(before)
+
+
+def _drawn(page: Page, title: str) -> dict[str, object]:
+    """Returns what plotly drew under a heading: extent of x and y, and the names of the traces."""
+    found: dict[str, object] = page.evaluate(
+        """(title) => {
+            const plots = [...document.querySelectorAll('.js-plotly-plot')];
+            const heads = [...document.querySelectorAll('[data-testid=stMarkdownContainer] strong')];
+            const head = heads.find((h) => h.textContent === title);
+            const below = (p) =>
+                head.compareDocumentPosition(p) & Node.DOCUMENT_POSITION_FOLLOWING;
+            const plot = head && plots.find(below);
+            if (!plot || !plot._fullData) return {};
+            const line = plot._fullData.find((t) => (t.name || '').startsWith('loss'));
+            const of = (t, k) => Array.from(t && t[k] ? t[k] : []);
+            const tops = plot._fullData.filter((t) => t.yaxis !== 'y2').flatMap((t) => of(t, 'y'));
+            return {
+                last: Math.max(...of(line, 'x')),
+                top: Math.max(...tops),
+                names: plot._fullData.map((t) => t.name),
+            };
+        }""",
+        title,
+    )
+    return found
+
+
+def _wait_for_loss(page: Page, past: float) -> dict[str, object]:
+    until_s = time.monotonic() + 20
+    drawn: dict[str, object] = {}
+    while time.monotonic() < until_s:
+        drawn = _drawn(page, "Loss")
+        if float(str(drawn.get("last") or 0)) > past:
+            return drawn
+        page.wait_for_timeout(200)
+    pytest.fail(f"the loss chart did not grow past step {past}: {drawn}")
+
+
+def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
+    address: str, browser: Browser, trainer: PlayedTrainer, tmp_path: Path
+) -> None:
+    store, run = trainer.store, trainer.run
+
+    # without the token there is nothing to see
+    page, complaints = _opened(browser, address, width=1440, scheme="light")
+    expect(page.get_by_text("wants its token")).to_be_visible(timeout=20_000)
+    assert RUN not in page.content()
+
+    # with it: the list of runs, and one click to the run
+    page.goto(f"{address}/?token={TOKEN}")
+    expect(page.get_by_text("critical", exact=True).first).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("1 open alert")).to_be_visible()
+    assert TOKEN not in page.url
+    _picture(page, tmp_path, "runs-1440-light")
+    page.get_by_role("link", name=RUN).click()
+    expect(page.get_by_role("heading", name=RUN)).to_be_visible()
+    page.wait_for_url(f"**/run?run={run.id}")
+
+    # the chart grows while training goes on, and shows what the abandoned branch died of
+    first = _wait_for_loss(page, 320)
+    _wait_for_loss(page, float(str(first["last"])) + 15)
+    assert float(str(first["top"])) > 2.5
+    assert "abandoned branch" in str(first["names"])
+    assert "critical alert" in str(first["names"])
+    expect(page.locator(".js-plotly-plot")).to_have_count(12, timeout=20_000)
+    _picture(page, tmp_path, "run-1440-light")
+
+    # the alert is seen
+    page.get_by_role("button", name="Acknowledge").click()
+    expect(page.get_by_role("button", name="Acknowledge")).to_have_count(0, timeout=10_000)
+    assert store.alert("spike-230").state == "acknowledged"
+    expect(page.get_by_text("healthy", exact=True)).to_be_visible(timeout=10_000)
+
+    # a rollback says what it will do, asks once more, and shows the answer
+    page.get_by_role("button", name="Roll back…").click()
+    expect(page.get_by_text("gives up the")).to_be_visible()
+    assert commands(store, run.id) == []
+    page.get_by_role("button", name=f"Yes, roll back to step {BACK_TO}").click()
+    expect(page.get_by_text("rollback obeyed at step")).to_be_visible(timeout=10_000)
+    (command,) = commands(store, run.id)
+    assert (command.kind, command.args, command.state) == (
+        "rollback",
+        {"to_step": BACK_TO},
+        "done",
+    )
+
+    # automatic action is switched in two clicks
+    page.get_by_role("button", name="advisory").click()
+    page.get_by_role("button", name="Set to advisory").click()
+    expect(page.get_by_text("set_mode obeyed at step")).to_be_visible(timeout=10_000)
+    assert store.find_run(run.id).mode == "advisory"
+
+    # a reload asks for no token again, and the address alone shows the same run
+    page.reload()
+    expect(page.get_by_role("heading", name=RUN)).to_be_visible(timeout=20_000)
+    page.get_by_role("link", name="Alerts").click()
+    expect(page.get_by_text("No open alert.")).to_be_visible(timeout=10_000)
+    _picture(page, tmp_path, "alerts-1440-light")
+    _assert_in_order(page, complaints)
+
+    # a phone at night
+    page, complaints = _opened(
+        browser, f"{address}/?run={run.id}&token={TOKEN}", width=390, scheme="dark"
+    )
+    _wait_for_loss(page, 320)
+    expect(page.locator(".js-plotly-plot")).to_have_count(12, timeout=20_000)
+    _picture(page, tmp_path, "run-390-dark")
+    wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
+    assert wide <= 390
+    _assert_in_order(page, complaints)
+    assert latest(store, run.id, [catalogue.LOSS_TOTAL])[catalogue.LOSS_TOTAL][0] > 320
+
+
+def _assert_in_order(page: Page, complaints: list[str]) -> None:
+    assert page.get_by_test_id("stException").count() == 0
+    # a page with a path of its own first looks for the server below that path, then finds it
+    known = "/_stcore/"
+    assert [c for c in complaints if not ("404" in c and known in c)] == []
