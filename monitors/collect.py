@@ -1,4 +1,5 @@
-"""One packed copy from the device to the host: measured during a step, read a step later, never waited for."""
+"""One packed copy from the device to the host: measured during a step, read a step later, never
+waited for."""
 
 import math
 from collections import deque
@@ -13,10 +14,11 @@ from torch import Tensor
 class Packed:
     """A flat fp32 buffer on the device with a named view for each measurement.
 
-    Write into the views (`packed["grad/norm"].copy_(norm)`), call `send()` once, go on training, and call `read()` when
-    the next step has been launched. On CUDA the copy is non-blocking into pinned memory and `read()` waits for that copy
-    alone, not for the steps behind it. Two sendings may be under way at once; one more before a `read()` is a
-    programming error. Values must be exact in fp32: token counts are below 2^24.
+    Write into the views (`packed["grad/norm"].copy_(norm)`), call `send()` once, go on training,
+    and call `read()` when the next step has been launched. On CUDA the copy is non-blocking into
+    pinned memory and `read()` waits for that copy alone, not for the steps behind it. Two sendings
+    may be under way at once; one more before a `read()` is a programming error. Values must be
+    exact in fp32: token counts are below 2^24.
     """
 
     def __init__(self, layout: Mapping[str, tuple[int, ...]], device: torch.device | str) -> None:
@@ -48,7 +50,8 @@ class Packed:
         return bool(self._sent)
 
     def send(self) -> None:
-        """Starts the copy of the whole buffer; the views may be written again right after it (same stream)."""
+        """Starts the copy of the whole buffer; the views may be written again right after it (same
+        stream)."""
         assert self._free, "two packed copies are under way: read() one before the next send()"
         slot = self._free.popleft()
         self._hosts[slot].copy_(self._buffer, non_blocking=True)
@@ -58,7 +61,8 @@ class Packed:
         self._sent.append(slot)
 
     def read(self) -> dict[str, NDArray[np.float32]]:
-        """Returns the oldest sending that was not yet read, as arrays of its own; empty where there is none."""
+        """Returns the oldest sending that was not yet read, as arrays of its own; empty where there
+        is none."""
         if not self._sent:
             return {}
         slot = self._sent.popleft()
@@ -73,7 +77,8 @@ class Packed:
         }
 
     def drop(self) -> None:
-        """Forgets what was sent and not read: after a rollback those steps are an abandoned branch."""
+        """Forgets what was sent and not read: after a rollback those steps are an abandoned
+        branch."""
         while self._sent:
             self._free.append(self._sent.popleft())
 

@@ -46,7 +46,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         name="odd_batch",
         signal=catalogue.LOSS_PER_SAMPLE,
         detector="spike",
-        threshold=4.0,
+        threshold=5.0,
         calm_steps=1,
         severity="info",
         delay_p99_steps=0,
@@ -56,14 +56,14 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         name="odd_batches",
         signal=catalogue.LOSS_PER_SAMPLE,
         detector="spike",
-        threshold=4.0,
+        threshold=5.0,
         patience=6,
-        of_last=60,
-        calm_steps=60,
+        of_last=50,
+        calm_steps=50,
         cooldown_steps=200,
         severity="warning",
         action="skip_data",
-        delay_p99_steps=60,
+        delay_p99_steps=50,
         message="odd batches keep coming, one here, one there",
     ),
     Rule(
@@ -117,4 +117,5 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         message="few experts do nearly all the work",
     ),
 )
-"""Sources: facts, health.md section 4 (thresholds 4, 3 of 5, 20, dead and deadlocked experts) and the tests' scores."""
+"""Sources: facts, health.md section 4 (thresholds 4, 3 of 5, 20, dead and deadlocked experts) and
+the tests' scores."""

@@ -1,4 +1,5 @@
-"""The judge: signals of a step in, scores and alerts out. It decides nothing and waits for nobody."""
+"""The judge: signals of a step in, scores and alerts out. It decides nothing and waits for
+nobody."""
 
 import math
 from collections import deque
@@ -16,7 +17,8 @@ from .scoring import NEW_BASELINES, LossScorer, Score, Scorer, make_scorer, scor
 from .windows import Persistence
 
 VET_THRESHOLD = 3.5
-"""Sigmas from which an unseen batch is passed over: 0.02% of normal scores, and below the 4 that raises the alarm."""
+"""Sigmas from which an unseen batch is passed over: 0.02% of normal scores, and below the 4 that
+raises the alarm."""
 BATCH_MEMORY_STEPS = 512
 """Steps whose batch index is remembered, so that an onset can be told as a place in the data."""
 
@@ -40,7 +42,8 @@ class Condition:
     is_immediate: bool
     impugns_state: bool
     is_raised: bool
-    """Whether the newest score exceeds the threshold: a spike that keeps going, or one that is healing."""
+    """Whether the newest score exceeds the threshold: a spike that keeps going, or one that is
+    healing."""
     onset_batch: int | None
     """Batch of the onset step, where data/batch was given."""
 
@@ -61,6 +64,9 @@ class Judgement:
     """All alarms that still hold, critical ones first."""
     is_healthy: bool = True
     """Whether nothing that holds speaks against the state of the training."""
+    can_judge: bool = True
+    """False while a rule that rolls back is still learning its baseline: then its silence certifies
+    nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +91,9 @@ class _Watch:
 class Judge:
     """Applies the rules to the values of each step, in the order of the steps.
 
-    It must see every step's values once. Its state belongs to the training state: it is saved with a checkpoint and goes
-    back with a rollback. Alert ids are made of run, segment, step and rule, so that a judge that was restored and sees the
-    same again names it the same.
+    It must see every step's values once. Its state belongs to the training state: it is saved with
+    a checkpoint and goes back with a rollback. Alert ids are made of run, segment, step and rule,
+    so that a judge that was restored and sees the same again names it the same.
     """
 
     def __init__(self, rules: Sequence[Rule], run_id: str) -> None:
@@ -110,7 +116,8 @@ class Judge:
     def step(
         self, step: int, segment: int, time_s: float, values: Mapping[str, NDArray[Any]]
     ) -> Judgement:
-        """Judges the values of one step. A signal that was not measured in it leaves its rules as they were."""
+        """Judges the values of one step. A signal that was not measured in it leaves its rules as
+        they were."""
         if catalogue.DATA_BATCH in values:
             self._batches.append((step, int(np.asarray(values[catalogue.DATA_BATCH]))))
         scores = {key: scorer.update(step, values) for key, scorer in self._scorers.items()}
@@ -121,10 +128,13 @@ class Judge:
         alerts: list[Alert] = []
         healed: list[Alert] = []
         notes: list[Event] = []
+        can_judge = True
         for watch in self._watches:
             found = scores[watch.key].get(watch.rule.detector)
             if found is None:
                 continue
+            if watch.rule.action == "rollback":
+                can_judge = can_judge and found.is_ready
             fired = self._apply(watch, found, step, segment, time_s, healed)
             if fired is None:
                 continue
@@ -142,13 +152,16 @@ class Judge:
             tuple(notes),
             conditions,
             not any(condition.impugns_state for condition in conditions),
+            can_judge,
         )
 
     def announce(self, kind: EventKind, step: int) -> None:
-        """Takes an event that explains a change: decay, resolution, data_change and resume give new baselines.
+        """Takes an event that explains a change: decay, resolution, data_change and resume give new
+        baselines.
 
-        Alarms that hold end by themselves, since the new baseline finds nothing odd; flags that have not yet become an
-        alarm are dropped. Other kinds change nothing. `step`: the first step after the event.
+        Alarms that hold end by themselves, since the new baseline finds nothing odd; flags that
+        have not yet become an alarm are dropped. Other kinds change nothing. `step`: the first step
+        after the event.
         """
         if kind not in NEW_BASELINES:
             return
@@ -159,10 +172,11 @@ class Judge:
                 watch.persistence.clear()
 
     def vet(self, values: Mapping[str, NDArray[Any]]) -> Vetting:
-        """Judges a batch that was not trained on by its per-sample losses (loss/per_sample, loss/sigma).
+        """Judges a batch that was not trained on by its per-sample losses (loss/per_sample,
+        loss/sigma).
 
-        Pure: the same question gets the same answer. Without a rule on the losses, and while the baseline is still being
-        learnt, only losses that are not finite are bad.
+        Pure: the same question gets the same answer. Without a rule on the losses, and while the
+        baseline is still being learnt, only losses that are not finite are bad.
         """
         scorer = self._scorers.get(catalogue.LOSS_PER_SAMPLE)
         if isinstance(scorer, LossScorer):
@@ -201,7 +215,8 @@ class Judge:
             onset = min(onset, found.onset_step)
         before = watch.last_alert
         if before is not None and step - before.fired_step <= rule.cooldown_steps:
-            # the same incident goes on: it holds again under its first alert, and nobody is called twice
+            # the same incident goes on: it holds again under its first alert, and nobody is called
+            # twice
             alert, is_new = before, False
         else:
             onset_batch = self._batch_of(onset)
@@ -270,7 +285,8 @@ class Judge:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back a saved state. What was saved for rules that no longer exist is left; new rules begin anew."""
+        """Takes back a saved state. What was saved for rules that no longer exist is left; new
+        rules begin anew."""
         for key, scorer in self._scorers.items():
             if key in state["scorers"]:
                 scorer.load_state_dict(state["scorers"][key])

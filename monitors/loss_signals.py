@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from .windows import Floats
 
 NUM_KNOTS = 24
-"""Knots of the curve over sigma: with 8 samples a step each is met about every third step, and neighbours lend evidence."""
+"""Knots of the curve over sigma: with 8 samples a step each is met about every third step, and
+neighbours lend evidence."""
 CLIP_SIGMA = 6.0
-"""One odd sample among eight moves the pooled residual by at most 6 / sqrt(8) = 2.1 of its sigmas: no spike alone."""
+"""One odd sample among eight moves the pooled residual by at most 6 / sqrt(8) = 2.1 of its sigmas:
+no spike alone."""
 FEWEST = 4
-"""Fewer samples are pooled as if they were four: one odd sample alone has the weight that it has among four."""
+"""Fewer samples are pooled as if they were four: one odd sample alone has the weight that it has
+among four."""
 LEVEL_RATE = 0.1
 SHORTEST_MEMORY, LONGEST_MEMORY = 10.0, 100.0
 """Steps over which the curve forgets: half of the steps seen so far, within these bounds."""
@@ -36,22 +39,27 @@ class Residuals:
     per_sample_MB: Floats
     """Standard units, clipped; NaN where a loss is masked or not finite."""
     pooled: float
-    """Sum over samples and modalities over the root of their number: about unit spread; FEWEST counts at least."""
+    """Sum over samples and modalities over the root of their number: about unit spread; FEWEST
+    counts at least."""
     of_modality_M: Floats
     """The same within each modality; NaN where absent."""
     log_level_M: Floats
-    """Log loss of each modality with sigma accounted for, but not the level: what a drift moves. NaN where absent."""
+    """Log loss of each modality with sigma accounted for, but not the level: what a drift moves.
+    NaN where absent."""
 
 
 class LossNormaliser:
-    """A smooth mean and scale of log loss over sigma, per modality, plus a level that follows the training quickly.
+    """A smooth mean and scale of log loss over sigma, per modality, plus a level that follows the
+    training quickly.
 
     ln loss = level_m + curve_m(sigma) + scale_m(sigma) * residual
-    The level is fast (about ten steps) and common to all sigmas, so that knots that are hit only now and then do not lag
-    behind a falling loss; the curve is slow, is measured against the level of its day, and has mean zero over sigma.
-    Mean and scale are sums at NUM_KNOTS knots with linear (hat) weights, exponential forgetting, and one pass of (1, 2,
-    1) / 4 smoothing over the knots; between them they are read by linear interpolation. Losses <= 0 are masked (a clip
-    without sound), non-finite ones are passed over. A spike must not be learnt: the caller decides (`learn`).
+    The level is fast (about ten steps) and common to all sigmas, so that knots that are hit only
+    now and then do not lag behind a falling loss; the curve is slow, is measured against the level
+    of its day, and has mean zero over sigma. Mean and scale are sums at NUM_KNOTS knots with linear
+    (hat) weights, exponential forgetting, and one pass of (1, 2, 1) / 4 smoothing over the knots;
+    between them they are read by linear interpolation. Losses <= 0 are masked (a clip without
+    sound), non-finite ones are passed over. A spike must not be learnt: the caller decides
+    (`learn`).
     """
 
     def __init__(self, num_modalities: int = 2) -> None:
@@ -66,14 +74,15 @@ class LossNormaliser:
     def residuals(
         self, loss_MB: NDArray[np.generic], sigma_MB: NDArray[np.generic]
     ) -> Residuals | None:
-        """Judges losses by what is known so far; changes nothing. None where no sample has a usable loss."""
-        log_MB, sigma_MB = _log_loss(loss_MB), np.asarray(sigma_MB, dtype=np.float64)
-        is_there_MB = np.isfinite(log_MB) & np.isfinite(sigma_MB)
+        """Judges losses by what is known so far; changes nothing. None where no sample has a usable
+        loss."""
+        log_MB, place_MB = _log_loss(loss_MB), np.asarray(sigma_MB, dtype=np.float64)
+        is_there_MB = np.isfinite(log_MB) & np.isfinite(place_MB)
         num_samples = int(is_there_MB.sum())
         if not num_samples:
             return None
         level_M = self._levels(log_MB, is_there_MB)
-        mean_MB, scale_MB = self._read(sigma_MB)
+        mean_MB, scale_MB = self._read(place_MB)
         error_MB = log_MB - mean_MB - level_M[:, None]
         z_MB = np.clip(error_MB / scale_MB, -CLIP_SIGMA, CLIP_SIGMA)
         z_MB = np.where(is_there_MB, z_MB, np.nan)
@@ -94,22 +103,23 @@ class LossNormaliser:
         residuals: Residuals,
         level_weight_M: Floats,
     ) -> None:
-        """Takes an accepted step into level, curve and scale. `residuals` is what was said of the same losses before.
+        """Takes an accepted step into level, curve and scale. `residuals` is what was said of the
+        same losses before.
 
         level_weight_M: 1, or less for a modality whose level shall follow this step only in part.
         """
-        log_MB, sigma_MB = _log_loss(loss_MB), np.asarray(sigma_MB, dtype=np.float64)
+        log_MB, place_MB = _log_loss(loss_MB), np.asarray(sigma_MB, dtype=np.float64)
         z_MB = residuals.per_sample_MB
         is_there_MB = np.isfinite(z_MB)
         level_M = self._levels(log_MB, is_there_MB)
-        _, scale_MB = self._read(sigma_MB)
+        mean_MB, scale_MB = self._read(place_MB)
         memory = min(max(self._num_steps / 2, SHORTEST_MEMORY), LONGEST_MEMORY)
         keep = 1.0 - 1.0 / memory
-        low_MB, part_MB = _knots(np.where(is_there_MB, sigma_MB, 0.0))
-        mean_MB, _ = self._read(sigma_MB)
+        low_MB, part_MB = _knots(np.where(is_there_MB, place_MB, 0.0))
+        # winsorised distance from the level of today
         shape_MB = np.where(
             is_there_MB, np.clip(z_MB, -4, 4) * scale_MB + mean_MB, 0.0
-        )  # winsorised distance from the level of today
+        )
         spread_MB = np.where(is_there_MB, np.minimum(np.abs(z_MB), 4.0) * scale_MB, 0.0)
         for m in range(log_MB.shape[0]):
             if not is_there_MB[m].any():
@@ -134,7 +144,8 @@ class LossNormaliser:
         self._num_since_level = 0
 
     def forget(self) -> None:
-        """Learns the level anew from the next step; curve and scale yield to new evidence quickly."""
+        """Learns the level anew from the next step; curve and scale yield to new evidence
+        quickly."""
         self._level_M[:] = np.nan
         self._num_steps = self._num_since_level = 0
         for sums in (self._weight_MN, self._sum_MN, self._spread_MN):
@@ -142,7 +153,8 @@ class LossNormaliser:
         self._curves = None
 
     def _levels(self, log_MB: Floats, is_there_MB: NDArray[np.bool_]) -> Floats:
-        """The level of each modality; one that was never seen starts at the median of its first losses."""
+        """The level of each modality; one that was never seen starts at the median of its first
+        losses."""
         level_M = self._level_M.copy()
         for m in np.flatnonzero(np.isnan(level_M)):
             if is_there_MB[m].any():

@@ -1,4 +1,5 @@
-"""The policy: from a judgement to an action, on a ladder with a grace window, a budget and no way to loop.
+"""The policy: from a judgement to an action, on a ladder with a grace window, a budget and no way
+to loop.
 
 observe -> skip data -> damp -> roll back -> roll back further and damp -> halt
 """
@@ -19,7 +20,8 @@ ADVISED = "advisory: would "
 
 
 class PolicyLimits(Protocol):
-    """The numbers of the policy; the trainer's `PolicyConfig` fits, and so does any object with these fields."""
+    """The numbers of the policy; the trainer's `PolicyConfig` fits, and so does any object with
+    these fields."""
 
     @property
     def grace_steps(self) -> int: ...
@@ -44,12 +46,14 @@ class PolicyLimits(Protocol):
 class Policy:
     """Decides; the trainer acts and then says so with `note`, `skip_batch`.
 
-    What it remembers of actions and skipped batches lies in `memory_path` and never goes back with a rollback; neither
-    does the little that it keeps in memory. `decide` and `certify` are called once after every judged step.
+    What it remembers of actions and skipped batches lies in `memory_path` and never goes back with
+    a rollback; neither does the little that it keeps in memory. `decide` and `certify` are called
+    once after every judged step.
 
-    Why it cannot loop: a rollback counts against the budget until the run has come `window_steps` beyond the step where
-    it was taken, measured in the run's own steps, which a rollback takes back. So between two points of the run there
-    are at most finitely many rollbacks: after them it is past, or it is halted.
+    Why it cannot loop: a rollback counts against the budget until the run has come `window_steps`
+    beyond the step where it was taken, measured in the run's own steps, which a rollback takes
+    back. So between two points of the run there are at most finitely many rollbacks: after them it
+    is past, or it is halted.
     """
 
     def __init__(
@@ -69,12 +73,14 @@ class Policy:
 
     @property
     def skips_left(self) -> int:
-        """Batches that the present incident may still pass over; at 0 `decide` halts, also without a new judgement."""
+        """Batches that the present incident may still pass over; at 0 `decide` halts, also without
+        a new judgement."""
         return max(0, self._limits.most_skipped_batches - self._memory.num_skipped_in_incident)
 
     @property
     def vet_until(self) -> int | None:
-        """The batch until which the data of the last incident must be vetted, or None; a crash does not forget it."""
+        """The batch until which the data of the last incident must be vetted, or None; a crash does
+        not forget it."""
         for taken in reversed(self._memory.actions):
             if taken.is_automatic and taken.kind in ("rollback", "skip_data"):
                 reached = taken.batch + self._limits.margin_steps
@@ -95,9 +101,10 @@ class Policy:
     ) -> Action:
         """Returns what to do after the judged `step`; `batch` is the next one of the data order.
 
-        Asks for the same again until it was noted or the condition has ended. mode advisory: carry_on with the reason
-        "advisory: would ..." once per alert, with alert, checkpoint and batches filled in as the action had them, so that
-        they can be shown; nothing is counted. mode off: always carry_on.
+        Asks for the same again until it was noted or the condition has ended. mode advisory:
+        carry_on with the reason "advisory: would ..." once per alert, with alert, checkpoint and
+        batches filled in as the action had them, so that they can be shown; nothing is counted.
+        mode off: always carry_on.
         """
         self._segment = judgement.segment
         if mode == "off":
@@ -112,9 +119,11 @@ class Policy:
         return replace(action, kind="carry_on", reason=f"{ADVISED}{action.reason}")
 
     def note(self, action: Action, step: int, batch: int, *, is_automatic: bool = True) -> None:
-        """Remembers, on the disk before it returns, that an action was carried out. carry_on is not an action.
+        """Remembers, on the disk before it returns, that an action was carried out. carry_on is not
+        an action.
 
-        A rollback that a person asked for (`is_automatic=False`) is remembered, but takes nothing from the budget.
+        A rollback that a person asked for (`is_automatic=False`) is remembered, but takes nothing
+        from the budget.
         """
         if action.kind == "carry_on":
             return
@@ -129,7 +138,7 @@ class Policy:
                 is_automatic,
             )
         )
-        if action.kind == "rollback":
+        if action.kind == "rollback" and action.to_step is not None:
             self._healthy_since = action.to_step
 
     def skip_batch(self, batch: int) -> None:
@@ -141,14 +150,15 @@ class Policy:
     ) -> list[Checkpoint]:
         """Returns the checkpoints whose health changed with this step, as they are now.
 
-        certified: the run stayed healthy for `certify_after_steps` after it; the initial state always is.
-        tainted: saved after an alert's onset less `margin_steps` (a certificate is taken back), or left behind on the
-        branch that a rollback abandoned. Tainted is for good.
+        certified: the run stayed healthy for `certify_after_steps` after it, under rules that could
+        already speak; the initial state always is.
+        tainted: saved after an alert's onset less `margin_steps` (a certificate is taken back), or
+        left behind on the branch that a rollback abandoned. Tainted is for good.
         """
         self._segment = judgement.segment
         if self._healthy_since is None or step < self._healthy_since:
             self._healthy_since = step
-        if not judgement.is_healthy:
+        if not (judgement.is_healthy and judgement.can_judge):
             self._healthy_since = step + 1
         limit = min(
             (
@@ -215,7 +225,8 @@ class Policy:
         if condition.action == "damp":
             return Action(
                 "damp",
-                f"scale the learning rate by {limits.damp_scale:g} for {limits.damp_steps} steps: {alert.message}",
+                f"scale the learning rate by {limits.damp_scale:g} "
+                f"for {limits.damp_steps} steps: {alert.message}",
                 alert.id,
                 learning_rate_scale=limits.damp_scale,
                 for_steps=limits.damp_steps,
@@ -244,7 +255,8 @@ class Policy:
         if len(spent) >= limits.most_rollbacks:
             return Action(
                 "halt",
-                f"halt: {len(spent)} rollbacks within {limits.window_steps} steps did not help: {alert.message}",
+                f"halt: {len(spent)} rollbacks within {limits.window_steps} steps "
+                f"did not help: {alert.message}",
                 alert.id,
             )
         trusted = sorted(
@@ -260,14 +272,16 @@ class Policy:
         if not trusted:
             return Action(
                 "halt",
-                f"halt: no certified state before step {alert.onset_step} to go back to: {alert.message}",
+                f"halt: no certified state before step {alert.onset_step} to go back to: "
+                f"{alert.message}",
                 alert.id,
             )
         chosen = trusted[-1]
         tried = self._chain()
         is_deeper = bool(tried) and chosen.step <= max(tried)
         if is_deeper:
-            # what was tried did not hold, and nothing newer was certified since: go behind all of it
+            # what was tried did not hold, and nothing newer was certified since: go behind all of
+            # it
             older = [checkpoint for checkpoint in trusted if checkpoint.step < min(tried)]
             chosen = older[-1] if older else trusted[0]
         onset_batch = chosen.batch if condition.onset_batch is None else condition.onset_batch
@@ -291,7 +305,8 @@ class Policy:
         return False
 
     def _chain(self) -> list[int]:
-        """Steps that the last rollbacks went to, as far as each began no later than where an earlier one had led."""
+        """Steps that the last rollbacks went to, as far as each began no later than where an
+        earlier one had led."""
         chain: list[int] = []
         for taken in self._memory.actions:
             if taken.kind != "rollback" or taken.to_step is None:

@@ -1,4 +1,5 @@
-"""What the policy must not forget: actions taken and batches skipped, in an append-only file that no rollback touches."""
+"""What the policy must not forget: actions taken and batches skipped, in an append-only file that
+no rollback touches."""
 
 import json
 import logging
@@ -31,9 +32,9 @@ class Taken:
 class PolicyMemory:
     """Actions and skipped batches in the order in which they happened, one JSON object a line.
 
-    Every line is flushed to the disk before the call returns, so that a crash does not reset the brake. A last line that
-    a crash cut short is dropped on reading, and cut off; a damaged line in the middle is passed over and said in the log.
-    One process writes (the run's lease holder).
+    Every line is flushed to the disk before the call returns, so that a crash does not reset the
+    brake. A last line that a crash cut short is dropped on reading, and cut off; a damaged line in
+    the middle is passed over and said in the log. One process writes (the run's lease holder).
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,7 +42,8 @@ class PolicyMemory:
         self.actions: list[Taken] = []
         self.skipped: set[int] = set()
         self.num_skipped_in_incident = 0
-        """Batches skipped since the last rollback or skip_data."""
+        """Batches skipped since the last rollback, skip_data or halt: who resumes a halted run
+        means to try again."""
         if path.exists():
             self._read()
         else:
@@ -99,7 +101,7 @@ class PolicyMemory:
 
     def _take_action(self, taken: Taken) -> None:
         self.actions.append(taken)
-        if taken.kind in ("rollback", "skip_data"):
+        if taken.kind in ("rollback", "skip_data", "halt"):
             self.num_skipped_in_incident = 0
 
     def _take_skipped(self, batch: int) -> None:

@@ -27,15 +27,18 @@ _EXPERT_DETECTORS = ("dead_experts", "monopoly")
 
 
 class Rule(Frozen):
-    """One row of the table of rules. Rules on the same signal, detector and parameters share one detector."""
+    """One row of the table of rules. Rules on the same signal, detector and parameters share one
+    detector."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     signal: str
     """A measured signal of the catalogue, or a user's own (`user/...`)."""
     detector: Detector
-    """spike: robust z-score. drift: lagged CUSUM. non_finite: share of NaN and infinite values. dead_experts: how many.
-    monopoly: concentration of the routing, 0 to 1. High is bad for all of them; vectors count by their worst entry."""
-    parameters: dict[str, float] = {}
+    """spike: robust z-score. drift: lagged CUSUM. non_finite: share of NaN and infinite values.
+    dead_experts: how many.
+    monopoly: concentration of the routing, 0 to 1. High is bad for all of them; vectors count by
+    their worst entry."""
+    parameters: dict[str, float] = Field(default_factory=dict)
     threshold: float
     """The score must exceed it."""
     patience: PositiveInt = 1
@@ -43,7 +46,8 @@ class Rule(Frozen):
     of_last: PositiveInt = 1
     """... among this many."""
     raised: float | None = None
-    """Scores above this already belong to the stretch whose first step is the onset; the threshold if it is not given."""
+    """Scores above this already belong to the stretch whose first step is the onset; the threshold
+    if it is not given."""
     calm_steps: PositiveInt = 5
     """Scores in a row without excess that end the stretch."""
     cooldown_steps: NonNegativeInt = 0
@@ -55,7 +59,8 @@ class Rule(Frozen):
     is_immediate: bool = False
     """Whether the action waits neither for the grace window nor for a cooldown."""
     delay_p99_steps: NonNegativeInt
-    """Steps from the onset to the alarm, 99th percentile: what a certificate must wait for if the rule rolls back."""
+    """Steps from the onset to the alarm, 99th percentile: what a certificate must wait for if the
+    rule rolls back."""
     message: str
     """What it means, in one clause; numbers are added."""
 
@@ -67,7 +72,8 @@ class Rule(Frozen):
             raise ValueError(str(error)) from None
         if self.patience > self.of_last:
             raise ValueError(
-                f"rule {self.name}: patience is {self.patience}, but of_last is {self.of_last}: use at most as much"
+                f"rule {self.name}: patience is {self.patience}, "
+                f"but of_last is {self.of_last}: use at most as much"
             )
         for parameter in self.parameters:
             if parameter not in PARAMETERS[self.detector]:
@@ -79,14 +85,15 @@ class Rule(Frozen):
         is_counts = spec.name == catalogue.EXPERT_TOKENS
         if is_counts != (self.detector in _EXPERT_DETECTORS):
             raise ValueError(
-                f"rule {self.name}: detector {self.detector} does not fit signal {self.signal}: "
-                f"{' and '.join(_EXPERT_DETECTORS)} judge {catalogue.EXPERT_TOKENS}, the others judge values"
+                f"rule {self.name}: detector {self.detector} does not fit signal "
+                f"{self.signal}: {' and '.join(_EXPERT_DETECTORS)} judge "
+                f"{catalogue.EXPERT_TOKENS}, the others judge values"
             )
         is_vector = bool(spec.dimensions) and spec.name != catalogue.LOSS_PER_SAMPLE
         if self.detector in ("spike", "drift") and is_vector:
             raise ValueError(
-                f"rule {self.name}: detector {self.detector} judges scalars and {catalogue.LOSS_PER_SAMPLE}, "
-                f"but {self.signal} has dimensions {' x '.join(spec.dimensions)}"
+                f"rule {self.name}: detector {self.detector} judges scalars and "
+                f"{catalogue.LOSS_PER_SAMPLE}, but {self.signal} has dimensions {' x '.join(spec.dimensions)}"
             )
         return self
 
@@ -97,7 +104,8 @@ class Rule(Frozen):
 
 
 def read_rules(rows: Iterable[Mapping[str, Any]]) -> tuple[Rule, ...]:
-    """Validates rows as read from a file. Raises MoescopeError with field, value and what is allowed."""
+    """Validates rows as read from a file. Raises MoescopeError with field, value and what is
+    allowed."""
     rules = tuple(parsed(Rule, row, f"rule {row.get('name', '?')}") for row in rows)
     names = [rule.name for rule in rules]
     for name in names:
@@ -109,7 +117,8 @@ def read_rules(rows: Iterable[Mapping[str, Any]]) -> tuple[Rule, ...]:
 
 
 def check_certification(rules: Sequence[Rule], certify_after_steps: int) -> None:
-    """Raises MoescopeError where a checkpoint would be certified before the slowest rollback rule could have spoken."""
+    """Raises MoescopeError where a checkpoint would be certified before the slowest rollback rule
+    could have spoken."""
     slowest = max(
         (rule for rule in rules if rule.action == "rollback"),
         key=lambda rule: rule.delay_p99_steps,

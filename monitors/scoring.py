@@ -28,13 +28,16 @@ NEW_DATA: frozenset[EventKind] = frozenset({"resolution", "data_change"})
 """Those of them after which even the noise of the values is another."""
 
 _POOLED_FLOOR = 0.3
-"""Least spread of a pooled residual, which has about unit spread where samples vary independently."""
+"""Least spread of a pooled residual, which has about unit spread where samples vary
+independently."""
 _MODALITIES = catalogue.MODALITIES
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     value: float
+    is_ready: bool = True
+    """False while the baseline is still being learnt, and nothing could be seen."""
     onset_step: int | None = None
     """The change point, where the detector itself knows it."""
     recorded: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -43,7 +46,8 @@ class Score:
 
 
 class Scorer(Protocol):
-    """Turns a step's values into a score per detector name; nothing where its signal was not measured in this step."""
+    """Turns a step's values into a score per detector name; nothing where its signal was not
+    measured in this step."""
 
     def update(self, step: int, values: Values) -> Mapping[str, Score]: ...
     def announce(self, kind: EventKind) -> None: ...
@@ -52,12 +56,14 @@ class Scorer(Protocol):
 
 
 class LossScorer:
-    """Spike and drift scores of the per-sample losses, both on residuals from one normaliser over sigma.
+    """Spike and drift scores of the per-sample losses, both on residuals from one normaliser over
+    sigma.
 
-    Spike: the worst robust z of the residuals pooled over all samples, and over those of each modality (what spoils one
-    modality alone would be diluted by the others). Drift: the CUSUM of each modality's log loss with sigma accounted
-    for; the worse modality counts. A step that the spike score rejects teaches none of them, and one that it nearly
-    rejects moves the level by no more than one sigma's worth: a stretch of such steps must not explain itself away.
+    Spike: the worst robust z of the residuals pooled over all samples, and over those of each
+    modality (what spoils one modality alone would be diluted by the others). Drift: the CUSUM of
+    each modality's log loss with sigma accounted for; the worse modality counts. A step that the
+    spike score rejects teaches none of them, and one that it nearly rejects moves the level by no
+    more than one sigma's worth: a stretch of such steps must not explain itself away.
     """
 
     def __init__(self, spike: Mapping[str, float], drift: Mapping[str, float]) -> None:
@@ -87,7 +93,8 @@ class LossScorer:
         return {
             "spike": Score(
                 z,
-                recorded={catalogue.LOSS_SPIKE_SCORE: np.float32(z).reshape(())},
+                self._pooled.is_ready,
+                recorded={catalogue.LOSS_SPIKE_SCORE: np.array(z, np.float32)},
                 evidence={
                     "all_sigma": round(z_pooled, 2),
                     **{
@@ -98,14 +105,16 @@ class LossScorer:
             ),
             "drift": Score(
                 slow.score,
+                slow.is_ready,
                 slow.onset_step,
-                {catalogue.LOSS_DRIFT_SCORE: np.float32(slow.score).reshape(())},
+                {catalogue.LOSS_DRIFT_SCORE: np.array(slow.score, np.float32)},
                 {"modality": modality},
             ),
         }
 
     def vet(self, values: Values) -> float:
-        """The spike score that a batch would get; infinite where one of its losses is not finite. Changes nothing."""
+        """The spike score that a batch would get; infinite where one of its losses is not finite.
+        Changes nothing."""
         if not np.isfinite(np.asarray(values[catalogue.LOSS_PER_SAMPLE])).all():
             return math.inf
         found = self._residuals(values)
@@ -189,7 +198,8 @@ class LossScorer:
 
 
 class ScalarScorer:
-    """Spike or drift score of a scalar; with `is_log` of its logarithm, as befits a heavy tail. Not finite: passed over."""
+    """Spike or drift score of a scalar; with `is_log` of its logarithm, as befits a heavy tail. Not
+    finite: passed over."""
 
     def __init__(self, signal: str, detector: str, parameters: Mapping[str, float]) -> None:
         self._signal = signal
@@ -209,13 +219,13 @@ class ScalarScorer:
             return {}
         if self._spike is not None:
             z, _ = self._spike.update(value)
-            recorded = {}
+            recorded: dict[str, NDArray[np.float32]] = {}
             if self._signal == catalogue.GRAD_NORM:
-                recorded = {catalogue.GRAD_NORM_SCORE: np.float32(z).reshape(())}
-            return {"spike": Score(z, recorded=recorded)}
+                recorded = {catalogue.GRAD_NORM_SCORE: np.array(z, np.float32)}
+            return {"spike": Score(z, self._spike.is_ready, recorded=recorded)}
         assert self._drift is not None
         self._drift.update(step, value)
-        return {"drift": Score(self._drift.score, self._drift.onset_step)}
+        return {"drift": Score(self._drift.score, self._drift.is_ready, self._drift.onset_step)}
 
     def announce(self, kind: EventKind) -> None:
         if self._drift is not None:
@@ -273,6 +283,7 @@ class ExpertScorer:
             return {
                 "dead_experts": Score(
                     float(num_dead),
+                    True,
                     step - self._dead.longest_idle_steps() + 1 if num_dead else None,
                     {catalogue.DEAD_EXPERTS: is_dead_LE.sum(axis=1).astype(np.float32)},
                     {"layer_expert": np.argwhere(is_dead_LE).tolist()} if num_dead else {},
@@ -305,7 +316,8 @@ class ExpertScorer:
 
 
 def scorer_key(rule: Rule) -> str:
-    """Rules with the same key share a scorer. Spike and drift of the per-sample losses share one normaliser."""
+    """Rules with the same key share a scorer. Spike and drift of the per-sample losses share one
+    normaliser."""
     if rule.signal == catalogue.LOSS_PER_SAMPLE and rule.detector in ("spike", "drift"):
         return rule.signal
     options = ",".join(f"{name}={value:g}" for name, value in sorted(rule.parameters.items()))
@@ -324,14 +336,15 @@ def make_scorer(rule: Rule, same_key: list[Rule]) -> Scorer:
 
 
 def _merged(rules: list[Rule], detector: str) -> dict[str, float]:
-    """The loss has one spike score and one drift score, recorded as such: its rules must agree on their parameters."""
+    """The loss has one spike score and one drift score, recorded as such: its rules must agree on
+    their parameters."""
     given = [rule for rule in rules if rule.detector == detector]
     for rule in given:
         if rule.parameters != given[0].parameters:
             raise ValueError(
-                f"rules {given[0].name} and {rule.name} give detector {detector} different parameters "
-                f"({given[0].parameters} and {rule.parameters}), but there is one {detector} score of the loss: "
-                "make them equal"
+                f"rules {given[0].name} and {rule.name} give detector {detector} different "
+                f"parameters ({given[0].parameters} and {rule.parameters}), but there is one "
+                f"{detector} score of the loss: make them equal"
             )
     return {k: v for k, v in given[0].parameters.items() if k != "is_log"} if given else {}
 

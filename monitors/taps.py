@@ -19,17 +19,20 @@ from .expert_signals import expert_load, load_entropy_nats, max_violation
 
 
 class Taps:
-    """Measures the output of each block and the answer of each router while `watching()`; hooks are absent otherwise.
+    """Measures the output of each block and the answer of each router while `watching()`; hooks are
+    absent otherwise.
 
         with taps.watching():        # only on sampled steps
             loss = model(...)
         taps.send()                  # one non-blocking copy
         ...                          # the next step is launched
-        values = taps.read()         # catalogue signals of the sampled step, as host arrays; empty if none was sent
+        values = taps.read()         # catalogue signals of the sampled step, as host arrays; empty
+        if none was sent
 
-    blocks: modules that return a tensor, or a tuple that starts with one. routers: modules that return kernels' `Routing`
-    (`score_TE`, `counts_E`); a router's `bias_E` buffer, where there is one, gives the bias range.
-    Of several forwards in one `watching()` the last counts. Hooks do not fire in a graph that was compiled without them.
+    blocks: modules that return a tensor, or a tuple that starts with one. routers: modules that
+    return kernels' `Routing` (`score_TE`, `counts_E`); a router's `bias_E` buffer, where there is
+    one, gives the bias range. Of several forwards in one `watching()` the last counts. Hooks do not
+    fire in a graph that was compiled without them.
     """
 
     def __init__(
@@ -62,7 +65,8 @@ class Taps:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Attaches the hooks for the forwards inside the block and takes them away again, also after an error."""
+        """Attaches the hooks for the forwards inside the block and takes them away again, also
+        after an error."""
         handles = [
             block.register_forward_hook(self._block_hook(i)) for i, block in enumerate(self._blocks)
         ]
@@ -85,7 +89,8 @@ class Taps:
         self._packed.drop()
 
     def read(self) -> dict[str, NDArray[np.float32]]:
-        """Returns the sampled tier of the step that was sent, under catalogue names; empty where nothing was sent."""
+        """Returns the sampled tier of the step that was sent, under catalogue names; empty where
+        nothing was sent."""
         host = self._packed.read()
         if not host:
             return {}

@@ -28,7 +28,8 @@ def median(values: Floats) -> float:
 class AcceptedWindow:
     """The last `size` accepted values; `score` compares a new one with their median and MAD.
 
-    z = (x - median) / max(1.4826 * MAD, floor); None below `min_count` values. Source: facts, health.md section 4, 1.
+    z = (x - median) / max(1.4826 * MAD, floor); None below `min_count` values. Source: facts,
+    health.md section 4, 1.
     """
 
     def __init__(self, size: int, min_count: int, floor: float) -> None:
@@ -39,9 +40,15 @@ class AcceptedWindow:
         self._next = 0
         self._level_and_scale: tuple[float, float] | None = None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there are values enough to judge by."""
+        return self.count >= self._min_count
+
     def level_and_scale(self) -> tuple[float, float] | None:
-        """Returns (median, 1.4826 MAD or the floor) of the accepted values, or None while there are too few."""
-        if self.count < self._min_count:
+        """Returns (median, 1.4826 MAD or the floor) of the accepted values, or None while there are
+        too few."""
+        if not self.is_ready:
             return None
         if self._level_and_scale is None:
             values = self._values[: self.count]
@@ -74,11 +81,12 @@ class AcceptedWindow:
 
 
 class Persistence:
-    """Says when at least `patience` of the last `of_last` scores exceed a threshold, and since when.
+    """Says when at least `patience` of the last `of_last` scores exceed a threshold, and since
+    when.
 
-    The onset is the change point, not the alarm: from the earliest exceeding score of the alarm's stretch it walks back
-    over the scores that were already above `raised`. A raised stretch has ended after `calm_steps` scores in a row
-    that do not exceed the threshold.
+    The onset is the change point, not the alarm: from the earliest exceeding score of the alarm's
+    stretch it walks back over the scores that were already above `raised`. A raised stretch has
+    ended after `calm_steps` scores in a row that do not exceed the threshold.
     """
 
     MEMORY = 64
@@ -100,7 +108,8 @@ class Persistence:
         self._num_calm = 0
 
     def update(self, step: int, score: float) -> int | None:
-        """Takes the next score; returns the onset step at the moment the condition begins to hold, else None."""
+        """Takes the next score; returns the onset step at the moment the condition begins to hold,
+        else None."""
         self._recent.append((step, score))
         self.is_raised = score > self._threshold
         if self.is_active:

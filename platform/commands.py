@@ -10,7 +10,7 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from . import tables
-from .engines import UnknownRun
+from .engines import unknown_run
 from .errors import MoescopeError
 from .records import Command, CommandKind
 from .store import Store
@@ -37,9 +37,7 @@ def ask(
             is_durable=True,
         )
     except IntegrityError:
-        raise UnknownRun(
-            f"run {run_id} is not in the store: it was deleted or never added"
-        ) from None
+        raise unknown_run(run_id) from None
     return command
 
 

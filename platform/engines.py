@@ -38,6 +38,10 @@ class UnknownRun(MoescopeError):
     """
 
 
+def unknown_run(run_id: str) -> UnknownRun:
+    return UnknownRun(f"run {run_id} is not in the store: it was deleted or never added")
+
+
 class Database:
     """Any thread may call `read` and `write`; each call is a transaction of its own, repeated while
     the database is busy.
@@ -105,6 +109,9 @@ class Database:
                 # a server that restarted closed every pooled connection: once more with a new one
                 is_lost = error.connection_invalidated and not is_reconnected
                 is_reconnected = is_reconnected or is_lost
+                if _sqlite_code(error) == sqlite3.SQLITE_READONLY:
+                    # a connection that was opened read-only stays so after the file is mended
+                    self._engine.dispose()
                 if not (is_lost or _is_busy(error)) or time.monotonic() > give_up_s:
                     raise self._advice(error) from None
             except exc.TimeoutError:

@@ -13,7 +13,10 @@ the request that makes it; so neither a restart nor a lost answer makes it twice
 import logging
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .catalogue import Tier, signal_spec
@@ -30,6 +33,12 @@ NUMBERS_PER_S = 100.0
 NON_FINITE = "moescope/non_finite"
 """MLflow metric: how many scalars of the step were not finite."""
 _SHARES: Mapping[Tier, float] = {"step": 0.7, "sampled": 0.1, "system": 0.1, "user": 0.1}
+_MAKE_DATABASE = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from mlflow import MlflowClient
+MlflowClient(tracking_uri=sys.argv[1]).search_experiments(max_results=1)
+"""
 # how many seconds' worth may come at once
 _BURST_S = 2.0
 _METRICS_PER_REQUEST = 1000
@@ -60,6 +69,10 @@ class MlflowSink:
         self._segment_ids: dict[int, str] = {}
         self._newest_segment = -1
         self._free_from_s: dict[Tier, float] = {}
+
+    def prepare(self) -> None:
+        """Makes the database file if the address is one and it is not there; `write` does so too."""
+        _make_database(self._url)
 
     def write(self, records: Sequence[Record]) -> None:
         """Writes all records, with one request per segment. Raises whatever MLflow raises, or
@@ -109,6 +122,7 @@ class MlflowSink:
     def _open(self) -> "MlflowClient":
         if self._client is None:
             _be_impatient()
+            _make_database(self._url)
             from mlflow import MlflowClient
 
             # migrations of a new database file would tell their story into the progress line
@@ -190,6 +204,32 @@ def _be_impatient() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def _make_database(tracking_url: str) -> None:
+    """Makes a database file that is not there in a process of its own.
+
+    MLflow's migrations are ten seconds of Python, which in a thread would share the interpreter
+    with the training.
+    """
+    if not tracking_url.startswith("sqlite:///"):
+        return
+    path = Path(tracking_url.removeprefix("sqlite:///"))
+    if path.exists():
+        return
+    # in one piece: a process that dies half way leaves no half-made file behind
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        subprocess.run(
+            ["nice", sys.executable, "-c", _MAKE_DATABASE, f"sqlite:///{new}"],
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+        if not path.exists():
+            new.rename(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _experiment_id(client: "MlflowClient", project: str) -> str:

@@ -60,10 +60,11 @@ def pack(frames: Iterable[Frame]) -> PackedFrames:
     dimensions than its spec.
     """
     packed = PackedFrames()
-    for frame in frames:
-        for name, value in frame.values.items():
-            spec = packed.specs.get(name) or packed.specs.setdefault(name, _spec(name))
-            _add(packed, frame, spec, np.asarray(value, dtype=FLOAT))
+    with np.errstate(over="ignore"):  # what a float32 cannot hold is infinite
+        for frame in frames:
+            for name, value in frame.values.items():
+                spec = packed.specs.get(name) or packed.specs.setdefault(name, _spec(name))
+                _add(packed, frame, spec, np.asarray(value, dtype=FLOAT))
     return packed
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, bindparam, select
 
 from . import tables
-from .engines import Database, UnknownRun
+from .engines import Database, unknown_run
 from .packing import GroupKey, PackedFrames, pack, pack_scalars, unpack_scalars
 from .records import Frame
 from .upserts import Insert, insert_into, larger, replace, smaller
@@ -39,6 +39,8 @@ def write_frames(database: Database, frames: Sequence[Frame]) -> None:
     UnknownRun, or StoreAway.
     """
     for packed in [pack(batch) for batch in _batches(frames)]:
+        if not packed.times_s:  # frames without values
+            continue
         new = database.write(partial(_write, database=database, packed=packed))
         database.names.update(new)
 
@@ -131,7 +133,7 @@ def _run_numbers(connection: Connection, run_ids: set[str]) -> dict[str, int]:
     )
     number = {row.id: row.number for row in found}
     for run_id in run_ids - number.keys():
-        raise UnknownRun(f"run {run_id} is not in the store: it was deleted or never added")
+        raise unknown_run(run_id)
     return number
 
 

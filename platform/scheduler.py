@@ -49,7 +49,11 @@ class Ticker:
     def start(self) -> None:
         self._scheduler.start()
 
+    @property
+    def is_running(self) -> bool:
+        return bool(self._scheduler.running)
+
     def stop(self) -> None:
         """Ends the ticking after the ticks that are running."""
-        if self._scheduler.running:
+        if self.is_running:
             self._scheduler.shutdown(wait=True)

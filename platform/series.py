@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from . import tables
 from .catalogue import signal_spec
-from .engines import Database, UnknownRun
+from .engines import Database, unknown_run
 from .records import Segment, Series
 from .store import Store
 from .stretches import Source, joined, rows_to_read, stretch
@@ -139,7 +139,7 @@ def _sources(database: Database, run_id: str, signals: Sequence[str]) -> dict[st
     is_there = select(tables.runs.c.number).where(tables.runs.c.id == run_id)
     rows, number = database.read(lambda c: (c.execute(statement).all(), c.scalar(is_there)))
     if number is None:
-        raise UnknownRun(f"run {run_id} is not in the store: it was deleted or never added")
+        raise unknown_run(run_id)
     heads: dict[str, tuple[int, int, int, int]] = {}
     spans: dict[str, list[tuple[int, int, int, int]]] = {}
     for name, *head, segment, first, last, num_rows in rows:

@@ -186,6 +186,13 @@ def _mlflow(host: str, home: Path, port: int) -> Child:
     return Child("MLflow", command, environment, home / "logs" / "mlflow.log")
 
 
+def start_mlflow(host: str, home: Path, port: int) -> Child:
+    """Starts an MLflow server whose database and artifacts lie in a home; it answers in some seconds."""
+    child = _mlflow(host, home, port)
+    child.start()
+    return child
+
+
 def _must_be_free(host: str, port: int, option: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:

@@ -23,7 +23,6 @@ from sqlalchemy import (
     Table,
     case,
     delete,
-    false,
     func,
     or_,
     select,
@@ -33,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from . import tables
-from .engines import PATIENCE_S, Database, UnknownRun
+from .engines import PATIENCE_S, Database, UnknownRun, unknown_run
 from .errors import MoescopeError, did_you_mean
 from .migrate import prepare
 from .records import Alert, AlertState, Checkpoint, Event, EventKind, Frame, Run, Segment
@@ -92,8 +91,6 @@ class Store:
     def close(self) -> None:
         self.database.close()
 
-    # runs
-
     def add_run(self, run: Run) -> None:
         """Adds a run; adding the same id again changes nothing."""
         values = {**columns_of(run), "tags": list(run.tags), "config": dict(run.config)}
@@ -144,16 +141,15 @@ class Store:
         # a heartbeat is soon followed by the next one: not worth a wait for the disk
         is_durable = fields.keys() != {"heartbeat_s"}
         if not self.database.write(lambda c: c.execute(statement).rowcount, is_durable=is_durable):
-            raise UnknownRun(f"run {run_id} is not in the store: it was deleted or never added")
+            raise unknown_run(run_id)
 
     def delete_run(self, run_id: str) -> None:
         """Deletes a run with everything that belongs to it; its folder is the caller's. Unknown
         runs are no error.
         """
-        number = self.database.read(
-            lambda c: c.scalar(select(tables.runs.c.number).where(tables.runs.c.id == run_id))
-        )
-        if number is None:
+        try:
+            number = self._number(run_id)
+        except UnknownRun:
             return
         samples = (tables.vector_rows, tables.scalar_rows, tables.spans)
         for table in samples:
@@ -168,13 +164,18 @@ class Store:
         self._write(finish)
         self.database.give_back_disk()
 
+    def _number(self, run_id: str) -> int:
+        statement = select(tables.runs.c.number).where(tables.runs.c.id == run_id)
+        number = self.database.read(lambda c: c.scalar(statement))
+        if number is None:
+            raise unknown_run(run_id)
+        return number
+
     def _runs(self, *wanted: ColumnElement[bool]) -> list[Run]:
         columns = [column for column in tables.runs.c if column.name != "number"]
         newest_first = (tables.runs.c.created_s.desc(), tables.runs.c.number.desc())
         statement = select(*columns).where(*wanted).order_by(*newest_first)
         return self._all(statement, lambda row: Run(**{**row, "tags": tuple(row["tags"])}))
-
-    # segments, events, checkpoints
 
     def add_segment(self, segment: Segment) -> None:
         self._put(tables.segments, segment)
@@ -212,8 +213,6 @@ class Store:
         statement = select(tables.checkpoints).where(kept.run_id == run_id)
         return self._all(statement.order_by(kept.segment, kept.step), lambda row: Checkpoint(**row))
 
-    # samples
-
     def write_frames(self, frames: Sequence[Frame]) -> None:
         """Writes samples; reading them is `platform/series.py`. Writing the same frames twice
         changes nothing.
@@ -222,8 +221,6 @@ class Store:
         UnknownRun, or StoreAway.
         """
         write_frames(self.database, frames)
-
-    # alerts
 
     def put_alert(self, alert: Alert) -> None:
         """Adds an alert or brings it up to date; a state that a person has set stays."""
@@ -303,8 +300,6 @@ class Store:
         if not self._write(lambda c: c.execute(statement).rowcount):
             raise MoescopeError(f"unknown alert {alert_id} (moescope alerts lists them)")
 
-    # how
-
     def _write(self, work: Callable[[Connection], Answer]) -> Answer:
         return self.database.write(work, is_durable=True)
 
@@ -319,7 +314,7 @@ class Store:
         table: Table,
         record: Any,
         *,
-        unless: ColumnElement[bool] = false(),
+        unless: ColumnElement[bool] | None = None,
         kept: Sequence[str] = (),
         **more: Any,
     ) -> None:
@@ -334,18 +329,18 @@ class Store:
             new: dict[str, Any] = {
                 name: statement.excluded[name] for name in values if name not in key
             }
-            for name in kept:
-                new[name] = case((unless, table.c[name]), else_=new[name])
+            if unless is not None:
+                new |= {name: case((unless, table.c[name]), else_=new[name]) for name in kept}
             connection.execute(
                 statement.on_conflict_do_update(index_elements=key, set_=new), values
             )
 
         try:
             self._write(work)
-        except IntegrityError:
-            raise UnknownRun(
-                f"run {record.run_id} is not in the store: it was deleted or never added"
-            ) from None
+        except IntegrityError as error:
+            self._number(record.run_id)
+            why = " ".join(str(error.orig).split())
+            raise MoescopeError(f"store refuses a row of {table.name} ({why})") from error
 
 
 def _delete_some(connection: Connection, table: Table, number: int) -> int:

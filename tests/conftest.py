@@ -1,10 +1,16 @@
 """Fixtures for all tests, and the demand for PostgreSQL where continuous integration makes it."""
 
 import os
+import secrets
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from moescope.platform.store import Store
 
 POSTGRES_URL = "postgresql://postgres@127.0.0.1:5432/test"
 
@@ -47,3 +53,71 @@ def pytest_runtest_makereport(
         url = os.environ.get("MOESCOPE_TEST_POSTGRES_URL", POSTGRES_URL)
         report.longrepr = f"PostgreSQL is demanded here, but {item.name} was skipped ({url})"
     return report
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> str:
+    """The address of the server that tests may use; each makes a schema of its own there."""
+    import psycopg
+
+    url = os.environ.get("MOESCOPE_TEST_POSTGRES_URL", POSTGRES_URL)
+    try:
+        psycopg.connect(url, connect_timeout=3).close()
+    except psycopg.OperationalError as error:
+        if "FATAL" in str(error):  # a server that answers, if only to say no, is no reason to skip
+            raise
+        pytest.skip(f"no PostgreSQL server answers at {url}: {error}")
+    return url
+
+
+@contextmanager
+def _schema(server: str) -> Iterator[str]:
+    import psycopg
+
+    name = f"test_{secrets.token_hex(6)}"
+    # nothing of a test need survive a power cut
+    options = f"options=-csearch_path%3D{name}%20-csynchronous_commit%3Doff"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE SCHEMA "{name}"')
+        try:
+            yield f"{server}{'&' if '?' in server else '?'}{options}"
+        finally:
+            connection.execute(f'DROP SCHEMA "{name}" CASCADE')
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """The address of a schema of PostgreSQL in which there is nothing."""
+    with _schema(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _kept_postgres_url(postgres_server: str) -> Iterator[str]:
+    """A store that is made once, since making its tables takes longer than most tests."""
+    with _schema(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a store without runs, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    from moescope.platform.store import open_store
+    from moescope.platform.tables import metadata
+
+    url: str = request.getfixturevalue("_kept_postgres_url")
+    with open_store(url) as kept:
+        for table in reversed(metadata.sorted_tables):
+            kept.database.write(lambda c, table=table: c.execute(table.delete()))  # type: ignore[misc]
+    return url
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator["Store"]:
+    """An open, empty store, of each kind in turn."""
+    from moescope.platform.store import open_store
+
+    with open_store(store_url) as opened:
+        yield opened

@@ -138,7 +138,7 @@ def said(result: Result) -> str:
         pytest.param(["rollback", "nobody"], ["nobody"], id="rollback of an unknown run"),
         pytest.param(["alerts", "ack", "none"], ["none"], id="unknown alert"),
         pytest.param(["data", "check", "/does/not/exist"], ["/does/not/exist"], id="no folder"),
-        pytest.param(["up", "--port", "1000000"], ["1000000"], id="no such port"),
+        pytest.param(["up", "--port", "70000"], ["--port", "65535"], id="no such port"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -8,12 +8,13 @@ from ..windows import AcceptedWindow
 
 
 class DriftScore:
-    """S_t = max(0, S_{t-1} + clip(r_t, -3, 3) - slack), with r_t against median and MAD of values at least `lag` steps old.
+    """S_t = max(0, S_{t-1} + clip(r_t, -3, 3) - slack), with r_t against median and MAD of values
+    at least `lag` steps old.
 
-    The lag keeps a slow rise out of its own baseline; the clip lets one spike add at most 3 - slack. After S > `restart`
-    baseline and S are learnt anew: the level has shifted. The onset is the step after S last left zero.
-    The score is 0 until `min_count` values are older than the lag. Source: facts, health.md section 4, 3 (lag 32,
-    slack 1, restart 80; alarm at 20).
+    The lag keeps a slow rise out of its own baseline; the clip lets one spike add at most 3 -
+    slack. After S > `restart` baseline and S are learnt anew: the level has shifted. The onset is
+    the step after S last left zero. The score is 0 until `min_count` values are older than the lag.
+    Source: facts, health.md section 4, 3 (lag 32, slack 1, restart 80; alarm at 20).
     """
 
     def __init__(
@@ -33,8 +34,14 @@ class DriftScore:
         self.score = 0.0
         self.onset_step: int | None = None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a drift would be seen."""
+        return self._old.is_ready
+
     def update(self, step: int, value: float, is_accepted: bool = True) -> float:
-        """Returns S. A value that another detector flagged counts (winsorised), but does not enter the baseline."""
+        """Returns S. A value that another detector flagged counts (winsorised), but does not enter
+        the baseline."""
         r = self._old.score(value)
         if r is not None:
             self.score = max(0.0, self.score + min(max(r, -3.0), 3.0) - self._slack)

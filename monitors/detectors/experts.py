@@ -1,4 +1,5 @@
-"""Experts that died, and layers where a few do everything. Judged over windows, never on one micro-batch.
+"""Experts that died, and layers where a few do everything. Judged over windows, never on one
+micro-batch.
 
 L MoE layers  E experts
 """
@@ -14,10 +15,12 @@ from ..windows import Floats
 
 
 class DeadExperts:
-    """Counts the experts of each layer that received nothing for long enough that this is no accident.
+    """Counts the experts of each layer that received nothing for long enough that this is no
+    accident.
 
-    An expert is dead when, since its last token, at least `min_steps` steps went by in which balanced routing would have
-    sent it at least `min_expected` tokens: by chance P(0) = e^-20 = 2e-9 there. Source: facts, health.md section 4, 9.
+    An expert is dead when, since its last token, at least `min_steps` steps went by in which
+    balanced routing would have sent it at least `min_expected` tokens: by chance P(0) = e^-20 =
+    2e-9 there. Source: facts, health.md section 4, 9.
     """
 
     def __init__(self, min_expected: float = 20.0, min_steps: int = 50) -> None:
@@ -61,10 +64,12 @@ class DeadExperts:
 
 
 class Monopoly:
-    """Concentration of each layer's routing: 1 - (share of the less used half of its experts over the balanced share).
+    """Concentration of each layer's routing: 1 - (share of the less used half of its experts over
+    the balanced share).
 
-    0 is balanced, 1 is a layer where at most half of the experts get anything. Judged on counts that are forgotten
-    exponentially over `memory_steps`; 0 until that many steps were seen, since fresh routers are lopsided for a while.
+    0 is balanced, 1 is a layer where at most half of the experts get anything. Judged on counts
+    that are forgotten exponentially over `memory_steps`; 0 until that many steps were seen, since
+    fresh routers are lopsided for a while.
     Source: facts, health.md section 4, 10 (minority share below 0.2 of the balanced one).
     """
 

@@ -7,14 +7,17 @@ from ..windows import AcceptedWindow
 
 
 class SpikeScore:
-    """Robust z-score of a value against a level that follows it and a window of its own accepted residuals.
+    """Robust z-score of a value against a level that follows it and a window of its own accepted
+    residuals.
 
-    r_t = x_t - level;  z_t = (r_t - median(r)) / max(1.4826 MAD(r), floor);  level += level_rate * r_t if accepted.
-    The level follows a falling loss within 1 / level_rate steps; a constant lag is in the median of r. With
-    level_rate 0 the values are judged as they are.
-    A value above `reject` is not accepted. After as many rejections in a row as the window is long, everything is learnt
+    r_t = x_t - level;  z_t = (r_t - median(r)) / max(1.4826 MAD(r), floor);  level += level_rate *
+    r_t if accepted. The level follows a falling loss within 1 / level_rate steps; a constant lag is
+    in the median of r. With level_rate 0 the values are judged as they are.
+    A value above `reject` is not accepted. After as many rejections in a row as the window is long,
+    everything is learnt
     anew: the level has shifted for good. The score is 0 until `min_count` residuals are known.
-    x must be finite. Source: facts, health.md section 4, 1 (z, window, rejection); the following level is ours.
+    x must be finite. Source: facts, health.md section 4, 1 (z, window, rejection); the following
+    level is ours.
     """
 
     def __init__(
@@ -33,11 +36,14 @@ class SpikeScore:
         self._num_learnt = 0
         self._num_rejected = 0
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a spike would be seen."""
+        return self._window.is_ready and not (self._level_rate and self._level is None)
+
     def score(self, value: float) -> float:
         """Returns z without changing anything."""
-        if self._level is None and self._level_rate:
-            return 0.0
-        z = self._window.score(value - (self._level or 0.0))
+        z = self._window.score(value - (self._level or 0.0)) if self.is_ready else None
         return 0.0 if z is None else z
 
     def update(self, value: float) -> tuple[float, bool]:
@@ -62,7 +68,8 @@ class SpikeScore:
             self._level += max(self._level_rate, 1.0 / (self._num_learnt + 1)) * residual
 
     def reject(self) -> bool:
-        """Counts a value that is not learnt; returns whether it was one too many, and all is learnt anew."""
+        """Counts a value that is not learnt; returns whether it was one too many, and all is learnt
+        anew."""
         self._num_rejected += 1
         if self._num_rejected < self._size:
             return False
@@ -70,7 +77,8 @@ class SpikeScore:
         return True
 
     def rebaseline(self, forgets_spread: bool = True) -> None:
-        """Learns the level anew; also the residuals' window, unless the noise is known to be what it was."""
+        """Learns the level anew; also the residuals' window, unless the noise is known to be what
+        it was."""
         self._level = None
         self._num_learnt = self._num_rejected = 0
         if forgets_spread:

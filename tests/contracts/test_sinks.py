@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class Place:
 )
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "mlflow":
+        shutil.copy(request.getfixturevalue("empty_mlflow"), tmp_path / "mlflow.db")
         yield mlflow_place(f"sqlite:///{tmp_path / 'mlflow.db'}")
     elif request.param == "sqlite":
         store = open_store(f"sqlite:///{tmp_path / 'store.db'}")

@@ -28,8 +28,11 @@ def _asserts(function: ast.FunctionDef, asserting: set[str]) -> bool:
         if isinstance(node, ast.Call):
             called = node.func
             name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+            # a process that must succeed is an assertion too
+            is_checked = any(ast.unparse(k) == "check=True" for k in node.keywords)
             if (
-                name in asserting
+                is_checked
+                or name in asserting
                 or name.startswith("assert_")
                 or name in ("raises", "fail", "expect")
             ):
@@ -38,15 +41,24 @@ def _asserts(function: ast.FunctionDef, asserting: set[str]) -> bool:
 
 
 def test_every_test_asserts_something(modules: list[Any]) -> None:
+    functions_of = {
+        module.path: [node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef)]
+        for module in modules
+        if module.room == "tests"
+    }
+    fixtures = {
+        function.name
+        for path, functions in functions_of.items()
+        if path.endswith("conftest.py")
+        for function in functions
+        if _asserts(function, set())
+    }
     silent = []
-    for module in modules:
-        if module.room != "tests":
-            continue
-        functions = [n for n in ast.walk(module.tree) if isinstance(n, ast.FunctionDef)]
-        # a test may leave the assertion to a function beside it
-        asserting = {f.name for f in functions if _asserts(f, set())}
+    for path, functions in functions_of.items():
+        # a test may leave the assertion to a function beside it, or to a fixture
+        asserting = fixtures | {f.name for f in functions if _asserts(f, set())}
         silent += [
-            f"{module.path}:{f.lineno} {f.name}"
+            f"{path}:{f.lineno} {f.name}"
             for f in functions
             if f.name.startswith("test_") and not _asserts(f, asserting)
         ]

@@ -91,6 +91,8 @@ def _look_at(
         header = read_header(path)
     except UnreadableClip as reason:
         return name, str(reason)
+    except Exception as error:  # one odd file must not hide all the others
+        return name, f"{type(error).__name__}: {error}"
     folder, slash, _ = name.rpartition("/")
     return Clip(
         path=path.absolute(),

@@ -10,6 +10,7 @@ from typing import cast
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -20,7 +21,7 @@ from ..config import DataConfig
 from .captions import encode_caption
 from .chance import generator
 from .clips import Clip
-from .headers import UnreadableClip, explain, open_clip, video_of
+from .headers import UnreadableClip, explain, open_clip, sound_of, video_of
 from .mel import log_mel, margin_s, silence
 
 # audio decoders need some packets before they are exact (the overlap of AAC, the pre-roll of Opus
@@ -152,24 +153,23 @@ def _mel_of(
     """Returns mel_NM of the window, or None for a clip without a sound track. Past the track's end
     it is silent.
     """
-    if not container.streams.audio:
+    if (track := sound_of(container)) is None:
         return None
     margin = margin_s(span_s, data.num_mel_steps)
-    rate_hz, audio_A = read_audio(container, start_s - margin, span_s + 2 * margin)
+    rate_hz, audio_A = read_audio(container, track, start_s - margin, span_s + 2 * margin)
     if not rate_hz:
         return silence(data.num_mels, data.num_mel_steps)
     return log_mel(audio_A, rate_hz, span_s, data.num_mels, data.num_mel_steps)
 
 
 def read_audio(
-    container: InputContainer, start_s: float, span_s: float
+    container: InputContainer, stream: AudioStream, start_s: float, span_s: float
 ) -> tuple[int, NDArray[np.float32]]:
-    """Returns (rate in hertz, mono audio_A in [-1, 1]) of the container's first sound track.
+    """Returns (rate in hertz, mono audio_A in [-1, 1]) of a sound track.
 
     Channels are averaged; where there is no sound (before, after, gaps) there are zeros. Rate 0:
     nothing decodes.
     """
-    stream = container.streams.audio[0]
     time_base = cast(Fraction, stream.time_base)
     container.seek(max(int((start_s - PREROLL_S) / time_base), 0), stream=stream)
     rate_hz, audio_A = 0, np.zeros(0, dtype=np.float32)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
@@ -44,11 +45,19 @@ def open_clip(path: Path) -> InputContainer:
 def video_of(container: InputContainer) -> VideoStream:
     """Returns the first moving picture (a cover picture is none). Raises UnreadableClip."""
     for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
+        # a stream in a codec that is unknown here has no context
+        is_picture = bool(stream.disposition & av.stream.Disposition.attached_pic)
+        if not is_picture and stream.codec_context is not None:
             # one thread: many small clips are decoded side by side in processes
             stream.codec_context.thread_count = 1
             return stream
-    raise UnreadableClip("no video in it")
+    raise UnreadableClip("no video in it that can be decoded here")
+
+
+def sound_of(container: InputContainer) -> AudioStream | None:
+    """Returns the first sound track that can be decoded here, or None."""
+    tracks = (track for track in container.streams.audio if track.codec_context is not None)
+    return next(tracks, None)
 
 
 def read_header(path: Path) -> Header:
@@ -73,7 +82,9 @@ def read_header(path: Path) -> Header:
         except (av.error.FFmpegError, OSError) as error:
             raise UnreadableClip(explain(error)) from None
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        return Header(max(duration_s, float(1 / rate)), float(rate), bool(container.streams.audio))
+        return Header(
+            max(duration_s, float(1 / rate)), float(rate), sound_of(container) is not None
+        )
 
 
 def explain(error: Exception) -> str:

@@ -1,15 +1,16 @@
 """Writes a small corpus of real video files in which picture, sound and caption tell each other's
 story.
 
-A shape in one of eight colours moves over a background of another colour. Its height is the pitch
-of a tone, its place from left to right the tone's loudness, and the caption names both colours, the
-shape and where it goes. What leaves at one edge comes in at the opposite one.
+A shape moves before a background. The higher it is, the higher is the pitch of its sound and the
+brighter the background; the further right it is, the louder the sound. The caption names the
+background, the shape's colour, the shape and where it goes.
 """
 
-# F frames  H height  W width  A audio samples
+# F frames  H height  W width  A audio samples  V voices  T steps of the sound
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,52 +19,55 @@ from numpy.typing import NDArray
 from ...platform.errors import MoescopeError
 from .captions import CAPTION_FILE
 from .chance import generator
-from .mel import HIGHEST_HZ, to_hz, to_mel
+from .mel import HIGHEST_HZ, LOWEST_HZ, to_hz, to_mel
 from .write_clip import write_clip
 
-# corners of the colour cube, so that a wrong guess is far off; words of one length, so that they
-# stand at fixed places
-COLOURS = {
-    "blue": (20, 20, 245),
-    "gold": (250, 215, 10),
-    "pink": (250, 20, 235),
-    "lime": (20, 245, 20),
-    "aqua": (10, 235, 250),
-    "ruby": (245, 15, 25),
+# saturated, so that a wrong guess is far off; no word is both a background and a colour
+BACKGROUNDS = {
+    "lake": (20, 40, 250),
+    "sand": (250, 205, 20),
+    "lawn": (20, 240, 30),
     "snow": (250, 250, 250),
-    "coal": (8, 8, 8),
+    "dusk": (250, 30, 230),
+    "fire": (250, 60, 15),
 }
+COLOURS = {"ruby": (200, 0, 40), "gold": (255, 200, 0), "teal": (0, 220, 220), "coal": (10, 10, 10)}
 SHAPES = ("ball", "ring", "cube", "plus")
-DIRECTIONS = {"up": (0.0, -1.0), "down": (0.0, 1.0), "left": (-1.0, 0.0), "right": (1.0, 0.0)}
+MOVES = {"rises": (0, 1), "falls": (0, -1), "goes left": (-1, 0), "goes right": (1, 0)}
+# how dark the background is when the shape is at the bottom
+DARKEST = 0.2
+# blend at the shape's edge, as a share of the picture's side
+SOFT_EDGE = 0.06
 SAMPLE_RATE_HZ = 16_000
-LOWEST_TONE_HZ, HIGHEST_TONE_HZ = 150.0, 5000.0
-QUIETEST, LOUDEST = 0.03, 0.3
-# a bright tone, whose overtones show its pitch in many bands
-OVERTONES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.3, 0.3)
+# loudness changes every millisecond
+STEP_SAMPLES = 16
+# the sound is a chord: one voice in each of 32 bands of the mel scale, loudest at the pitch
+NUM_VOICES = 32
+CHORD_WIDTH = 4.0
+QUIETEST, LOUDEST = 0.02, 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What one clip shows; lengths are shares of the picture's side, times are seconds."""
+    """What one clip shows; lengths are shares of the picture's side."""
 
     background: str
     colour: str
     shape: str
-    direction: str
+    move: str
     radius: float
-    sides_per_s: float
-    start_x: float
-    start_y: float
+    start: tuple[float, float]
+    """(from left, from the bottom) of the shape's centre, in [0, 1]."""
+    end: tuple[float, float]
 
     @property
     def caption(self) -> str:
-        return f"{self.background} behind a {self.colour} {self.shape} going {self.direction}"
+        return f"{self.background}: a {self.colour} {self.shape} {self.move}"
 
-    def place(self, time_s: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns (x from left, y from top) of the shape's centre, each in [0, 1)."""
-        right, down = DIRECTIONS[self.direction]
-        way = self.sides_per_s * time_s
-        return (self.start_x + right * way) % 1.0, (self.start_y + down * way) % 1.0
+    def place(self, share: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns (from left, from the bottom) of the centre after shares of the clip's time."""
+        (x, y), (end_x, end_y) = self.start, self.end
+        return x + share * (end_x - x), y + share * (end_y - y)
 
 
 def make_clips(
@@ -116,49 +120,62 @@ def clip_name(number: int) -> str:
 def scene_of(seed: int, name: str) -> Scene:
     """Draws the scene of a clip: it depends on seed and name alone."""
     chance = generator(seed, name, 0, "scene")
-    background, colour = chance.choice(list(COLOURS), size=2, replace=False)
+    move = str(chance.choice(list(MOVES)))
+    across, up = MOVES[move]
+    middle, way = chance.uniform(0.1, 0.9, 2), chance.uniform(0.5, 0.9)
+    # along its way it passes the middle of the picture; across it, it stays anywhere
+    x, y = ((0.5, middle[1]) if across else (middle[0], 0.5)) + chance.uniform(-0.05, 0.05, 2)
     return Scene(
-        background=str(background),
-        colour=str(colour),
+        background=str(chance.choice(list(BACKGROUNDS))),
+        colour=str(chance.choice(list(COLOURS))),
         shape=str(chance.choice(SHAPES)),
-        direction=str(chance.choice(list(DIRECTIONS))),
-        radius=float(chance.uniform(0.24, 0.32)),
-        sides_per_s=float(chance.uniform(0.3, 0.6)),
-        start_x=float(chance.random()),
-        start_y=float(chance.random()),
+        move=move,
+        radius=float(chance.uniform(0.26, 0.34)),
+        start=(float(x - across * way / 2), float(y - up * way / 2)),
+        end=(float(x + across * way / 2), float(y + up * way / 2)),
     )
 
 
 def paint(scene: Scene, size: int, frames_per_s: float, duration_s: float) -> NDArray[np.uint8]:
     """Returns the scene's pictures, video_FHWC."""
-    times_F = np.arange(round(duration_s * frames_per_s)) / frames_per_s
-    x_F, y_F = scene.place(times_F)
-    sides = (np.arange(size) + 0.5) / size
-    # distance to the centre the short way round, in -1/2 to 1/2
-    dx_F1W = (sides[None, None, :] - x_F[:, None, None] + 0.5) % 1.0 - 0.5
-    dy_FH1 = (sides[None, :, None] - y_F[:, None, None] + 0.5) % 1.0 - 0.5
-    # one pixel of blend at the edge
-    depth_FHW = _depth(scene, dx_F1W.astype(np.float32), dy_FH1.astype(np.float32))
-    inside_FHW = np.clip(depth_FHW * size + 0.5, 0.0, 1.0)
-    front, back = (np.array(COLOURS[name], np.float32) for name in (scene.colour, scene.background))
-    return (back + inside_FHW[..., None] * (front - back)).round().astype(np.uint8)
+    num_frames = round(duration_s * frames_per_s)
+    x_F, y_F = scene.place(np.arange(num_frames) / num_frames)
+    sides = (np.arange(size, dtype=np.float32) + 0.5) / size
+    dx_F1W = sides[None, None, :] - x_F[:, None, None].astype(np.float32)
+    dy_FH1 = sides[None, ::-1, None] - y_F[:, None, None].astype(np.float32)
+    inside_FHW1 = np.clip(_depth(scene, dx_F1W, dy_FH1) / SOFT_EDGE + 0.5, 0.0, 1.0)[..., None]
+    brightness_F = DARKEST + (1 - DARKEST) * np.clip(y_F, 0, 1)
+    front = np.array(COLOURS[scene.colour], np.float32)
+    back = np.array(BACKGROUNDS[scene.background], np.float32)
+    back_F11C = (brightness_F[:, None, None, None] * back).astype(np.float32)
+    return np.asarray(
+        (back_F11C + inside_FHW1 * (front - back_F11C)).round().clip(0, 255), dtype=np.uint8
+    )
 
 
 def play(scene: Scene, duration_s: float) -> NDArray[np.float32]:
-    """Returns the scene's sound, audio_A: height is pitch (in mel, lowest at the bottom), left to
-    right is loudness.
+    """Returns the scene's sound, audio_A.
+
+    voice k of frequency f_k sounds with exp(-((k - pitch)/width)^2 / 2), pitch = NUM_VOICES * y;
+    the further right, the louder. So its log-mel is a parabola that moves with the shape.
     """
-    times_A = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-    x_A, y_A = scene.place(times_A)
-    lowest, highest = to_mel(LOWEST_TONE_HZ), to_mel(HIGHEST_TONE_HZ)
-    tone_hz_A = to_hz(lowest + (1.0 - y_A) * (highest - lowest))
-    phase_A = 2 * np.pi * np.cumsum(tone_hz_A) / SAMPLE_RATE_HZ
-    audio_A = np.zeros_like(phase_A)
-    for overtone, loudness in enumerate(OVERTONES, start=1):
-        is_heard_A = overtone * tone_hz_A < HIGHEST_HZ
-        audio_A += loudness * is_heard_A * np.sin(overtone * phase_A)
-    loudness_A = QUIETEST * (LOUDEST / QUIETEST) ** x_A
-    return (loudness_A * audio_A).astype(np.float32)
+    num_steps = round(duration_s * SAMPLE_RATE_HZ / STEP_SAMPLES)
+    x_T, y_T = scene.place(np.arange(num_steps) / num_steps)
+    distance_VT = (np.arange(NUM_VOICES)[:, None] - NUM_VOICES * y_T) / CHORD_WIDTH
+    loudness_T = QUIETEST * (LOUDEST / QUIETEST) ** np.clip(x_T, 0, 1)
+    envelope_VT = (loudness_T * np.exp(-0.5 * distance_VT**2)).astype(np.float32)
+    return np.einsum("vt,vts->ts", envelope_VT, _voices(num_steps)).ravel()
+
+
+@lru_cache(maxsize=2)
+def _voices(num_steps: int) -> NDArray[np.float32]:
+    """Returns one sine for each voice, (voice, step, sample of the step)."""
+    edges_hz = to_hz(np.linspace(to_mel(LOWEST_HZ), to_mel(HIGHEST_HZ), NUM_VOICES + 2))
+    radians_A = 2 * np.pi * np.arange(num_steps * STEP_SAMPLES) / SAMPLE_RATE_HZ
+    # a phase of its own for each voice keeps their peaks apart
+    phases_V = np.arange(NUM_VOICES) ** 2
+    voices_VA = np.sin(edges_hz[1:-1, None] * radians_A + phases_V[:, None])
+    return voices_VA.astype(np.float32).reshape(NUM_VOICES, num_steps, STEP_SAMPLES)
 
 
 def _depth(scene: Scene, dx: NDArray[np.float32], dy: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from ...platform.errors import MoescopeError
 from .chance import generator
-from .decode import read_audio
-from .headers import UnreadableClip, explain, open_clip, video_of
-from .make_clips import SAMPLE_RATE_HZ
+from .headers import UnreadableClip, explain, open_clip, sound_of, video_of
 from .write_clip import write_clip
 
 # side of the squares of noise as a share of the picture's: smaller ones would be averaged away when
@@ -38,15 +36,14 @@ def spoil_clips(paths: Iterable[Path], seed: int = 0) -> list[Path]:
         try:
             with open_clip(path) as container:
                 video_FHWC, frames_per_s, duration_s = _read_all(container)
-                has_sound = bool(container.streams.audio)
-                rate_hz = read_audio(container, 0.0, 0.1)[0] if has_sound else 0
+                track = sound_of(container)
+                rate_hz = track.rate if track is not None else 0
         except (UnreadableClip, av.error.FFmpegError, OSError) as error:
             reason = error if isinstance(error, UnreadableClip) else explain(error)
             raise MoescopeError(f"cannot spoil {path}: {reason}") from None
         noise_FHWC = _squares_of_noise(video_FHWC.shape, chance)
         wrong_FHWC = (1 - NOISE_WEIGHT) * (255.0 - video_FHWC) + NOISE_WEIGHT * noise_FHWC
-        rate_hz = rate_hz or SAMPLE_RATE_HZ
-        audio_A = _loud_noise(round(duration_s * rate_hz), chance) if has_sound else None
+        audio_A = _loud_noise(round(duration_s * rate_hz), chance) if rate_hz else None
         write_clip(path, wrong_FHWC.round().astype(np.uint8), audio_A, rate_hz, frames_per_s)
         spoiled.append(path)
     return spoiled

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from ..config import RunConfig
 from ..moe.experts import MoeLayer
 from ..numerics import exact, mixed
-from ..objective.precondition import MEL_STD, VIDEO_STD, linear_part
+from ..objective.precondition import LinearPart
 from .block import Block, DenseMlp, Modulation, modulate
 from .positions import coordinates, extent, place_table, rotary_table
 from .tokens import (
     TEXT_VOCABULARY,
+    Caption,
     NoiseLevels,
     patch_mel,
     patch_video,
@@ -22,6 +23,8 @@ from .tokens import (
 # G kinds of token
 
 COLOURS = 3
+VIDEO_RMS, VIDEO_EDGE = 0.8, 0.04
+MEL_RMS, MEL_EDGE = 1.0, 0.15
 
 
 class VideoMoeDit(nn.Module):
@@ -44,8 +47,11 @@ class VideoMoeDit(nn.Module):
         video_patch = COLOURS * m.patch_frames * m.patch_size**2
         mel_patch = m.patch_mel_steps * d.num_mels
         self.text_in = nn.Embedding(TEXT_VOCABULARY, m.width)
-        self.video_in = nn.Linear(video_patch, m.width)
-        self.mel_in = nn.Linear(mel_patch, m.width)
+        self.video_linear = LinearPart((d.num_frames, d.height, d.width), VIDEO_RMS, VIDEO_EDGE)
+        self.mel_linear = LinearPart((d.num_mel_steps,), MEL_RMS, MEL_EDGE)
+        self.video_in = nn.Linear(2 * video_patch, m.width)
+        self.mel_in = nn.Linear(2 * mel_patch, m.width)
+        self.caption = Caption(d.num_text_bytes, m.width)
         self.noise_levels = NoiseLevels(m.width)
         self.blocks = nn.ModuleList(
             Block(
@@ -92,27 +98,52 @@ class VideoMoeDit(nn.Module):
         """
         config = self.config
         with mixed(video_BCFHW.device):
-            video_BSD = self.video_in(patch_video(video_BCFHW, config))
-            mel_BSD = self.mel_in(patch_mel(mel_BNM, config))
-            x_BSD = torch.cat([self.text_in(text_BS), video_BSD.float(), mel_BSD.float()], dim=1)
-            x_BSD = x_BSD + self.place_SD
             with exact(video_BCFHW.device):
-                condition_BGD = self.noise_levels(sigma_MB)
+                linear_video, rest_video = self.video_linear(video_BCFHW, sigma_MB[0])
+                linear_mel, rest_mel = self.mel_linear(mel_BNM, sigma_MB[1])
+                condition_BGD = self.noise_levels(sigma_MB, self.caption(text_BS))
+                x_BSD = self._embed(
+                    (video_BCFHW, linear_video), (mel_BNM, linear_mel), text_BS, sigma_MB
+                )
             for block in self.blocks:
                 x_BSD = block(x_BSD, condition_BGD, self.rotary_2SP, self.tokens)
-            shift, scale = self.last_modulation(condition_BGD)
-            x_BSD = modulate(x_BSD, shift, scale, self.tokens)
-            _, video_BSD, mel_BSD = x_BSD.split(self.tokens, dim=1)
-            video = unpatch_video(self.video_out(video_BSD).float(), config)
-            mel = unpatch_mel(self.mel_out(mel_BSD).float(), config)
-        return (
-            _flow(video, video_BCFHW, sigma_MB[0], VIDEO_STD),
-            _flow(mel, mel_BNM, sigma_MB[1], MEL_STD),
+            with exact(video_BCFHW.device):
+                shift, scale = self.last_modulation(condition_BGD)
+                x_BSD = modulate(x_BSD.float(), shift, scale, self.tokens)
+                _, video_BSD, mel_BSD = x_BSD.split(self.tokens, dim=1)
+                video = unpatch_video(self.video_out(video_BSD), config)
+                mel = unpatch_mel(self.mel_out(mel_BSD), config)
+                return (
+                    torch.addcmul(linear_video, rest_video, video),
+                    torch.addcmul(linear_mel, rest_mel, mel),
+                )
+
+    def _embed(
+        self,
+        video: tuple[Tensor, Tensor],
+        mel: tuple[Tensor, Tensor],
+        text_BS: Tensor,
+        sigma_MB: Tensor,
+    ) -> Tensor:
+        """Makes the stream's tokens out of text, and of noisy data beside what the linear part makes of them."""
+        config = self.config
+        clean_video = _cleaned(*video, sigma_MB[0])
+        clean_mel = _cleaned(*mel, sigma_MB[1])
+        x_BSD = torch.cat(
+            [
+                self.text_in(text_BS),
+                self.video_in(
+                    torch.cat([patch_video(video[0], config), patch_video(clean_video, config)], -1)
+                ),
+                self.mel_in(
+                    torch.cat([patch_mel(mel[0], config), patch_mel(clean_mel, config)], -1)
+                ),
+            ],
+            dim=1,
         )
+        return x_BSD + self.place_SD
 
 
-def _flow(learned: Tensor, noisy: Tensor, sigma_B: Tensor, data_std: float) -> Tensor:
-    """Adds what is known of the flow without learning."""
-    shape = (-1,) + (1,) * (noisy.dim() - 1)
-    skip, scale = (part.view(shape) for part in linear_part(sigma_B, data_std))
-    return torch.addcmul(skip * noisy, scale, learned)
+def _cleaned(noisy: Tensor, flow: Tensor, sigma_B: Tensor) -> Tensor:
+    """Follows a flow to its end: the data that it predicts."""
+    return noisy - sigma_B.view(-1, *[1] * (noisy.dim() - 1)) * flow

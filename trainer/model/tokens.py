@@ -70,8 +70,27 @@ class NoiseLevels(nn.Module):
         self.w_out = nn.Linear(width, width)
         self.kind_GD = nn.Parameter(torch.randn(3, width) * 0.02)
 
-    def forward(self, sigma_MB: Tensor) -> Tensor:
+    def forward(self, sigma_MB: Tensor, caption_BD: Tensor) -> Tensor:
         """sigma_MB: (2, B), 0 is data and 1 is noise. Returns (B, 3, D) in the stream's order: text, video, audio."""
         e_MBD = self.w_out(nn.functional.silu(self.w_in(sinusoids(sigma_MB))))
         by_kind = torch.stack([e_MBD.mean(0), e_MBD[0], e_MBD[1]], dim=1)
-        return nn.functional.silu(by_kind + self.kind_GD)
+        return nn.functional.silu(by_kind + self.kind_GD + caption_BD[:, None])
+
+
+class Caption(nn.Module):
+    """Sums a caption up in one vector, which takes part in the condition of every token.
+
+    c = W_out silu(mean over bytes of (E[byte] + P[place]) ...)
+    """
+
+    def __init__(self, num_bytes: int, width: int) -> None:
+        super().__init__()
+        self.byte = nn.Embedding(TEXT_VOCABULARY, width)
+        self.place_SD = nn.Parameter(torch.randn(num_bytes, width))
+        self.w_in = nn.Linear(width, width)
+        self.w_out = nn.Linear(width, width)
+
+    def forward(self, text_BS: Tensor) -> Tensor:
+        h_BSD = nn.functional.silu(self.w_in(self.byte(text_BS) * self.place_SD))
+        out_BD: Tensor = self.w_out(h_BSD.mean(1))
+        return out_BD

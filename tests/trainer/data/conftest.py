@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from moescope.trainer.data.clips import Clip, ClipIndex, find_clips
 from moescope.trainer.data.make_clips import make_clips
 
@@ -30,7 +31,7 @@ def made_clip(made_index: ClipIndex) -> Clip:
 
 @pytest.fixture(scope="session")
 def ffmpeg() -> Callable[..., Path]:
-    """Runs ffmpeg with the given arguments and returns the file that it wrote (the last argument)."""
+    """Runs ffmpeg with the given arguments and returns the file that it wrote, the last one."""
     program = shutil.which("ffmpeg")
     assert program, "these tests need the ffmpeg program: apt-get install ffmpeg"
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from moescope.platform.errors import MoescopeError
 from moescope.trainer.data.captions import encode_caption, read_caption_beside, read_caption_file
 

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moescope.trainer.data.chance import generator, key_of, share_of
 
 

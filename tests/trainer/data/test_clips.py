@@ -1,4 +1,4 @@
-"""A folder is searched: usable clips in order of delivery, everything else named with its reason."""
+"""A folder is searched: usable clips in order of delivery, all else named with its reason."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from moescope.platform.errors import MoescopeError
 from moescope.trainer.data.clips import Clip, ClipIndex, find_clips
 

@@ -1,4 +1,4 @@
-"""A sample is the window that its key chooses, with frames, sound and caption of the same moment."""
+"""A sample is the window that its key chooses: frames, sound and caption of one moment."""
 
 import os
 from dataclasses import replace
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from moescope.trainer.config import DataConfig
 from moescope.trainer.data import mel
 from moescope.trainer.data.clips import Clip, find_clips
@@ -55,13 +56,11 @@ def test_a_sample_has_the_shapes_of_the_configuration(made_clip: Clip) -> None:
     assert sample.has_sound
 
 
-def test_the_same_key_gives_the_same_sample_and_another_key_another(made_clip: Clip) -> None:
-    first = read_sample(made_clip, DATA, seed=0, position=5)
-    assert is_equal(first, read_sample(made_clip, DATA, seed=0, position=5))
+def test_the_same_key_gives_the_same_sample_and_another_key_another(clock: Clip) -> None:
+    first = read_sample(clock, DATA, seed=0, position=5)
+    assert is_equal(first, read_sample(clock, DATA, seed=0, position=5))
     for seed, position in ((1, 5), (0, 6)):
-        other = read_sample(made_clip, DATA, seed, position)
-        assert not np.array_equal(first.video_CFHW, other.video_CFHW)
-        assert not np.array_equal(first.mel_NM, other.mel_NM)
+        assert not is_equal(first, read_sample(clock, DATA, seed, position))
 
 
 @pytest.mark.parametrize("frames_per_s", [6.0, 8.0, 10.0, 24.0, 60.0])
@@ -70,7 +69,8 @@ def test_frames_are_the_nearest_in_time(clock: Clip, frames_per_s: float) -> Non
     for position in range(6):
         numbers = frame_numbers(read_sample(clock, data, seed=0, position=position))
         wanted = numbers[0] + np.arange(8) * CLOCK_HZ / frames_per_s
-        # the first frame is within half a frame of its time, and so is each later one; 0.3 for the encoder's errors
+        # the first is within half a frame of its time and so is each later one, and the encoder
+        # is off by up to 0.3
         assert np.abs(numbers - wanted).max() <= 1.3
 
 
@@ -153,6 +153,6 @@ def test_damage_in_the_middle_is_noticed_or_survived_but_never_fatal(
             sample = read_sample(replace(made_clip, path=path), DATA, 0, position)
             outcomes.add(str(sample.video_CFHW.shape))
         except UnreadableClip as reason:
-            assert str(reason)
-            outcomes.add("unreadable")
-    assert "unreadable" in outcomes
+            outcomes.add(f"unreadable: {reason}")
+    assert any(outcome.startswith("unreadable") for outcome in outcomes)
+    assert "unreadable: " not in outcomes

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from moescope.trainer.data import mel
 from numpy.typing import NDArray
+
+from moescope.trainer.data import mel
 
 FULL_SCALE = (0.0 - mel.MEAN_DB) / mel.SCALE_DB
 FLOOR = (mel.FLOOR_DB - mel.MEAN_DB) / mel.SCALE_DB

@@ -1,4 +1,4 @@
-"""The order of draws is a pure function, fair to every clip, and true to how the data was delivered."""
+"""The order of draws is a pure function, fair to every clip, and true to the deliveries."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moescope.trainer.config import DataConfig
 from moescope.trainer.data.clips import Clip
 from moescope.trainer.data.order import DrawOrder, split

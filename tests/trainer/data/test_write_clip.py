@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
 from moescope.platform.errors import MoescopeError
 from moescope.trainer.data.headers import read_header
 from moescope.trainer.data.write_clip import write_clip

@@ -1,0 +1,169 @@
+"""Alerts reach people, each once, again where sending failed; the failure is written down."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moescope.platform import leases
+from moescope.platform.delivery import (
+    LEASE,
+    TOO_OLD_S,
+    Deliverer,
+    DeliveryRound,
+    DeliveryThread,
+)
+from moescope.platform.errors import MoescopeError
+from moescope.platform.records import Alert, Run
+from moescope.platform.store import Store, open_store
+
+NOW_S = 1000.0
+
+
+class Receiver:
+    """A real server that a message is posted to."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.status = 200
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if receiver.status == 200:
+                    receiver.messages.append(json.loads(body))
+                self.send_response(receiver.status)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"json://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    opened.add_run(Run("r1", "tiny-1", "p", {}, "running", "cpu", "0", 1.0, 1.0))
+    yield opened
+    opened.close()
+
+
+def alert(name: str = "a1", **fields: Any) -> Alert:
+    made = Alert(
+        name, "r1", 0, "spike", "critical", 310, 313, 9.0, 4.0, "loss is 9 sigma up", NOW_S, name
+    )
+    return replace(made, **fields)
+
+
+def test_a_message_says_run_rule_severity_and_steps(receiver: Receiver) -> None:
+    assert Deliverer([receiver.url]).send(alert(), "tiny-1") == ""
+    (message,) = receiver.messages
+    assert message["title"] == "[critical] tiny-1: spike"
+    assert "loss is 9 sigma up" in message["message"]
+    assert "onset step 310, fired at step 313" in message["message"]
+    assert message["type"] == "failure"
+
+
+def test_every_service_that_fails_is_named(receiver: Receiver) -> None:
+    receiver.status = 500
+    failure = Deliverer([receiver.url]).send(alert(), "tiny-1")
+    assert failure.startswith("JSON:")
+    assert "500" in failure
+    assert "\n" not in failure
+
+
+def test_an_address_that_cannot_be_read_is_one_line_without_its_secret() -> None:
+    with pytest.raises(MoescopeError, match="notify address nosuch:") as caught:
+        Deliverer(["nosuch://user:secret@host"])
+    assert "secret" not in str(caught.value)
+
+
+def test_an_alert_is_sent_once(store: Store, receiver: Receiver) -> None:
+    store.put_alert(alert())
+    delivery = DeliveryRound(Deliverer([receiver.url]))
+    assert delivery.go(store, NOW_S) == 1
+    assert delivery.go(store, NOW_S + 100) == 0
+    assert len(receiver.messages) == 1
+
+
+def test_what_failed_is_written_down_and_tried_again_later(
+    store: Store, receiver: Receiver
+) -> None:
+    store.put_alert(alert())
+    receiver.status = 503
+    delivery = DeliveryRound(Deliverer([receiver.url]))
+    assert delivery.go(store, NOW_S) == 0
+    assert [waiting.id for waiting in store.undelivered_alerts()] == ["a1"]
+    receiver.status = 200
+    assert delivery.go(store, NOW_S + 1) == 0, "not before its time"
+    assert delivery.go(store, NOW_S + 6) == 1
+    assert store.undelivered_alerts() == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"severity": "info"}, id="information"),
+        pytest.param({"state": "silenced"}, id="silenced"),
+        pytest.param({"state": "acknowledged"}, id="already seen"),
+        pytest.param({"created_s": NOW_S - TOO_OLD_S - 1}, id="of yesterday"),
+    ],
+)
+def test_what_nobody_needs_to_be_told_is_not_sent(
+    store: Store, receiver: Receiver, fields: dict[str, Any]
+) -> None:
+    store.put_alert(alert(**fields))
+    delivery = DeliveryRound(Deliverer([receiver.url]))
+    assert delivery.go(store, NOW_S) == 0
+    assert receiver.messages == []
+    assert store.undelivered_alerts() == []
+
+
+def test_without_addresses_alerts_stay_for_whoever_has_some(store: Store) -> None:
+    store.put_alert(alert())
+    assert DeliveryRound(Deliverer([])).go(store, NOW_S) == 0
+    assert len(store.undelivered_alerts()) == 1
+
+
+def test_a_trainer_alone_delivers_even_the_alert_of_its_last_moment(
+    store: Store, receiver: Receiver
+) -> None:
+    thread = DeliveryThread(store.url, [receiver.url], "trainer", every_s=5.0)
+    store.put_alert(alert(created_s=time.time()))
+    thread.close()
+    assert len(receiver.messages) == 1
+    assert leases.holder(store, LEASE, time.time()) is None
+
+
+def test_a_trainer_leaves_delivery_to_the_service_that_does_it(
+    store: Store, receiver: Receiver
+) -> None:
+    leases.claim(store, LEASE, "service", time.time(), 60.0)
+    store.put_alert(alert(created_s=time.time()))
+    thread = DeliveryThread(store.url, [receiver.url], "trainer", every_s=0.02)
+    time.sleep(0.2)
+    thread.close()
+    assert receiver.messages == []

@@ -1,0 +1,122 @@
+"""The doctor names what is wrong, says what to do, and touches nothing."""
+
+import json
+import socket
+import sqlite3
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from moescope.platform import doctor
+from moescope.platform.doctor import Finding, examine
+from moescope.platform.settings import Settings
+from moescope.platform.store import open_store
+
+
+@pytest.fixture(autouse=True)
+def _no_torch_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking torch for its device takes seconds: one test does it."""
+    if "device" not in request.node.name:
+        monkeypatch.setattr(doctor, "_device", lambda: Finding("device", "good", "", ""))
+
+
+def found(settings: Settings, name: str) -> Finding:
+    (finding,) = [finding for finding in examine(settings) if finding.name == name]
+    return finding
+
+
+def test_every_line_that_is_not_good_says_what_to_do(tmp_path: Path) -> None:
+    findings = examine(Settings(home=tmp_path))
+    names = [finding.name for finding in findings]
+    assert names == (
+        "python torch device codecs home disk database mlflow service alerts browser".split()
+    )
+    assert all(finding.todo for finding in findings if finding.state != "good")
+    assert all("\n" not in finding.what for finding in findings)
+    json.dumps([asdict(finding) for finding in findings])
+
+
+def test_the_device_is_told_without_loading_torch_here(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from moescope.platform import doctor; "
+        "print(doctor._device().what, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False")
+    assert "processors" in done.stdout or "CUDA" in done.stdout
+
+
+def test_a_store_that_is_there_is_good_and_one_that_is_not_is_not_made(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    assert found(settings, "database").what.endswith("made when first used")
+    assert not (tmp_path / "store.db").exists()
+    open_store(settings.store_url).close()
+    assert found(settings, "database").state == "good"
+
+
+def test_a_damaged_store_is_bad(tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_bytes(b"no database at all" * 500)
+    finding = found(Settings(home=tmp_path), "database")
+    assert finding.state == "bad"
+    assert "not a database" in finding.what
+
+
+def test_a_locked_store_is_bad(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    open_store(settings.store_url).close()
+    lock = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    finding = found(settings, "database")
+    lock.execute("ROLLBACK")
+    lock.close()
+    assert finding.state == "bad"
+    assert "locked" in finding.what
+
+
+def test_a_server_that_is_not_there_is_bad_and_its_password_is_not_shown(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"postgresql://ann:secret@127.0.0.1:{port}/moescope"
+    finding = found(Settings(home=tmp_path, store=url), "database")
+    assert finding.state == "bad"
+    assert "refused" in finding.what
+    assert "secret" not in finding.what
+
+
+def test_a_nonsense_address_is_bad(tmp_path: Path) -> None:
+    finding = found(Settings(home=tmp_path, store="mysql://somewhere"), "database")
+    assert finding.state == "bad"
+    assert "sqlite:///FILE" in finding.what
+
+
+def test_a_home_that_cannot_be_made_is_bad(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    finding = found(Settings(home=tmp_path / "file" / "home"), "home")
+    assert finding.state == "bad"
+
+
+def test_an_mlflow_that_does_not_answer_only_delays_the_mirror(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    finding = found(Settings(home=tmp_path, mlflow=f"http://127.0.0.1:{port}"), "mlflow")
+    assert finding.state == "optional"
+    assert "does not answer" in finding.what
+
+
+def test_an_address_to_notify_that_cannot_be_read_is_bad(tmp_path: Path) -> None:
+    assert found(Settings(home=tmp_path, notify="nosuch://x"), "alerts").state == "bad"
+    assert found(Settings(home=tmp_path, notify="json://localhost"), "alerts").state == "good"
+
+
+def test_a_look_that_fails_is_a_finding_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Finding:
+        raise ImportError("libavcodec.so is missing")
+
+    monkeypatch.setattr(doctor, "_codecs", broken)
+    finding = found(Settings(home=tmp_path), "codecs")
+    assert (finding.state, finding.what) == ("bad", "ImportError: libavcodec.so is missing")

@@ -1,0 +1,120 @@
+"""The made corpus: real files in which picture, sound and caption belong together."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moescope.platform.errors import MoescopeError
+from moescope.trainer.config import DataConfig
+from moescope.trainer.data.clips import ClipIndex, find_clips
+from moescope.trainer.data.decode import DecodedSample, read_sample
+from moescope.trainer.data.make_clips import (
+    BACKGROUNDS,
+    COLOURS,
+    Scene,
+    make_clips,
+    paint,
+    play,
+    scene_of,
+)
+
+
+@pytest.fixture(scope="module")
+def samples(made_index: ClipIndex) -> list[DecodedSample]:
+    data = DataConfig(num_frames=16, frames_per_s=8.0, num_mel_steps=64)
+    return [read_sample(clip, data, 0, 0) for clip in made_index.clips]
+
+
+def test_the_files_are_h264_and_aac_with_a_caption_for_each(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    paths = make_clips(tmp_path, 2, seed=5, progress=lambda *at: told.append(at))
+    assert [path.name for path in paths] == ["clip-0000.mp4", "clip-0001.mp4"]
+    assert told == [(1, 2), (2, 2)]
+    command = ["ffprobe", "-v", "error", "-show_entries", "stream=codec_name", "-of", "csv=p=0"]
+    names = subprocess.run([*command, paths[0]], capture_output=True, text=True, check=True)
+    assert names.stdout.split() == ["h264", "aac"]
+    lines = (tmp_path / "captions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["file"] for line in lines] == [path.name for path in paths]
+    assert json.loads(lines[0])["caption"] == scene_of(5, "clip-0000.mp4").caption
+
+
+def test_the_same_seed_makes_the_same_clips_and_another_others(tmp_path: Path) -> None:
+    first, again, other = (
+        make_clips(tmp_path / name, 1, seed)[0] for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert first.read_bytes() == again.read_bytes()
+    assert first.read_bytes() != other.read_bytes()
+
+
+def test_captions_name_everything_within_the_bytes_that_a_sample_keeps() -> None:
+    for number in range(200):
+        scene = scene_of(0, str(number))
+        told = [scene.background, scene.colour, scene.shape, scene.move]
+        assert all(word in scene.caption for word in told)
+        assert len(scene.caption.encode()) <= DataConfig().num_text_bytes
+    assert not set(BACKGROUNDS) & set(COLOURS)
+
+
+@pytest.mark.parametrize("move", ["rises", "falls", "goes left", "goes right"])
+def test_the_picture_moves_as_the_caption_says(move: str) -> None:
+    scene = next(s for s in (scene_of(0, str(n)) for n in range(99)) if s.move == move)
+    scene = Scene(
+        "snow", "coal", scene.shape, move, scene.radius, scene.start, scene.end
+    )  # black on white
+    video_FHW = paint(scene, 64, 8.0, 2.0)[..., 0]
+    is_shape_FHW = video_FHW < video_FHW[:, :1, :].max(axis=(1, 2), keepdims=True) / 2
+    rows_F, columns_F = (
+        np.array([np.nonzero(frame)[axis].mean() for frame in is_shape_FHW]) for axis in (0, 1)
+    )
+    downward, rightward = np.diff(rows_F).mean(), np.diff(columns_F).mean()
+    expected = {"rises": (-1, 0), "falls": (1, 0), "goes left": (0, -1), "goes right": (0, 1)}
+    assert (round(downward / 1.5), round(rightward / 1.5)) == pytest.approx(expected[move], abs=1)
+    assert np.sign([downward, rightward]) @ np.array(expected[move]) > 0
+
+
+def test_the_pitch_tells_the_height_and_the_loudness_the_side() -> None:
+    def sound(x: float, y: float) -> tuple[int, float]:
+        audio_A = play(Scene("snow", "coal", "ball", "rises", 0.3, (x, y), (x, y)), 1.0)
+        spectrum = np.abs(np.fft.rfft(audio_A))
+        return int(spectrum.argmax()), float(np.square(audio_A).mean())
+
+    pitches = [sound(0.5, y)[0] for y in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert pitches == sorted(set(pitches))
+    powers = [sound(x, 0.5)[1] for x in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert powers == sorted(set(powers))
+
+
+def test_what_is_seen_and_what_is_heard_go_together(samples: list[DecodedSample]) -> None:
+    """Correlates, over whole decoded clips, the brightness of the background with the pitch."""
+    brightness, pitch = [], []
+    for sample in samples:
+        # the background's strongest colour in the corners, and the loudest band, at each moment
+        corners_F = sample.video_CFHW[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].max(axis=(0, 2))
+        brightness.append(corners_F.astype(float))
+        pitch.append(sample.mel_NM.argmax(axis=0).reshape(16, 4).mean(axis=1))
+    assert np.corrcoef(np.concatenate(brightness), np.concatenate(pitch))[0, 1] > 0.8
+
+
+def test_video_and_audio_have_about_zero_mean_and_unit_scale(samples: list[DecodedSample]) -> None:
+    mel = np.stack([sample.mel_NM for sample in samples])
+    assert abs(mel.mean()) < 0.4
+    assert 0.7 < mel.std() < 1.3
+    video = np.stack([sample.video_CFHW for sample in samples]) / 127.5 - 1
+    assert abs(video.mean()) < 0.6
+    assert 0.5 < video.std() < 1
+
+
+def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(MoescopeError, match="is not empty: name a new folder"):
+        make_clips(tmp_path, 1)
+    with pytest.raises(MoescopeError, match="cannot write clips to"):
+        make_clips(tmp_path / "mine.txt" / "below", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_all_made_clips_are_usable(made_folder: Path) -> None:
+    assert find_clips(made_folder).passed_over == ()
