@@ -44,7 +44,8 @@ def bucketed(steps: NDArray[np.int64], values: NDArray[np.float32], most: int = 
     if not steps.size:
         empty = np.empty(0, np.float32)
         return Buckets(np.empty(0), empty, empty, empty, 1, non_finite)
-    width = bucket_width(int(steps[0]), int(steps[-1]), most)
+    # a sparse series needs no thinning, however far it reaches
+    width = 1 if steps.size <= most else bucket_width(int(steps[0]), int(steps[-1]), most)
     if width == 1:
         return Buckets(steps.astype(np.float64), values, values, values, 1, non_finite)
     key = steps // width

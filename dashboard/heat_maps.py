@@ -106,8 +106,8 @@ def _laid_out(
     height = int(min(640, 110 + max(150, 16 * num_rows)))
     theme.laid_out(figure, height=height, unit=unit, is_zoomable=window.is_zoomable)
     # the colour bar and the title of the axis need their room told: they do not make it themselves
-    figure.update_layout(hovermode="closest", margin={"l": 8, "r": 8, "t": 56, "b": 44})
+    figure.update_layout(hovermode="closest", margin={"l": 8, "r": 8, "t": 48, "b": 44})
     whole = {"tickformat": "d"} | ({"dtick": 1} if num_rows <= 16 else {})
-    figure.update_xaxes(title={"text": x_title}, showgrid=False)
+    figure.update_xaxes(title={"text": x_title, "standoff": 12}, showgrid=False, automargin=False)
     figure.update_yaxes(title={"text": y_title}, showgrid=False, **whole)
     return figure

@@ -93,7 +93,8 @@ class Rule(Frozen):
         if self.detector in ("spike", "drift") and is_vector:
             raise ValueError(
                 f"rule {self.name}: detector {self.detector} judges scalars and "
-                f"{catalogue.LOSS_PER_SAMPLE}, but {self.signal} has dimensions {' x '.join(spec.dimensions)}"
+                f"{catalogue.LOSS_PER_SAMPLE}, but {self.signal} has dimensions "
+                f"{' x '.join(spec.dimensions)}"
             )
         return self
 
@@ -126,6 +127,6 @@ def check_certification(rules: Sequence[Rule], certify_after_steps: int) -> None
     )
     if slowest is not None and certify_after_steps < slowest.delay_p99_steps:
         raise MoescopeError(
-            f"policy.certify_after_steps is {certify_after_steps}, but rule {slowest.name} may take "
-            f"{slowest.delay_p99_steps} steps to fire: use at least {slowest.delay_p99_steps}"
+            f"policy.certify_after_steps is {certify_after_steps}, but rule {slowest.name} may "
+            f"take {slowest.delay_p99_steps} steps to fire: use at least {slowest.delay_p99_steps}"
         )

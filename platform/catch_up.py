@@ -43,7 +43,11 @@ def catch_up(
     except MoescopeError:
         return False  # the run is alive: its own threads do this
     until_s = time.monotonic() + timeout_s
-    sinks = [sink for name in left_waiting(folder) if (sink := make_sink(name)) is not None]
+    waiting = left_waiting(folder)
+    for name in marks(folder):
+        if name not in waiting:
+            journal.acknowledge(name, journal.end)
+    sinks = [sink for name in waiting if (sink := make_sink(name)) is not None]
     threads = [SinkThread(sink, journal, time.time) for sink in sinks]
     for thread in threads:
         thread.start()

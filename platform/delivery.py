@@ -84,23 +84,20 @@ class DeliveryRound:
         self._failures: dict[str, tuple[int, float]] = {}
 
     def go(self, store: Store, now_s: float) -> int:
-        """Sends what is due and returns how many alerts were sent. Raises MoescopeError if the
-        store is away.
+        """Sends what is due and returns how many alerts were sent. Raises MoescopeError if the store
+        is away.
 
-        Only open alerts of weight are sent: information, and what a person has already seen or
-        silenced, is not. An alert that could not be sent for hours is given up, with that as its
-        failure.
+        Only alerts of weight, which nobody has dealt with yet, are sent; one that could not be sent
+        for hours is given up, and its failure stays in the store.
         """
         if not self._deliverer:
             return 0
         num_sent = 0
         names: dict[str, str] = {}
-        for alert in store.undelivered_alerts():
+        for alert in store.undelivered_alerts(since_s=now_s - TOO_OLD_S):
             num_failed, due_s = self._failures.get(alert.id, (0, 0.0))
-            if alert.state != "open" or alert.severity == "info":
+            if alert.severity == "info":
                 store.mark_delivered(alert.id, now_s)
-            elif now_s - alert.created_s > TOO_OLD_S:
-                store.mark_delivered(alert.id, now_s, "not sent: too old")
             elif now_s >= due_s:
                 if alert.run_id not in names:
                     names[alert.run_id] = store.find_run(alert.run_id).name

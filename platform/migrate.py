@@ -7,6 +7,7 @@ line: the files of `migrations/versions` begin with their version and sort in th
 """
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +68,8 @@ def versions(migrations: Path = MIGRATIONS) -> list[str]:
 
 def checked_version(database: Database, migrations: Path = MIGRATIONS) -> str:
     """The version of the store, "" where it is empty. Refuses what is newer or not moescope's."""
-    if database.file is not None and not database.file.exists():
+    # unlike Path.exists, False where a folder above is closed to us
+    if database.file is not None and not os.path.exists(database.file):
         return ""
     return database.read(lambda connection: _version(connection, database, migrations))
 

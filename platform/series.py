@@ -14,7 +14,7 @@ from .engines import Database, unknown_run
 from .records import Segment, Series
 from .store import Store
 from .stretches import Source, joined, rows_to_read, stretch
-from .thinning import thinned
+from .thinning import thinned_from
 
 _NUMBERS_AT_ONCE = 1 << 22
 """Numbers held before a long series is thinned for the first time: 16 MiB."""
@@ -165,11 +165,14 @@ def _read(
     if row is not None:
         num_dimensions -= 1
     parts: list[Series] = []
+    width = 1
     for segment, first, last in stretches:
         assert source is not None
         for part in stretch(database, source, segment, first, last, rows, is_one):
             parts.append(part)
             if max_points is not None and sum(p.values.size for p in parts) > _NUMBERS_AT_ONCE:
-                parts = [thinned(joined(signal, parts, num_dimensions), max_points)]
+                whole = joined(signal, parts, num_dimensions)
+                part, width = thinned_from(whole, 2 * max_points, width)
+                parts = [part]
     series = joined(signal, parts, num_dimensions)
-    return series if max_points is None else thinned(series, max_points)
+    return series if max_points is None else thinned_from(series, max_points, width)[0]

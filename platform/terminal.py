@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,9 @@ def plain(value: Any) -> Any:
         return [plain(inner) for inner in value]
     if hasattr(value, "tolist"):
         return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        # JSON has no such numbers, and a program that reads a bare NaN would stop
+        return str(value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 

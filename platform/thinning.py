@@ -21,9 +21,18 @@ def thinned(series: Series, max_points: int) -> Series:
     Of vectors, the lowest is the one with the lowest finite element, the highest that with the
     highest; non-finite is one with any such element.
     """
+    return thinned_from(series, max_points, 1)[0]
+
+
+def thinned_from(series: Series, max_points: int, width: int) -> tuple[Series, int]:
+    """Thins with buckets of `width` steps or wider; returns the series and the width that it took.
+
+    A series may be thinned while it is read: what comes of the parts is what would have come of the
+    whole, if each time the width of the time before is given and the early times allow more points.
+    """
     num_points, max_points = len(series.steps), max(max_points, 1)
-    if num_points <= max_points:
-        return series
+    if num_points == 0 or (num_points <= max_points and width == 1):
+        return series, width
     flat = series.values.reshape(num_points, -1)
     is_finite = np.isfinite(flat)
     low = np.where(is_finite, flat, np.inf).min(axis=1, initial=np.inf)
@@ -33,11 +42,11 @@ def thinned(series: Series, max_points: int) -> Series:
     starts, ends = np.append(0, edges + 1), np.append(edges, num_points - 1)
     longest = int((series.steps[ends] - series.steps[starts]).max()) + 1
     # a bucket holds at most `width` points and keeps at least one, so no smaller width can do
-    width = 1 << (-(-num_points // max_points) - 1).bit_length()
+    width = max(width, 1 << (-(-num_points // max_points) - 1).bit_length())
     while True:
         kept = _kept(series, low, high, odd, width, np.append(starts, ends))
         if len(kept) <= max_points or width >= 2 * longest:
-            return taken(series, kept)
+            return taken(series, kept), width
         width *= 2
 
 

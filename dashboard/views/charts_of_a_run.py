@@ -13,7 +13,7 @@ from ...platform.store import Store
 from ..charts import lines_figure, per_layer_figure, scalar_figure, stacked_figure
 from ..reads import RunReader
 from ..window import Window
-from .panel import chart, heading, live, nothing_yet
+from .panel import CALM_S, LIVE_S, chart, heading, live, nothing_yet
 
 WindowNow = Callable[[RunReader], Window]
 _ACTIVATIONS = {
@@ -30,27 +30,23 @@ _TIME_PARTS = {
 }
 
 
-def render(store: Store, run_id: str, window_now: WindowNow, every_s: float | None) -> None:
-    def loss_and_gradient() -> None:
+def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> None:
+    """Draws all but experts and system; the loss is refreshed oftener than the rest."""
+
+    def loss() -> None:
+        reader = RunReader(store, run_id)
+        _loss(reader, window_now(reader))
+
+    def gradient_and_scores() -> None:
         reader = RunReader(store, run_id)
         window = window_now(reader)
-        _loss(reader, window)
         left, right = st.columns(2)
         with left:
             _scalar(reader, window, "Gradient norm", catalogue.GRAD_NORM, is_log=True)
-        with right:
-            _modalities(reader, window)
-        left, right = st.columns(2)
-        with left:
             _scores(reader, window)
         with right:
+            _modalities(reader, window)
             _scalar(reader, window, "Probe loss", catalogue.PROBE_LOSS)
-
-    live(loss_and_gradient, every_s)
-    st.subheader("Activations and routing")
-    which = st.segmented_control(
-        "Activation statistic", list(_ACTIVATIONS), default="RMS", required=True, key="activation"
-    )
 
     def layers() -> None:
         reader = RunReader(store, run_id)
@@ -62,10 +58,16 @@ def render(store: Store, run_id: str, window_now: WindowNow, every_s: float | No
         with right:
             _entropy(reader, window)
 
-    live(layers, every_s)
+    live(loss, LIVE_S if is_live else None)
+    live(gradient_and_scores, CALM_S if is_live else None)
+    st.subheader("Activations and routing")
+    which = st.segmented_control(
+        "Activation statistic", list(_ACTIVATIONS), default="RMS", required=True, key="activation"
+    )
+    live(layers, CALM_S if is_live else None)
 
 
-def render_system(store: Store, run_id: str, window_now: WindowNow, every_s: float | None) -> None:
+def render_system(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> None:
     def system() -> None:
         reader = RunReader(store, run_id)
         window = window_now(reader)
@@ -79,7 +81,7 @@ def render_system(store: Store, run_id: str, window_now: WindowNow, every_s: flo
         _sinks(reader)
 
     st.subheader("System")
-    live(system, every_s)
+    live(system, CALM_S if is_live else None)
 
 
 def _loss(reader: RunReader, window: Window) -> None:

@@ -157,8 +157,8 @@ def answers(store: Store, run_id: str) -> None:
             horizontal=True, vertical_alignment="center", gap="small", key=f"command_{command.id}"
         ):
             st.badge(command.state, icon=icon, color=colour)  # type: ignore[arg-type]
-            st.markdown(f"**{_in_words(command)}**", width="content")
             st.markdown(
+                f"**{_in_words(command)}** "
                 f":gray[by {plain(command.asked_by, 40)}, {age(now_s - command.asked_s)} ago]",
                 width="content",
             )

@@ -10,13 +10,13 @@ from ...platform.store import Store
 from ..heat_maps import load_at_step, load_over_time
 from ..reads import RunReader
 from ..window import Window, in_range
-from .panel import chart, heading, live, nothing_yet
+from .panel import CALM_S, chart, heading, live, nothing_yet
 
 _OVER_TIME, _AT_STEP = "one layer over time", "all layers at a step"
 
 
 def render(
-    store: Store, run_id: str, window_now: Callable[[RunReader], Window], every_s: float | None
+    store: Store, run_id: str, window_now: Callable[[RunReader], Window], is_live: bool
 ) -> None:
     heading("Expert load", catalogue.EXPERT_LOAD)
     newest = RunReader(store, run_id).expert_load_at(None)
@@ -59,7 +59,7 @@ def render(
         else:
             _over_time(reader, window, min(layer or 0, num_layers - 1))
 
-    live(heat_map, every_s)
+    live(heat_map, CALM_S if is_live else None)
 
 
 def _over_time(reader: RunReader, window: Window, layer: int) -> None:

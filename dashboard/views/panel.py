@@ -12,7 +12,9 @@ from ..theme import Look
 from ..window import Window
 
 LIVE_S = 3.0
-"""Seconds between refreshes of a live part."""
+"""Seconds between refreshes of the parts that a person watches."""
+CALM_S = 10.0
+"""The same for the other charts: a redrawn chart blinks, and costs the trainer's cores."""
 
 LinkToRun = Callable[[str, str], None]
 """Draws a link with a label (text of a run, not yet escaped) to the page of the run with an id."""

@@ -13,7 +13,7 @@ from ..theme import LAMPS
 from ..window import Window
 from ..words import age, number, plain, short
 from . import alerts, charts_of_a_run, control, experts, history
-from .panel import LIVE_S, badge, live
+from .panel import CALM_S, LIVE_S, badge, live
 
 _ALL, _LAST_1000, _LAST_200, _RANGE = "all", "last 1000", "last 200", "from … to"
 
@@ -62,16 +62,17 @@ def render(store: Store, wanted: str) -> None:
         st.header("No such run")
         st.text(str(error))
         return
-    beat_s = LIVE_S if run.status == "running" else None
-    live(lambda: _head(store, run.id), beat_s)
+    is_live = run.status == "running"
+    beat_s = LIVE_S if is_live else None
+    live(lambda: _head(store, run.id, is_live), beat_s or CALM_S)
     live(lambda: control.render(store, _now(store, run.id)), beat_s)
     if not RunReader(store, run.id).signals:
         live(lambda: _until_measured(store, run.id), beat_s)
         return
-    window_now, every_s = _steering(is_live=beat_s is not None)
-    charts_of_a_run.render(store, run.id, window_now, every_s)
-    experts.render(store, run.id, window_now, every_s)
-    charts_of_a_run.render_system(store, run.id, window_now, every_s)
+    window_now, is_moving = _steering(is_live)
+    charts_of_a_run.render(store, run.id, window_now, is_moving)
+    experts.render(store, run.id, window_now, is_moving)
+    charts_of_a_run.render_system(store, run.id, window_now, is_moving)
     live(lambda: history.render(store, run.id), beat_s)
     _samples(store, run.id)
 
@@ -81,8 +82,10 @@ def _now(store: Store, run_id: str) -> RunNow:
     return run_now(store, store.find_run(run_id), open_alerts, time.time())
 
 
-def _head(store: Store, run_id: str) -> None:
+def _head(store: Store, run_id: str, is_live: bool) -> None:
     now = _now(store, run_id)
+    if now.is_live != is_live:
+        st.rerun(scope="app")  # it ended or was resumed: the other parts tick otherwise now
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"## {plain(now.run.name, 80)}", width="content")
         badge(LAMPS[now.lamp])
@@ -107,7 +110,7 @@ def _head(store: Store, run_id: str) -> None:
 def _numbers(now: RunNow) -> list[tuple[str, str, str]]:
     of = f" / {now.num_steps:,}" if now.num_steps else ""
     rows = [
-        ("Status", now.run.status, f"On {now.run.device}, code {now.run.code_version}."),
+        ("Status", now.run.status, plain(f"On {now.run.device}, code {now.run.code_version}.")),
         ("Step", "none yet" if now.step is None else f"{now.step + 1:,}{of}", ""),
     ]
     if now.loss is not None:
@@ -135,7 +138,7 @@ def _until_measured(store: Store, run_id: str) -> None:
     )
 
 
-def _steering(is_live: bool) -> tuple[WindowNow, float | None]:
+def _steering(is_live: bool) -> tuple[WindowNow, bool]:
     """Draws the widgets above the charts. They stand outside the live parts and in the address.
 
     So a range of steps outlives every refresh, which a zoom made with the mouse does not.
@@ -173,7 +176,7 @@ def _steering(is_live: bool) -> tuple[WindowNow, float | None]:
         }.get(steps or _ALL)
         return Window(step_range, bool(is_log), is_zoomable=is_paused or not is_live)
 
-    return window_now, LIVE_S if is_live and not is_paused else None
+    return window_now, is_live and not is_paused
 
 
 def _samples(store: Store, run_id: str) -> None:

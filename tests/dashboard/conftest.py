@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,6 +109,12 @@ def make_frame(run_id: str, segment: int, step: int, loss: float) -> Frame:
         values[catalogue.PROBE_LOSS] = 1.1
     arrays = {name: np.asarray(value, np.float32) for name, value in values.items()}
     return Frame(run_id, segment, step, time.time(), arrays)
+
+
+@pytest.fixture
+def make() -> SimpleNamespace:
+    """The makers of records, for tests that need their own."""
+    return SimpleNamespace(run=make_run, alert=make_alert, frame=make_frame)
 
 
 @pytest.fixture

@@ -20,8 +20,11 @@ from moescope.platform.delivery import (
     DeliveryThread,
 )
 from moescope.platform.errors import MoescopeError
-from moescope.platform.records import Alert, Run
+from moescope.platform.records import Alert, AlertState, Run
 from moescope.platform.store import Store, open_store
+
+# apprise 2.2 looks for imghdr, which Python 3.13 no longer has; goes when apprise stops looking
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
 NOW_S = 1000.0
 
@@ -117,18 +120,27 @@ def test_what_failed_is_written_down_and_tried_again_later(
     delivery = DeliveryRound(Deliverer([receiver.url]))
     assert delivery.go(store, NOW_S) == 0
     assert [waiting.id for waiting in store.undelivered_alerts()] == ["a1"]
+    assert "503" in store.delivery_failures("r1")["a1"]
     receiver.status = 200
     assert delivery.go(store, NOW_S + 1) == 0, "not before its time"
     assert delivery.go(store, NOW_S + 6) == 1
     assert store.undelivered_alerts() == []
 
 
+@pytest.mark.parametrize("state", ["acknowledged", "silenced", "resolved"])
+def test_what_a_person_has_dealt_with_is_not_sent(
+    store: Store, receiver: Receiver, state: AlertState
+) -> None:
+    store.put_alert(alert())
+    store.set_alert_state("a1", state, "ann", NOW_S)
+    assert DeliveryRound(Deliverer([receiver.url])).go(store, NOW_S) == 0
+    assert receiver.messages == []
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         pytest.param({"severity": "info"}, id="information"),
-        pytest.param({"state": "silenced"}, id="silenced"),
-        pytest.param({"state": "acknowledged"}, id="already seen"),
         pytest.param({"created_s": NOW_S - TOO_OLD_S - 1}, id="of yesterday"),
     ],
 )
@@ -136,10 +148,8 @@ def test_what_nobody_needs_to_be_told_is_not_sent(
     store: Store, receiver: Receiver, fields: dict[str, Any]
 ) -> None:
     store.put_alert(alert(**fields))
-    delivery = DeliveryRound(Deliverer([receiver.url]))
-    assert delivery.go(store, NOW_S) == 0
+    assert DeliveryRound(Deliverer([receiver.url])).go(store, NOW_S) == 0
     assert receiver.messages == []
-    assert store.undelivered_alerts() == []
 
 
 def test_without_addresses_alerts_stay_for_whoever_has_some(store: Store) -> None:

@@ -16,6 +16,9 @@ from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 
 
+# apprise 2.2 looks for imghdr, which Python 3.13 no longer has; goes when apprise stops looking
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+
 @pytest.fixture(autouse=True)
 def _no_torch_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking torch for its device takes seconds: one test does it."""

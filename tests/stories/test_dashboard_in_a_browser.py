@@ -303,6 +303,18 @@ def _picture(page: Page, tmp_path: Path, name: str) -> None:
     page.set_viewport_size(before)
 
 
+def _assert_both_schemes(page: Page, tmp_path: Path, name: str) -> None:
+    """Takes the page's picture in light and dark; the page follows the browser at once."""
+    ground = "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
+    grounds = {}
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.wait_for_timeout(500)
+        grounds[scheme] = page.evaluate(ground)
+        _picture(page, tmp_path, f"{name}-{scheme}")
+    assert grounds == {"light": "rgb(255, 255, 255)", "dark": "rgb(15, 20, 25)"}
+
+
 def _drawn(page: Page, title: str) -> dict[str, object]:
     """Returns what plotly drew under a heading: extent of x and y, and the names of the traces."""
     found: dict[str, object] = page.evaluate(
@@ -358,7 +370,7 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     expect(_badge(page, "critical")).to_be_visible()
     expect(_badge(page, "1 open alert")).to_be_visible()
     assert TOKEN not in page.url
-    _picture(page, tmp_path, "runs-1440-light")
+    _picture(page, tmp_path, "runs-1440")
     page.get_by_role("link", name=RUN).click()
     expect(page.get_by_role("heading", name=RUN)).to_be_visible()
     page.wait_for_url(f"**/run?run={run.id}")
@@ -370,7 +382,7 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     assert "abandoned branch" in str(first["names"])
     assert "critical alert" in str(first["names"])
     expect(page.locator(".js-plotly-plot")).to_have_count(12)
-    _picture(page, tmp_path, "run-1440-light")
+    _assert_both_schemes(page, tmp_path, "run-1440")
 
     # the alert is seen
     page.get_by_role("button", name="Acknowledge").click()
@@ -402,7 +414,9 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     expect(page.get_by_role("heading", name=RUN)).to_be_visible()
     page.get_by_role("link", name="Alerts").click()
     expect(page.get_by_text("No open alert.")).to_be_visible()
-    _picture(page, tmp_path, "alerts-1440-light")
+    page.get_by_text("All", exact=True).click()
+    expect(page.get_by_text("acknowledged by dashboard")).to_be_visible()
+    _picture(page, tmp_path, "alerts-1440")
     _assert_in_order(page, complaints)
 
     # a phone at night
@@ -411,7 +425,7 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     )
     _wait_for_loss(page, 320)
     expect(page.locator(".js-plotly-plot")).to_have_count(12)
-    _picture(page, tmp_path, "run-390-dark")
+    _assert_both_schemes(page, tmp_path, "run-390")
     wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
     assert wide <= 390
     _assert_in_order(page, complaints)

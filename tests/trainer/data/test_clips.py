@@ -28,7 +28,7 @@ def test_a_clip_says_what_it_is(made_clip: Clip) -> None:
     assert made_clip.duration_s == pytest.approx(2.0, abs=0.05)
     assert made_clip.frames_per_s == 16
     assert made_clip.has_sound
-    assert " behind a " in made_clip.caption
+    assert ": a " in made_clip.caption
 
 
 def test_what_cannot_be_used_is_named_with_its_reason(tmp_path: Path, made_clip: Clip) -> None:

@@ -1,4 +1,4 @@
-"""The demo's deliveries: the second is corrupt although every file decodes, and comes when promised."""
+"""The demo's deliveries: the second is corrupt, though every file decodes, and comes as promised."""
 
 from pathlib import Path
 

@@ -1,0 +1,336 @@
+"""Each page in its good state and the designed others: empty, stale, no signals, no store."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from moescope.dashboard.views.overview import matches
+from moescope.dashboard.words import plain
+from moescope.platform.commands import answer, ask, commands
+from moescope.platform.errors import MoescopeError
+from moescope.platform.records import Alert, Run
+from moescope.platform.store import Store
+
+# Streamlit copies the text of these functions: their imports go inside, and what annotates them is
+# quoted, since nobody imports it there
+
+
+def _overview(store: "Store") -> None:
+    import streamlit as st
+
+    from moescope.dashboard.views import overview
+
+    overview.render(store, lambda label, run_id: st.text(f"link {label} {run_id}"))
+
+
+def _alerts(store: "Store") -> None:
+    import streamlit as st
+
+    from moescope.dashboard.views import alerts
+
+    alerts.render(store, lambda label, run_id: st.text(f"link {label} {run_id}"))
+
+
+def _run(store: "Store", wanted: str) -> None:
+    from moescope.dashboard.views import run
+
+    run.render(store, run.picked(store, wanted))
+
+
+def _no_store(url: str, problem: str) -> None:
+    from moescope.dashboard.views import no_store
+
+    no_store.render(url, problem)
+
+
+def _seen(script: Callable[..., None], *args: Any) -> AppTest:
+    page = AppTest.from_function(script, args=args, default_timeout=20).run()
+    assert not page.exception, page.exception
+    return page
+
+
+def _words(page: AppTest) -> str:
+    """Returns all text of a page, as it was written."""
+    kinds = (
+        page.markdown, page.caption, page.text, page.header, page.subheader, page.info,
+        page.warning, page.success, page.error, page.title,
+    )  # fmt: skip
+    said = [str(element.value) for kind in kinds for element in kind]
+    said += [f"{metric.label} {metric.value}" for metric in page.metric]
+    return "\n".join(said)
+
+
+def _charts(page: AppTest) -> list[str]:
+    return [element.proto.spec for element in page.get("plotly_chart")]
+
+
+class TestTheListOfRuns:
+    def test_it_says_how_a_run_is_and_what_it_measured_last(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        words = _words(_seen(_overview, store))
+        assert "critical" in words
+        assert "1 open alert" in words
+        assert f"link {spiked_run.name} {spiked_run.id}" in words
+        assert "step **91** of 600" in words
+        assert "loss **0.9**" in words
+        assert "**12.3k** tokens/s" in words
+
+    def test_without_a_run_it_says_how_to_start_one(self, store: Store) -> None:
+        assert "moescope train" in _words(_seen(_overview, store))
+
+    def test_a_run_that_fell_silent_shows_the_age_of_its_heartbeat(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        store.update_run(spiked_run.id, heartbeat_s=time.time() - 3660)
+        words = _words(_seen(_overview, store))
+        assert "silent" in words
+        assert "heartbeat **1 h 1 min** ago" in words
+
+    def test_a_run_without_signals_is_listed(self, store: Store, make: Any) -> None:
+        store.add_run(make.run("bare"))
+        words = _words(_seen(_overview, store))
+        assert "healthy" in words
+        assert "loss" not in words
+
+    def test_what_was_looked_for_narrows_it(self, store: Store, make: Any) -> None:
+        for name in ("red-fox", "blue-fox"):
+            store.add_run(make.run(name))
+        page = _seen(_overview, store)
+        page.text_input(key="runs_find").input("red").run()
+        assert "link red-fox" in _words(page)
+        assert "blue-fox" not in _words(page)
+        page.text_input(key="runs_find").input("green").run()
+        assert "No run matches" in _words(page)
+
+    def test_archived_runs_are_hidden_until_asked_for(self, store: Store, make: Any) -> None:
+        store.add_run(make.run("old"))
+        store.update_run("id-old", is_archived=True)
+        page = _seen(_overview, store)
+        assert "link old" not in _words(page)
+        page.toggle(key="runs_archived").set_value(True).run()
+        assert "link old" in _words(page)
+
+    def test_many_runs_come_in_pages(self, store: Store, make: Any) -> None:
+        for i in range(25):
+            store.add_run(make.run(f"run-{i}", created_s=1000.0 + i))
+        words = _words(_seen(_overview, store))
+        assert words.count("link run-") == 20
+        assert "link run-24" in words
+
+    def test_every_wanted_word_must_occur(self, make: Any) -> None:
+        run = make.run("red-fox", tags=("night",))
+        assert matches(run, "FOX night")
+        assert not matches(run, "fox day")
+
+
+class TestThePageOfARun:
+    def test_it_draws_every_chart(self, store: Store, spiked_run: Run) -> None:
+        page = _seen(_run, store, spiked_run.name)
+        assert len(_charts(page)) == 12
+        words = _words(page)
+        assert "Step 91 / 600" in words
+        assert "Tokens/s 12.3k" in words
+        assert "critical" in words
+        assert "3 vector samples left out" in words
+
+    def test_the_loss_chart_shows_branch_alert_rollback_and_checkpoints(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        loss = _charts(_seen(_run, store, spiked_run.id))[0]
+        for name in ("abandoned branch", "critical alert", "rollback", "saved", "held"):
+            assert f'"name":"{name}"' in loss
+
+    def test_help_comes_from_the_catalogue(self, store: Store, spiked_run: Run) -> None:
+        page = _seen(_run, store, spiked_run.id)
+        (heading,) = [m for m in page.markdown if m.value.startswith("**Gradient norm**")]
+        assert "Global gradient norm before clipping." in heading.proto.help
+
+    def test_a_run_without_signals_says_that_it_waits(self, store: Store, make: Any) -> None:
+        store.add_run(make.run())
+        page = _seen(_run, store, "amber-finch")
+        assert "No signal of this run has arrived yet" in _words(page)
+        assert _charts(page) == []
+
+    def test_a_silent_run_shows_the_age_and_takes_no_command(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        store.update_run(spiked_run.id, heartbeat_s=time.time() - 600)
+        page = _seen(_run, store, spiked_run.id)
+        assert "No heartbeat for 10 min" in _words(page)
+        assert page.button(key="roll_back").disabled
+
+    def test_an_ended_run_keeps_its_charts_and_takes_no_command(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        store.update_run(spiked_run.id, status="finished", finished_s=time.time())
+        page = _seen(_run, store, spiked_run.id)
+        assert len(_charts(page)) == 12
+        assert page.button(key="roll_back").disabled
+
+    def test_without_a_name_the_newest_run_is_shown(self, store: Store, spiked_run: Run) -> None:
+        assert plain(spiked_run.name) in _words(_seen(_run, store, ""))
+
+    def test_without_any_run_it_says_how_to_start_one(self, store: Store) -> None:
+        assert "moescope train" in _words(_seen(_run, store, ""))
+
+    def test_an_unknown_run_is_told_with_near_names(self, store: Store, spiked_run: Run) -> None:
+        words = _words(_seen(_run, store, "amber-finc"))
+        assert "No such run" in words
+        assert "amber-finch" in words
+
+    def test_a_range_of_steps_reaches_the_charts(self, store: Store, spiked_run: Run) -> None:
+        page = _seen(_run, store, spiked_run.id)
+        page.button_group(key="steps").set_value("from … to").run()
+        page.number_input(key="from").set_value(10)
+        page.number_input(key="to").set_value(20).run()
+        assert not page.exception
+        assert '"range":[9.0,21.0]' in _charts(page)[0]
+
+    def test_the_heat_map_shows_all_layers_at_a_step(self, store: Store, spiked_run: Run) -> None:
+        page = _seen(_run, store, spiked_run.id)
+        page.button_group(key="experts").set_value("all layers at a step").run()
+        assert "Step 90." in _words(page)
+        page.number_input(key="experts_step").set_value(47).run()
+        assert "Step 40." in _words(page)
+
+    def test_text_of_a_run_makes_no_markup(self, store: Store, spiked_run: Run) -> None:
+        store.update_run(spiked_run.id, note="![x](http://x)", name="<b>bold</b>")
+        words = _words(_seen(_run, store, spiked_run.id))
+        assert "![x]" not in words
+        assert "<b>" not in words.replace(r"\<b", "")
+
+    def test_clips_of_the_run_are_shown_newest_first(
+        self, store: Store, spiked_run: Run, tmp_path: Path
+    ) -> None:
+        samples = tmp_path / "run" / "samples"
+        samples.mkdir(parents=True)
+        (samples / "step-10.mp4").write_bytes(b"0000ftypmp42")
+        store.update_run(spiked_run.id, folder=str(tmp_path / "run"))
+        page = _seen(_run, store, spiked_run.id)
+        assert len(page.get("video")) == 1
+
+    def test_a_store_that_goes_away_is_said_and_not_thrown(
+        self, store: Store, spiked_run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        page = _seen(_run, store, spiked_run.id)
+
+        def away(*_: Any, **__: Any) -> None:
+            raise MoescopeError("database is locked")
+
+        monkeypatch.setattr(type(store), "checkpoints", away)
+        page.run()
+        assert not page.exception
+        assert "database is locked" in _words(page)
+
+
+class TestControl:
+    def test_a_rollback_is_asked_only_after_a_second_click(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        page = _seen(_run, store, spiked_run.id)
+        page.button(key="roll_back").click().run()
+        words = _words(page)
+        assert "goes back to its checkpoint of step 50 (certified)" in words
+        assert "gives up the 41 steps" in words
+        assert commands(store, spiked_run.id) == []
+        page.button(key="rollback_yes").click().run()
+        (command,) = commands(store, spiked_run.id)
+        assert (command.kind, command.args["to_step"]) == ("rollback", 50)
+        assert command.asked_by == "dashboard"
+        assert "asked" in _words(page)
+
+    def test_it_can_be_cancelled(self, store: Store, spiked_run: Run) -> None:
+        page = _seen(_run, store, spiked_run.id)
+        page.button(key="roll_back").click().run()
+        page.button(key="rollback_no").click().run()
+        assert "goes back to" not in _words(page)
+        assert commands(store, spiked_run.id) == []
+
+    def test_a_tainted_checkpoint_is_not_offered_and_another_can_be_chosen(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        page = _seen(_run, store, spiked_run.id)
+        page.button(key="roll_back").click().run()
+        choice = page.selectbox(key="rollback_target")
+        assert [option.split(":")[0] for option in choice.options] == [
+            "step 90",
+            "step 50",
+            "step 0",
+        ]
+        choice.set_value(0).run()
+        page.button(key="rollback_yes").click().run()
+        assert commands(store, spiked_run.id)[0].args["to_step"] == 0
+
+    def test_the_answer_of_a_command_is_shown(self, store: Store, spiked_run: Run) -> None:
+        asked = ask(store, spiked_run.id, "checkpoint", {}, "ana", time.time())
+        answer(store, asked.id, "refused", "the disk is full", time.time())
+        words = _words(_seen(_run, store, spiked_run.id))
+        assert "refused" in words
+        assert "the disk is full" in words
+        assert "by ana" in words
+
+    def test_the_switch_asks_for_the_mode_in_two_steps(self, store: Store, spiked_run: Run) -> None:
+        page = _seen(_run, store, spiked_run.id)
+        page.button_group(key=f"mode_{spiked_run.id}_on").set_value("off").run()
+        assert commands(store, spiked_run.id) == []
+        page.button(key="set_mode").click().run()
+        (command,) = commands(store, spiked_run.id)
+        assert (command.kind, command.args) == ("set_mode", {"mode": "off"})
+
+    def test_a_checkpoint_is_asked_for(self, store: Store, spiked_run: Run) -> None:
+        page = _seen(_run, store, spiked_run.id)
+        page.button(key="save_checkpoint").click().run()
+        assert [c.kind for c in commands(store, spiked_run.id)] == ["checkpoint"]
+
+
+class TestAlerts:
+    def test_an_alert_says_since_when_and_against_which_limit(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        words = _words(_seen(_alerts, store))
+        assert "began at step 60, fired at step 63" in words
+        assert "value 9.5 sigma, limit 4 sigma" in words
+        assert f"link {spiked_run.name}" in words
+
+    def test_acknowledging_takes_it_from_the_open_ones(self, store: Store, spiked_run: Run) -> None:
+        (alert,) = store.alerts()
+        page = _seen(_alerts, store)
+        page.button(key=f"acknowledged_{alert.id}").click().run()
+        assert store.alert(alert.id).state == "acknowledged"
+        assert store.alert(alert.id).changed_by == "dashboard"
+        assert "No open alert" in _words(page)
+        page.button_group(key="alerts_state").set_value("Acknowledged").run()
+        assert r"acknowledged by dashboard" in _words(page)
+
+    def test_without_alerts_it_says_so(self, store: Store) -> None:
+        assert "No open alert" in _words(_seen(_alerts, store))
+
+    def test_the_newest_comes_first_and_a_flood_is_cut(self, store: Store, spiked_run: Run) -> None:
+        first: Alert = store.alerts()[0]
+        for i in range(60):
+            store.put_alert(
+                dataclasses.replace(
+                    first, id=f"a{i}", rule=f"rule-{i}", dedupe_key=f"d{i}", created_s=i + 2e9
+                )
+            )
+        words = _words(_seen(_alerts, store))
+        assert words.index(r"rule\-59") < words.index(r"rule\-58")
+        assert "11 older ones are not shown" in words
+
+
+def test_without_a_store_the_page_says_what_to_do() -> None:
+    words = _words(_seen(_no_store, "sqlite:////nowhere/store.db", ""))
+    assert "No store yet" in words
+    assert "sqlite:////nowhere/store.db" in words
+
+
+def test_a_store_that_cannot_be_opened_is_said_in_one_line() -> None:
+    words = _words(_seen(_no_store, "postgresql://x/y", "no such host: x"))
+    assert "cannot be opened" in words
+    assert "no such host: x" in words

@@ -1,0 +1,73 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moescope.monitors.detectors.experts import DeadExperts, Monopoly
+from pytest import approx
+
+
+def test_an_expert_without_tokens_is_dead_after_the_window_and_no_earlier() -> None:
+    dead = DeadExperts(min_expected=20, min_steps=50)
+    tokens_LE = np.array([[100, 100, 0, 200]])
+    found = [dead.update(tokens_LE) for _ in range(60)]
+    assert not any(is_dead.any() for is_dead in found[:49])
+    assert np.argwhere(found[49]).tolist() == [[0, 2]]
+    assert dead.longest_idle_steps() == 60
+
+
+def test_one_micro_batch_never_kills_an_expert() -> None:
+    dead = DeadExperts(min_expected=20, min_steps=50)
+    assert not dead.update(np.array([[100_000, 0]])).any()
+
+
+def test_few_tokens_take_longer_than_the_window() -> None:
+    dead = DeadExperts(min_expected=20, min_steps=50)
+    # 1 token over 4 experts: 0.25 expected a step, so 20 of them take 80 steps
+    tokens_LE = np.array([[1, 0, 0, 0]])
+    found = [bool(dead.update(tokens_LE).any()) for _ in range(90)]
+    assert found.index(True) == 79
+
+
+def test_one_token_brings_an_expert_back() -> None:
+    dead = DeadExperts(min_steps=5)
+    for _ in range(10):
+        dead.update(np.array([[100, 0]]))
+    assert dead.update(np.array([[100, 0]])).any()
+    assert not dead.update(np.array([[100, 1]])).any()
+
+
+def test_concentration_is_one_where_half_of_the_experts_get_nothing() -> None:
+    monopoly = Monopoly(memory_steps=5)
+    found = [monopoly.update(np.array([[50, 50, 0, 0], [25, 25, 25, 25]])) for _ in range(5)]
+    assert found[3].tolist() == [0.0, 0.0]  # too early to say
+    assert found[4] == approx(np.array([1.0, 0.0]))
+
+
+def test_two_of_four_experts_with_one_idle_are_not_yet_a_monopoly() -> None:
+    monopoly = Monopoly(memory_steps=5)
+    for _ in range(20):
+        found = monopoly.update(np.array([[40, 35, 25, 0]]))
+    # the lesser half has 25%, where 50% is balanced: 1 - 0.25 / 0.5
+    assert found == approx(np.array([0.5]))
+
+
+counts = st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=4), min_size=5, max_size=30)
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts, st.integers(0, 30))
+def test_expert_windows_split_in_two_say_the_same(rows: list[list[int]], at: int) -> None:
+    def run(dead: DeadExperts, monopoly: Monopoly, part: list[list[int]]) -> list[list[float]]:
+        return [
+            [*dead.update(np.array([row]))[0].tolist(), *monopoly.update(np.array([row])).tolist()]
+            for row in part
+        ]
+
+    def fresh() -> tuple[DeadExperts, Monopoly]:
+        return DeadExperts(min_expected=3, min_steps=3), Monopoly(memory_steps=4)
+
+    expected = run(*fresh(), rows)
+    first, second = fresh(), fresh()
+    found = run(*first, rows[:at])
+    second[0].load_state_dict(first[0].state_dict())
+    second[1].load_state_dict(first[1].state_dict())
+    assert found + run(*second, rows[at:]) == expected

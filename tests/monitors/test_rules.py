@@ -1,0 +1,65 @@
+from typing import Any
+
+import pytest
+from moescope.monitors.default_rules import DEFAULT_RULES
+from moescope.monitors.rules import check_certification, read_rules
+from moescope.platform.errors import MoescopeError
+from moescope.trainer.config import PolicyConfig
+
+ROW: dict[str, Any] = {
+    "name": "my_spike",
+    "signal": "user/reward",
+    "detector": "spike",
+    "threshold": 5.0,
+    "severity": "warning",
+    "delay_p99_steps": 3,
+    "message": "reward jumps",
+}
+
+
+def test_the_default_rules_survive_being_written_and_read() -> None:
+    rows = [rule.model_dump() for rule in DEFAULT_RULES]
+    assert read_rules(rows) == DEFAULT_RULES
+
+
+def test_a_users_own_signal_can_have_a_rule() -> None:
+    assert read_rules([ROW])[0].signal == "user/reward"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param({"signal": "loss/totl"}, "did you mean loss/total", id="unknown-signal"),
+        pytest.param({"detector": "wave"}, "detector", id="unknown-detector"),
+        pytest.param({"parameters": {"windw": 3}}, "did you mean window", id="unknown-parameter"),
+        pytest.param({"patience": 4, "of_last": 2}, "patience is 4", id="patience-over-of-last"),
+        pytest.param({"detector": "monopoly"}, "router/expert_tokens", id="wrong-signal"),
+        pytest.param({"signal": "activation/rms"}, "dimensions layer", id="vector-signal"),
+        pytest.param({"treshold": 4}, "did you mean threshold", id="unknown-field"),
+        pytest.param({"severity": "bad"}, "severity", id="unknown-severity"),
+    ],
+)
+def test_a_wrong_rule_is_one_line_that_names_it(change: dict[str, Any], expected: str) -> None:
+    with pytest.raises(MoescopeError) as caught:
+        read_rules([ROW | change])
+    message = str(caught.value)
+    assert expected in message
+    assert "my_spike" in message
+    assert "\n" not in message
+
+
+def test_two_rules_of_one_name_are_refused() -> None:
+    with pytest.raises(MoescopeError, match="my_spike is there 2 times"):
+        read_rules([ROW, ROW])
+
+
+def test_a_certificate_must_wait_for_the_slowest_rollback_rule() -> None:
+    slowest = max(rule.delay_p99_steps for rule in DEFAULT_RULES if rule.action == "rollback")
+    check_certification(DEFAULT_RULES, slowest)
+    with pytest.raises(MoescopeError, match=r"policy.certify_after_steps is .* use at least"):
+        check_certification(DEFAULT_RULES, slowest - 1)
+
+
+def test_the_trainers_default_waits_long_enough() -> None:
+    check_certification(DEFAULT_RULES, PolicyConfig().certify_after_steps)
+    assert PolicyConfig().certify_after_steps >= 12

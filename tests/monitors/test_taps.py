@@ -1,0 +1,139 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from moescope.kernels.routing.reference import Routing
+from moescope.monitors.taps import Taps
+from moescope.platform import catalogue
+from moescope.trainer.moe.router import SigmoidRouter
+from pytest import approx
+from torch import Tensor, nn
+
+# B batch  S stream tokens  D width  T tokens  E experts
+
+WIDTH, EXPERTS = 8, 4
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+        self.router = SigmoidRouter(WIDTH, EXPERTS, num_chosen=2, scale=1.0)
+        self.routing: Routing | None = None
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        self.routing = self.router(x_BSD.flatten(0, 1))
+        return self.linear(x_BSD)
+
+
+@pytest.fixture
+def blocks() -> list[Block]:
+    torch.manual_seed(0)
+    return [Block(), Block()]
+
+
+def taps_of(blocks: list[Block]) -> Taps:
+    return Taps(blocks, [block.router for block in blocks])
+
+
+def forward(blocks: list[Block], x_BSD: Tensor) -> list[Tensor]:
+    outputs = []
+    for block in blocks:
+        x_BSD = block(x_BSD)
+        outputs.append(x_BSD)
+    return outputs
+
+
+def test_taps_measure_what_the_forward_gave(blocks: list[Block]) -> None:
+    taps = taps_of(blocks)
+    blocks[1].router.bias_E.copy_(torch.tensor([0.0, -0.25, 0.5, 0.0]))
+    with taps.watching():
+        outputs = forward(blocks, torch.randn(3, 5, WIDTH))
+    taps.send()
+    values = taps.read()
+    rms = [output.square().mean().sqrt().item() for output in outputs]
+    absmax = [output.abs().max().item() for output in outputs]
+    assert values[catalogue.ACTIVATION_RMS] == approx(np.array(rms), rel=1e-5)
+    assert values[catalogue.ACTIVATION_ABSMAX] == approx(np.array(absmax))
+    assert values[catalogue.ACTIVATION_OUTLIER_RATIO] == approx(np.array(absmax) / rms, rel=1e-5)
+    for layer, block in enumerate(blocks):
+        assert block.routing is not None
+        # 15 tokens with 2 choices over 4 experts: 7.5 each when balanced
+        load = block.routing.counts_E.numpy() / 7.5
+        assert values[catalogue.EXPERT_LOAD][layer] == approx(load)
+        assert values[catalogue.MAX_VIOLATION][layer] == approx(load.max() - 1)
+    assert values[catalogue.BIAS_RANGE] == approx(np.array([0.0, 0.75]))
+    assert (values[catalogue.ROUTER_ENTROPY_NATS] <= math.log(EXPERTS) + 1e-5).all()
+    assert (values[catalogue.LOAD_ENTROPY_NATS] <= math.log(EXPERTS) + 1e-5).all()
+
+
+def test_hooks_are_absent_outside_of_watching(blocks: list[Block]) -> None:
+    taps = taps_of(blocks)
+
+    def num_hooks() -> int:
+        return sum(len(m._forward_hooks) for block in blocks for m in block.modules())
+
+    assert num_hooks() == 0
+    with taps.watching():
+        assert num_hooks() == 4
+    assert num_hooks() == 0
+    with pytest.raises(RuntimeError), taps.watching():
+        blocks[0](torch.zeros(1, 1, WIDTH + 1))
+    assert num_hooks() == 0
+
+
+def test_watching_changes_neither_output_nor_gradient(blocks: list[Block]) -> None:
+    taps, x_BSD = taps_of(blocks), torch.randn(2, 3, WIDTH)
+    plain = forward(blocks, x_BSD)[-1]
+    plain.sum().backward()
+    gradient = blocks[0].linear.weight.grad
+    assert gradient is not None
+    before = gradient.clone()
+    blocks[0].linear.weight.grad = None
+    with taps.watching():
+        watched = forward(blocks, x_BSD)[-1]
+    watched.sum().backward()
+    assert torch.equal(plain, watched)
+    assert torch.equal(before, blocks[0].linear.weight.grad)
+
+
+def test_taps_write_device_tensors_and_read_no_number(
+    blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taps = taps_of(blocks)
+
+    def refuse(self: Tensor) -> float:
+        raise AssertionError("a tap waited for the device")
+
+    monkeypatch.setattr(Tensor, "item", refuse)
+    monkeypatch.setattr(Tensor, "__bool__", refuse)
+    monkeypatch.setattr(Tensor, "__float__", refuse)
+    with taps.watching():
+        forward(blocks, torch.randn(2, 3, WIDTH))
+    taps.send()
+    monkeypatch.undo()
+    assert taps.read()[catalogue.ACTIVATION_RMS].shape == (2,)
+
+
+def test_a_model_without_experts_has_activations_only() -> None:
+    layers = [nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)]
+    taps = Taps(layers, [])
+    with taps.watching():
+        layers[1](layers[0](torch.randn(2, WIDTH)))
+    taps.send()
+    assert sorted(taps.read()) == sorted(
+        [
+            catalogue.ACTIVATION_RMS,
+            catalogue.ACTIVATION_ABSMAX,
+            catalogue.ACTIVATION_OUTLIER_RATIO,
+        ]
+    )
+
+
+def test_nothing_was_sent_so_nothing_is_read(blocks: list[Block]) -> None:
+    taps = taps_of(blocks)
+    assert taps.read() == {}
+    taps.send()
+    taps.drop()
+    assert taps.read() == {}

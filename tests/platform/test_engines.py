@@ -1,0 +1,135 @@
+"""A store that is busy, locked, taken away and put back."""
+
+import os
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moescope.platform.engines import Database, StoreAway
+from moescope.platform.records import Frame, Run
+from moescope.platform.series import known_signals, read_series
+from moescope.platform.store import open_store
+
+RUN = Run("r1", "run", "p", {}, "running", "cpu", "0", 0.0, 0.0)
+FRAME = Frame("r1", 0, 1, 0.0, {"loss/total": np.float32(1)})
+
+
+def test_a_writer_waits_for_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with open_store(f"sqlite:///{path}") as store:
+        store.add_run(RUN)
+        is_held, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                is_held.set()
+                time.sleep(0.3)
+                assert not done.is_set()
+                other.execute("COMMIT")
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        is_held.wait()
+        # readers are not held up at all
+        assert store.runs() == [RUN]
+        store.write_frames([FRAME])
+        done.set()
+        holder.join()
+        assert known_signals(store, "r1") == ["loss/total"]
+
+
+def test_patience_with_a_locked_store_has_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with open_store(f"sqlite:///{path}", patience_s=0.2) as store:
+        store.add_run(RUN)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            start_s = time.monotonic()
+            with pytest.raises(StoreAway, match=r"locked for 0\.2 s") as error:
+                store.write_frames([FRAME])
+            assert time.monotonic() - start_s < 5
+            assert "\n" not in str(error.value)
+            other.execute("ROLLBACK")
+        store.write_frames([FRAME])
+        assert known_signals(store, "r1") == ["loss/total"]
+
+
+@pytest.mark.postgres
+def test_patience_with_a_locked_table_has_an_end(postgres_url: str) -> None:
+    with open_store(postgres_url, patience_s=0.2) as store:
+        store.add_run(RUN)
+        other = Database(postgres_url)
+
+        def while_held(connection: object) -> None:
+            connection.exec_driver_sql("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")  # type: ignore[attr-defined]
+            with pytest.raises(StoreAway, match="lock timeout"):
+                store.update_run("r1", note="x")
+
+        other.write(while_held)
+        other.close()
+        store.update_run("r1", note="y")
+        assert store.find_run("r1").note == "y"
+
+
+@pytest.mark.postgres
+def test_a_server_that_dropped_its_connections_is_asked_once_more(postgres_url: str) -> None:
+    with open_store(postgres_url) as store:
+        store.add_run(RUN)
+        pid = store.database.read(lambda c: c.exec_driver_sql("SELECT pg_backend_pid()").scalar())
+        other = Database(postgres_url)
+        end_it = f"SELECT pg_terminate_backend({pid})"
+        assert other.read(lambda c: c.exec_driver_sql(end_it).scalar())
+        other.close()
+        assert store.runs() == [RUN]
+        store.write_frames([FRAME])
+
+
+def test_a_store_that_was_taken_away_is_missed_at_once(tmp_path: Path) -> None:
+    path, away = tmp_path / "store.db", tmp_path / "away.db"
+    with open_store(f"sqlite:///{path}") as store:
+        store.add_run(RUN)
+        os.rename(path, away)
+        for _ in range(2):
+            # a connection would go on writing into the file that nobody finds any more
+            with pytest.raises(StoreAway, match="is gone"):
+                store.write_frames([FRAME])
+        os.rename(away, path)
+        store.write_frames([FRAME])
+        assert len(read_series(store, "r1", "loss/total").steps) == 1
+
+
+def test_a_store_that_was_replaced_is_known_by_its_own_names(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with open_store(f"sqlite:///{tmp_path / 'other.db'}") as other:
+        other.add_run(RUN)
+        # here the first name in each dictionary is another one
+        other.write_frames([Frame("r1", 0, 0, 0.0, {"grad/norm": np.float32(5)})])
+    with open_store(f"sqlite:///{path}") as store:
+        store.add_run(RUN)
+        store.write_frames([FRAME])
+        for end in ("", "-wal", "-shm"):
+            (tmp_path / f"store.db{end}").unlink(missing_ok=True)
+        os.rename(tmp_path / "other.db", path)
+        assert known_signals(store, "r1") == ["grad/norm"]
+        store.write_frames([FRAME])
+        assert read_series(store, "r1", "grad/norm").values.tolist() == [5.0]
+        assert read_series(store, "r1", "loss/total").values.tolist() == [1.0]
+
+
+def test_a_forked_process_opens_its_own_connections(tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path / 'store.db'}") as store:
+        store.add_run(RUN)
+        child = os.fork()
+        if child == 0:
+            try:
+                store.update_run("r1", note="from the child")
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert store.find_run("r1").note == "from the child"

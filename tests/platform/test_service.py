@@ -1,0 +1,243 @@
+"""`moescope up` in real processes: one per store, its children live and end with it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from moescope.platform import leases
+from moescope.platform.announcement import announced, living_service, mlflow_address
+from moescope.platform.errors import MoescopeError
+from moescope.platform.service import LEASE, ServiceAddresses, serve
+from moescope.platform.settings import Settings
+from moescope.platform.store import open_store
+
+SERVICE = """
+    import signal, sys, threading
+    from pathlib import Path
+    from moescope.platform.errors import MoescopeError
+    from moescope.platform.service import serve
+    from moescope.platform.settings import Settings
+
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    settings = Settings(home=Path(sys.argv[1]), mlflow=sys.argv[4])
+    try:
+        serve(settings, settings.store_url, port=int(sys.argv[2]), mlflow_port=int(sys.argv[3]),
+              ready=lambda a: print(a.dashboard_url, a.mlflow_url, flush=True), stop=stop)
+    except MoescopeError as error:
+        print(error, flush=True)
+        sys.exit(2)
+"""
+# tests that are not about MLflow's server do not wait for one
+ELSEWHERE = "http://127.0.0.1:9"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Service:
+    """A service in a process of its own."""
+
+    def __init__(self, home: Path, mlflow: str = ELSEWHERE) -> None:
+        self.home = home
+        self.port, self.mlflow_port = free_port(), free_port()
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", textwrap.dedent(SERVICE), str(home)),
+                *(str(self.port), str(self.mlflow_port), mlflow),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def first_line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(30)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return code
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    started: list[Service] = []
+
+    def start_one(home: Path = tmp_path / "home", mlflow: str = ELSEWHERE) -> Service:
+        started.append(Service(home, mlflow))
+        return started[-1]
+
+    yield start_one
+    for service in started:
+        service.end()
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=3) as answer:
+            return answer.status, answer.read().decode()
+    except (urllib.error.URLError, OSError) as error:
+        return 0, str(error)
+
+
+def wait_until(is_true: Callable[[], bool], most_s: float = 30.0) -> None:
+    until_s = time.monotonic() + most_s
+    while not is_true():
+        assert time.monotonic() < until_s, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_it_serves_announces_itself_and_ends_what_it_started(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = start(mlflow="")
+    dashboard_url, mlflow_url = service.first_line().split()
+    token = (service.home / "token").read_text().strip()
+    assert dashboard_url == f"http://127.0.0.1:{service.port}/?token={token}"
+    assert get(dashboard_url)[0] == 200
+    found = announced(service.home)
+    assert found is not None
+    assert found.pid == service.process.pid
+    assert token not in (service.home / "service.json").read_text()
+    assert (service.home / "service.json").stat().st_mode & 0o077 == 0
+    assert mlflow_address(Settings(home=service.home)) == mlflow_url
+    assert f"127.0.0.1:{service.mlflow_port}" in mlflow_url
+    wait_until(lambda: get(f"{mlflow_url}/health") == (200, "OK"), 60)
+    assert (service.home / "mlflow.db").exists()
+    listening = {
+        connection.laddr.ip
+        for child in service.children()
+        for connection in child.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+    children = service.children()
+    assert len(children) >= 2
+    assert service.end() == 0
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
+    assert not (service.home / "service.json").exists()
+    assert living_service(service.home) is None
+
+
+def test_a_second_service_on_the_store_says_so_in_one_line_and_starts_nothing(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    first = start()
+    first.first_line()
+    second = start()
+    line = second.first_line()
+    assert second.end() == 2
+    assert line.startswith("a service already looks after this store")
+    assert f"http://127.0.0.1:{first.port}" in line
+    assert get(f"http://127.0.0.1:{first.port}/_stcore/health") == (200, "ok")
+
+
+def test_after_kill_9_the_next_one_ends_the_orphans_and_leads_at_once(
+    start: Callable[..., Service],
+) -> None:
+    first = start()
+    first.first_line()
+    orphans = first.children()
+    assert orphans
+    first.end(signal.SIGKILL)
+    assert all(orphan.is_running() for orphan in orphans)
+    second = start()
+    assert second.first_line().startswith(f"http://127.0.0.1:{second.port}")
+    _, alive = psutil.wait_procs(orphans, timeout=10)
+    assert alive == []
+
+
+def test_a_dashboard_that_dies_is_started_again(start: Callable[..., Service]) -> None:
+    service = start()
+    service.first_line()
+    before = announced(service.home)
+    assert before is not None
+    ((pid, _),) = before.children
+    os.kill(pid, signal.SIGKILL)
+    health = f"http://127.0.0.1:{service.port}/_stcore/health"
+    wait_until(lambda: (found := announced(service.home)) is not None and found != before)
+    wait_until(lambda: get(health) == (200, "ok"))
+
+
+def test_a_port_in_use_is_one_line_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, mlflow=ELSEWHERE)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(MoescopeError, match="choose another with --port") as caught,
+    ):
+        serve_until_ready(settings, taken.getsockname()[1])
+    assert "\n" not in str(caught.value)
+    assert announced(tmp_path) is None
+    store = open_store(settings.store_url)
+    assert leases.holder(store, LEASE, time.time()) is None
+    store.close()
+
+
+def test_a_dashboard_that_cannot_start_is_one_line_with_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(MoescopeError, match=r"dashboard did not start.*dashboard\.log"):
+        serve_until_ready(Settings(home=tmp_path, mlflow=ELSEWHERE), free_port())
+
+
+def test_an_address_to_notify_that_cannot_be_read_stops_it_before_it_serves(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(home=tmp_path, mlflow=ELSEWHERE, notify="nosuch://x")
+    with pytest.raises(MoescopeError, match="notify address"):
+        serve_until_ready(settings, free_port())
+
+
+def test_an_announcement_of_a_dead_service_is_not_believed(tmp_path: Path) -> None:
+    gone = {
+        "dashboard_url": "http://d",
+        "mlflow_url": "http://m",
+        "pid": os.getpid(),
+        "started_s": 1.0,
+        "children": [],
+    }
+    (tmp_path / "service.json").write_text(json.dumps(gone))
+    assert announced(tmp_path) is not None
+    assert living_service(tmp_path) is None
+    assert mlflow_address(Settings(home=tmp_path)).startswith("sqlite:///")
+    (tmp_path / "service.json").write_text("{torn")
+    assert announced(tmp_path) is None
+
+
+def serve_until_ready(settings: Settings, port: int) -> ServiceAddresses:
+    """Serves in this thread until the dashboard answers."""
+    stop = threading.Event()
+    found: list[ServiceAddresses] = []
+
+    def ready(addresses: ServiceAddresses) -> None:
+        found.append(addresses)
+        stop.set()
+
+    serve(
+        settings, settings.store_url, port=port, mlflow_port=free_port(), ready=ready, stop=stop
+    )
+    return found[0]

@@ -1,0 +1,178 @@
+"""No key of a recipe is decoration: changing any one changes counts, compute or loss, or what the run is kept by."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from moescope.monitors.guard import Guard
+from moescope.platform.errors import MoescopeError
+from moescope.platform.frozen import changed, leaves
+from moescope.trainer.config import RunConfig, refuse_keys_without_effect
+from moescope.trainer.counts import count_parameters
+from moescope.trainer.data.batches import Batches
+from moescope.trainer.data.clips import ClipIndex, find_clips
+from moescope.trainer.data.make_clips import make_clips
+from moescope.trainer.model.dit import VideoMoeDit
+from moescope.trainer.objective.flow import flow_losses
+from moescope.trainer.objective.timesteps import draw
+from moescope.trainer.optim.ema import Ema
+from moescope.trainer.optim.groups import make_optimizer
+from moescope.trainer.optim.schedule import learning_rate
+
+NUM_STEPS = 6
+OTHER: dict[str, Any] = {
+    "seed": 1,
+    "data.folder": "",
+    "data.order": "by_folder",
+    "data.windows_per_clip": 2,
+    "data.batch": 3,
+    "data.num_frames": 6,
+    "data.frames_per_s": 4.0,
+    "data.height": 8,
+    "data.width": 8,
+    "data.num_mels": 12,
+    "data.num_mel_steps": 12,
+    "data.num_text_bytes": 12,
+    "data.caption_drop": 0.9,
+    "data.validation_share": 0.5,
+    "model.width": 48,
+    "model.layers": 3,
+    "model.heads": 4,
+    "model.mlp_ratio": 2.0,
+    "model.patch_frames": 4,
+    "model.patch_size": 8,
+    "model.patch_mel_steps": 2,
+    "model.rope_base": 100.0,
+    "moe.num_experts": 6,
+    "moe.num_chosen": 1,
+    "moe.num_shared": 0,
+    "moe.hidden": 24,
+    "moe.routed_scale": 1.0,
+    "moe.bias_update_speed": 0.5,
+    "objective.timesteps": "uniform",
+    "objective.shift": 1.0,
+    "objective.are_modalities_tied": True,
+    "objective.audio_weight": 1.0,
+    "optim.learning_rate": 5e-3,
+    "optim.warmup_steps": 0,
+    "optim.beta1": 0.5,
+    "optim.beta2": 0.9,
+    "optim.eps": 1e-2,
+    "optim.weight_decay": 0.5,
+    "optim.clip_norm": 0.01,
+    "optim.ema_decay": 0.2,
+}
+KEPT_BY: dict[str, str] = {
+    "recipe": "the run's name, test_resume.py",
+    "project": "the run's record, test_cli.py",
+    "steps": "test_the_number_of_steps_is_what_is_trained",
+    "device": "test_a_device_that_is_not_here_is_refused",
+    "data.workers": "test_as_many_processes_decode_as_asked",
+    "watch.sample_every": "test_what_is_watched_how_often",
+    "watch.probe_every": "test_what_is_watched_how_often",
+    "watch.num_probe_clips": "test_what_is_watched_how_often",
+    "guard.is_on": "test_watching_a_run.py",
+    "guard.extreme_factor": "test_the_guard_takes_its_numbers",
+    "guard.most_in_a_row": "test_the_guard_takes_its_numbers",
+    "policy.": "tests/monitors/test_policy.py",
+    "checkpoint.": "test_keeping.py",
+}
+
+
+def test_every_key_is_either_computed_or_kept_by(small: RunConfig) -> None:
+    keys = {key for key, _ in leaves(small)}
+    kept = {key for key in keys if key.startswith(tuple(KEPT_BY))}
+    assert kept | OTHER.keys() == keys
+    assert kept & OTHER.keys() == set()
+
+
+@pytest.fixture(scope="module")
+def other_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("other-clips")
+    for part in ("a", "b"):
+        make_clips(folder / part, 6, seed=9)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def computed() -> dict[str, str]:
+    return {}
+
+
+def fingerprint(config: RunConfig, clips: ClipIndex) -> str:
+    """A digest of everything that a few steps compute: losses, weights, averages."""
+    torch.manual_seed(0)
+    model = VideoMoeDit(config)
+    optimizer, ema = make_optimizer(model, config), Ema(model, config.optim.ema_decay)
+    digest, keep = hashlib.blake2b(), torch.ones(())
+    with Batches(clips, config.data, config.seed) as batches:
+        for step in range(NUM_STEPS):
+            batch = batches.get(step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step)
+            losses = flow_losses(model, batch, draw(config, config.seed, batch), config)
+            losses.total.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            for layer in model.moe_layers:
+                layer.router.update_bias(layer.counts_E, config.moe.bias_update_speed, keep)
+            ema.update(keep)
+            digest.update(losses.total.detach().numpy().tobytes())
+    for state in (model.state_dict(), ema.state_dict()):
+        for value in state.values():
+            digest.update(value.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("key", OTHER)
+@pytest.mark.usefixtures("one_thread")
+def test_changing_a_key_changes_counts_compute_or_loss(
+    small: RunConfig, key: str, other_clips: Path, computed: dict[str, str]
+) -> None:
+    base = changed(small, {"data.folder": str(other_clips), "optim.clip_norm": 0.5})
+    other = changed(base, {key: small.data.folder if key == "data.folder" else OTHER[key]})
+    if count_parameters(other).total != count_parameters(base).total:
+        return
+    if "base" not in computed:
+        computed["base"] = fingerprint(base, find_clips(base.data.folder))
+    assert fingerprint(other, find_clips(other.data.folder)) != computed["base"]
+
+
+def test_as_many_processes_decode_as_asked(small: RunConfig) -> None:
+    config = changed(small, {"data.workers": 2})
+    with Batches(find_clips(config.data.folder), config.data, 0) as batches:
+        batches.get(0)
+        assert len(batches.process_ids()) == 2
+
+
+def test_the_guard_takes_its_numbers() -> None:
+    norm, loss = torch.tensor(1.0), torch.tensor(1.0)
+    answers = []
+    for factor, most in ((10.0, 3), (10.0, 1), (1000.0, 3)):
+        guard = Guard("cpu", factor, most)
+        for _ in range(30):
+            guard.hold(loss, norm)
+        answers.append([float(guard.hold(loss, norm * 100)) for _ in range(3)])
+    # held thrice; held once, then let go and taken as the new level; not extreme
+    assert answers == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"moe.num_experts": 0, "moe.hidden": 64}, "moe.hidden"),
+        ({"guard.is_on": False, "guard.extreme_factor": 9.0}, "guard.extreme_factor"),
+        ({"policy.mode": "off", "policy.grace_steps": 9}, "policy.grace_steps"),
+        ({"watch.probe_every": 0, "watch.num_probe_clips": 2}, "watch.num_probe_clips"),
+        ({"checkpoint.ring_gib": 0, "checkpoint.memory_every_steps": 5}, "checkpoint.memory"),
+        ({"moe.num_chosen": 4, "moe.bias_update_speed": 0.1}, "moe.bias_update_speed"),
+    ],
+)
+def test_a_key_without_effect_in_this_configuration_is_refused(
+    small: RunConfig, changes: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(MoescopeError, match=rf"^{key}.* has no effect: "):
+        refuse_keys_without_effect(changed(small, changes), changes)

@@ -1,0 +1,89 @@
+"""What a run records, how often, and what becomes of steps that the guard holds back."""
+
+import numpy as np
+import pytest
+import torch
+from moescope.platform import catalogue
+from moescope.platform.errors import MoescopeError
+from moescope.platform.frozen import changed
+from moescope.platform.series import read_series
+from moescope.platform.settings import Settings
+from moescope.platform.store import open_store
+from moescope.trainer.config import RunConfig
+from moescope.trainer.loop import Trainer
+from moescope.trainer.run import open_trainer, train
+
+
+def steps_of(settings: Settings, run_id: str, signal: str) -> list[int]:
+    store = open_store(settings.store_url)
+    try:
+        row = 0 if signal == catalogue.EXPERT_LOAD else None
+        return read_series(store, run_id, signal, row=row).steps.tolist()
+    finally:
+        store.close()
+
+
+def test_what_is_watched_how_often(small: RunConfig, settings: Settings) -> None:
+    changes = {"steps": 12, "watch.sample_every": 4, "watch.probe_every": 6}
+    half = {**changes, "data.validation_share": 0.5}
+    for run_id, num in (("a", 1), ("b", 2)):
+        config = changed(small, {**half, "watch.num_probe_clips": num})
+        train(config, settings=settings, run_id=run_id, progress=False)
+    assert steps_of(settings, "a", catalogue.LOSS_TOTAL) == list(range(12))
+    assert steps_of(settings, "a", catalogue.ACTIVATION_RMS) == [0, 4, 8]
+    assert steps_of(settings, "a", catalogue.EXPERT_LOAD) == [0, 4, 8]
+    assert steps_of(settings, "a", catalogue.PROBE_LOSS) == [0, 6]
+    store = open_store(settings.store_url)
+    try:
+        one, two = (read_series(store, run, catalogue.PROBE_LOSS).values for run in "ab")
+    finally:
+        store.close()
+    # all clips with the same noise, but another number of them
+    assert one[0] != two[0]
+
+
+def test_the_number_of_steps_is_what_is_trained(small: RunConfig, settings: Settings) -> None:
+    assert train(changed(small, {"steps": 3}), settings=settings, progress=False).step == 3
+
+
+def test_a_device_that_is_not_here_is_refused(small: RunConfig, settings: Settings) -> None:
+    if torch.cuda.is_available():
+        assert train(changed(small, {"steps": 1, "device": "cuda"}), settings=settings).step == 1
+        return
+    with pytest.raises(MoescopeError, match="torch sees no GPU"):
+        train(changed(small, {"device": "cuda"}), settings=settings)
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(
+    small: RunConfig, settings: Settings, is_on: bool
+) -> None:
+    config = changed(small, {"guard.is_on": is_on, "policy.mode": "off"})
+    with open_trainer(config, settings) as trainer:
+        for _ in range(3):
+            trainer.train_step()
+        before = weights(trainer)
+        poison(trainer)
+        trainer.train_step()
+        after = weights(trainer)
+        assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)) == is_on
+        assert all(np.isfinite(a).all() for a in after) == is_on
+
+
+def weights(trainer: Trainer) -> list[np.ndarray]:
+    """Weights, router biases, moments, step counters and averages."""
+    state = trainer.state
+    tensors = [*state.model.state_dict().values(), *state.ema.state_dict().values()]
+    for entry in state.optimizer.state_dict()["state"].values():
+        tensors += list(entry.values())
+    return [tensor.detach().numpy().copy() for tensor in tensors]
+
+
+def poison(trainer: Trainer) -> None:
+    """Makes one parameter's next gradient a NaN."""
+    parameter = next(iter(trainer.state.model.parameters()))
+    handle = parameter.register_hook(lambda grad: remove(grad))
+
+    def remove(grad: torch.Tensor) -> torch.Tensor:
+        handle.remove()
+        return torch.full_like(grad, torch.nan)
