@@ -108,6 +108,8 @@ def _laid_out(
     # the colour bar and the title of the axis need their room told: they do not make it themselves
     figure.update_layout(hovermode="closest", margin={"l": 8, "r": 8, "t": 48, "b": 44})
     whole = {"tickformat": "d"} | ({"dtick": 1} if num_rows <= 16 else {})
-    figure.update_xaxes(title={"text": x_title, "standoff": 12}, showgrid=False, automargin=False)
+    figure.update_xaxes(title={"text": x_title}, showgrid=False, automargin=False)
+    # a standoff counts from the axis line here and would put the title among the tick labels
+    figure.layout.xaxis.title.standoff = None
     figure.update_yaxes(title={"text": y_title}, showgrid=False, **whole)
     return figure

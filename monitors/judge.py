@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..platform import catalogue
+from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.records import Alert, Event, EventKind
 from .rules import Rule, RuleAction
 from .scoring import NEW_BASELINES, LossScorer, Score, Scorer, make_scorer, scorer_key
@@ -109,6 +110,14 @@ class Judge:
                 rule.threshold, rule.patience, rule.of_last, rule.calm_steps, raised
             )
             self._watches.append(_Watch(rule, key, persistence))
+        names = [rule.name for rule in rules]
+        for rule in rules:
+            for name in rule.silenced_by:
+                if name not in names:
+                    raise MoescopeError(
+                        f"rule {rule.name}: silenced_by names {name}, which is no rule here"
+                        f"{did_you_mean(name, names)}"
+                    )
         # a stable sort: within a severity the order of the table
         self._watches.sort(key=lambda watch: _SEVERITIES.index(watch.rule.severity))
         self._batches: deque[tuple[int, int]] = deque(maxlen=BATCH_MEMORY_STEPS)
@@ -202,7 +211,11 @@ class Judge:
     ) -> Alert | None:
         """Feeds a rule its score; returns the alert that it raises with this step."""
         rule = watch.rule
-        onset = watch.persistence.update(step, found.value)
+        is_silent = not watch.persistence.is_active and any(
+            other.condition is not None and other.rule.name in rule.silenced_by
+            for other in self._watches
+        )
+        onset = watch.persistence.update(step, 0.0 if is_silent else found.value)
         if watch.condition is not None:
             if not watch.persistence.is_active:
                 healed.append(replace(watch.condition.alert, state="resolved", changed_s=time_s))

@@ -117,9 +117,7 @@ class LossNormaliser:
         keep = 1.0 - 1.0 / memory
         low_MB, part_MB = _knots(np.where(is_there_MB, place_MB, 0.0))
         # winsorised distance from the level of today
-        shape_MB = np.where(
-            is_there_MB, np.clip(z_MB, -4, 4) * scale_MB + mean_MB, 0.0
-        )
+        shape_MB = np.where(is_there_MB, np.clip(z_MB, -4, 4) * scale_MB + mean_MB, 0.0)
         spread_MB = np.where(is_there_MB, np.minimum(np.abs(z_MB), 4.0) * scale_MB, 0.0)
         for m in range(log_MB.shape[0]):
             if not is_there_MB[m].any():

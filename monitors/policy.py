@@ -87,9 +87,6 @@ class Policy:
                 return max([reached, *(batch + 1 for batch in self._memory.skipped)])
         return None
 
-    def close(self) -> None:
-        self._memory.close()
-
     def decide(
         self,
         *,

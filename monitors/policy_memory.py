@@ -48,7 +48,8 @@ class PolicyMemory:
             self._read()
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+            path.touch()
+            _sync_folder(path.parent)
 
     def add_action(self, taken: Taken) -> None:
         self._append(
@@ -71,13 +72,11 @@ class PolicyMemory:
         self._append({"what": "skip", "batch": batch})
         self._take_skipped(batch)
 
-    def close(self) -> None:
-        self._file.close()
-
     def _append(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._path.open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def _read(self) -> None:
         content = self._path.read_bytes()
@@ -107,3 +106,12 @@ class PolicyMemory:
     def _take_skipped(self, batch: int) -> None:
         self.skipped.add(batch)
         self.num_skipped_in_incident += 1
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a new file's name last: without it a power cut may leave the content without a name."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -58,6 +58,9 @@ class Rule(Frozen):
     """What the policy may do: the highest rung that this rule can ask for."""
     is_immediate: bool = False
     """Whether the action waits neither for the grace window nor for a cooldown."""
+    silenced_by: tuple[str, ...] = ()
+    """Rules of the table while whose alarms this one takes its score for 0: one incident, one
+    alert. An alarm of its own that holds already is not touched."""
     delay_p99_steps: NonNegativeInt
     """Steps from the onset to the alarm, 99th percentile: what a certificate must wait for if the
     rule rolls back."""

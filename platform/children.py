@@ -80,11 +80,16 @@ class Child:
             return ""
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
+    def ask_to_end(self) -> None:
+        """Lets several children end side by side, before `stop` waits for each."""
+        if self._process is not None:
+            _signal_group(self._process.pid, signal.SIGTERM)
+
     def stop(self) -> None:
         """Asks it to end, and ends it if it does not within seconds."""
         if self._process is None:
             return
-        _signal_group(self._process.pid, signal.SIGTERM)
+        self.ask_to_end()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE_S)
         # grandchildren may outlive it

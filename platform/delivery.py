@@ -84,8 +84,8 @@ class DeliveryRound:
         self._failures: dict[str, tuple[int, float]] = {}
 
     def go(self, store: Store, now_s: float) -> int:
-        """Sends what is due and returns how many alerts were sent. Raises MoescopeError if the store
-        is away.
+        """Sends what is due and returns how many alerts were sent. Raises MoescopeError if the
+        store is away.
 
         Only alerts of weight, which nobody has dealt with yet, are sent; one that could not be sent
         for hours is given up, and its failure stays in the store.

@@ -243,6 +243,8 @@ def _mlflow(settings: Settings) -> Finding:
         return Finding(
             "mlflow", "optional", "not installed", "pip install -c constraints.txt mlflow"
         )
+    if settings.mlflow == "off":
+        return Finding("mlflow", "good", f"{found}; switched off", "")
     service = living_service(settings.home_path)
     address = settings.mlflow or (service.mlflow_url if service else "")
     if not address:

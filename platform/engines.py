@@ -27,8 +27,8 @@ _BUSY_POSTGRES = {"40001", "40P01", "55P03"}
 
 
 class StoreAway(MoescopeError):
-    """The store cannot be reached or written just now; the same call may succeed later. Nothing
-    of it was half done.
+    """The store cannot be used as it is: unreachable, locked, read-only, full, damaged. The call
+    was right, nothing of it was half done, and it may succeed later.
     """
 
 
@@ -144,20 +144,18 @@ class Database:
 
     def _advice(self, error: exc.DBAPIError) -> MoescopeError:
         why = " ".join(str(error.orig).split()) or type(error.orig).__name__
+        if isinstance(error, exc.DataError):
+            return MoescopeError(f"store {self.shown} cannot hold a value ({why})")
         if not self.is_embedded:
-            if isinstance(error, exc.OperationalError | exc.InterfaceError):
-                return StoreAway(
-                    f"store {self.shown} cannot be used ({why}): "
-                    "is the server up and the address right?"
-                )
-            return MoescopeError(f"store {self.shown} refused ({why})")
+            return StoreAway(
+                f"store {self.shown} cannot be used ({why}): "
+                "is the server up and the address right?"
+            )
         code = _sqlite_code(error)
         if code == sqlite3.SQLITE_NOTADB:
-            return MoescopeError(
-                f"store {self.shown} is not a SQLite database: choose another file"
-            )
+            return StoreAway(f"store {self.shown} is not a SQLite database: choose another file")
         if code == sqlite3.SQLITE_CORRUPT:
-            return MoescopeError(
+            return StoreAway(
                 f"store {self.shown} is damaged ({why}): restore a backup or choose another file"
             )
         if _is_busy(error):

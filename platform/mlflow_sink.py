@@ -71,7 +71,7 @@ class MlflowSink:
         self._free_from_s: dict[Tier, float] = {}
 
     def prepare(self) -> None:
-        """Makes the database file if the address is one and it is not there; `write` does so too."""
+        """Makes the database file if the address is one that is not there; `write` does so too."""
         _make_database(self._url)
 
     def write(self, records: Sequence[Record]) -> None:

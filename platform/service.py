@@ -42,6 +42,7 @@ class ServiceAddresses:
     dashboard_url: str
     """With the token: for the eyes of whoever started the service."""
     mlflow_url: str
+    """Empty where MLflow is switched off."""
 
 
 def serve(
@@ -82,8 +83,10 @@ def serve(
         shown = _shown_host(settings.host)
         dashboard_url = f"http://{shown}:{port}"
         mlflow_url = settings.mlflow or f"http://{shown}:{mlflow_port}"
+        if settings.mlflow == "off":
+            mlflow_url = ""
+        stack.callback(_stop_all, children)
         for child in children:
-            stack.callback(child.stop)
             child.start()
         _wait_for_dashboard(children[0], settings.host, port, stop)
         _announce(home, dashboard_url, mlflow_url, children)
@@ -187,7 +190,9 @@ def _mlflow(host: str, home: Path, port: int) -> Child:
 
 
 def start_mlflow(host: str, home: Path, port: int) -> Child:
-    """Starts an MLflow server whose database and artifacts lie in a home; it answers in some seconds."""
+    """Starts an MLflow server whose database and artifacts lie in a home; it answers in some
+    seconds.
+    """
     child = _mlflow(host, home, port)
     child.start()
     return child
@@ -240,6 +245,13 @@ def _announce(home: Path, dashboard_url: str, mlflow_url: str, children: list[Ch
 
 def _withdraw(home: Path) -> None:
     (home / "service.json").unlink(missing_ok=True)
+
+
+def _stop_all(children: list[Child]) -> None:
+    for child in children:
+        child.ask_to_end()
+    for child in children:
+        child.stop()
 
 
 def _mind(children: list[Child], home: Path, dashboard_url: str, mlflow_url: str) -> None:

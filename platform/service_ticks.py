@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from . import leases
-from .announcement import mlflow_address
 from .catalogue import LOSS_TOTAL
 from .catch_up import catch_up, journals_left_behind
 from .delivery import LEASE as DELIVERY_LEASE
@@ -49,7 +48,7 @@ class ServiceTicks:
         self._store = store
         self._holder = holder
         self._dashboard_url = dashboard_url
-        self._mlflow_url = mlflow_url or mlflow_address(settings)
+        self._mlflow_url = mlflow_url
         self._watchman = watchman or Watchman()
         self._round = DeliveryRound(Deliverer(settings.notify.split()))
         self._clock = clock
@@ -95,6 +94,8 @@ class ServiceTicks:
             def make(name: str, run: Run = run) -> "Sink | None":
                 if name == SqlSink.name:
                     return SqlSink(self._store_url)
+                if not self._mlflow_url:
+                    return None
                 return MlflowSink(self._mlflow_url, run, self._dashboard_url)
 
             catch_up(folder, make, timeout_s=8.0, stop=self.stop)

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -104,7 +105,9 @@ class SinkThread:
         return self._thread.is_alive()
 
     def status(self) -> SinkStatus:
-        backlog_bytes = waiting_bytes(self._journal.folder, self.position, self._journal.end)
+        backlog_bytes = 0
+        with suppress(OSError):  # a folder that vanished is told by the journal's own error
+            backlog_bytes = waiting_bytes(self._journal.folder, self.position, self._journal.end)
         oldest_s, writing_since_s = self._oldest_s, self._writing_since_s
         lag_s = 0.0 if oldest_s is None else max(0.0, self._clock() - oldest_s)
         state: Literal["keeps up", "behind", "hangs", "fails"] = "keeps up"

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy.exc import DataError, IntegrityError, StatementError
+from sqlalchemy.exc import StatementError
 
-from .engines import UnknownRun
+from .engines import StoreAway, UnknownRun
 from .errors import MoescopeError
 from .record_codec import Record
 from .records import Alert, Checkpoint, Event, Frame, Run, Segment
@@ -46,15 +46,14 @@ class SqlSink:
                     store.put_alert(record)
                 elif isinstance(record, Checkpoint):
                     store.put_checkpoint(record)
-        except IntegrityError as error:
-            # the run may have been deleted, or the store replaced: then no record is at fault
+        except UnknownRun:
+            # deleted, or the store was replaced: then no record is at fault
             self._is_run_known = self._run is None
-            store.find_run(records[0].run_id)
-            raise RecordRefused(f"the store does not take it: {error.orig}") from error
-        except MoescopeError as error:
-            if isinstance(error.__context__, DataError):
-                raise RecordRefused(str(error)) from error
             raise
+        except StoreAway:
+            raise
+        except MoescopeError as error:
+            raise RecordRefused(str(error)) from error
         except (StatementError, ValueError, TypeError) as error:
             raise RecordRefused(f"the store cannot hold it: {error}") from error
 

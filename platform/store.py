@@ -6,8 +6,8 @@ Records go in and come out as plain frozen values. What a journal may bring twic
 its natural key. Samples may be lost if the machine loses power within moments; alerts, events,
 segments, checkpoints and commands are on disk when their call returns.
 
-Errors: `StoreAway` where the same call may succeed later (locked, unreachable, read-only, disk
-full), `UnknownRun` where the run is not in the store, any other `MoescopeError` where the call
+Errors: `StoreAway` where the call was right and may succeed later (locked, unreachable, read-only,
+disk full), `UnknownRun` where the run is not in the store, any other `MoescopeError` where the call
 itself is wrong.
 """
 

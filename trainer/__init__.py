@@ -1,1 +1,3 @@
-"""The full MoE video trainer. Read `config.py`, `run.py`, `loop.py`, then the room you need. It alone changes training state."""
+"""The full MoE video trainer. Read `config.py`, `run.py`, `loop.py`, then the room you need. It
+alone changes training state.
+"""

@@ -1,4 +1,6 @@
-"""`python -m moescope.trainer RECIPE ...`: what `moescope train` does, for launchers that start a module."""
+"""`python -m moescope.trainer RECIPE ...`: what `moescope train` does, for launchers that start a
+module.
+"""
 
 import sys
 

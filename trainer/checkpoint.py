@@ -1,7 +1,9 @@
-"""A checkpoint: safetensors plus JSON in a folder of its own, written whole or not at all, verified when read.
+"""A checkpoint: safetensors plus JSON in a folder of its own, written whole or not at all,
+verified when read.
 
-Nothing in it is executed when it is loaded. A state is a nested value of dicts, lists, numbers, texts, None, tensors and
-arrays; tensors go to `state.safetensors`, all else to `state.json`, which also holds the checksum of the tensors' file.
+Nothing in it is executed when it is loaded. A state is a nested value of dicts, lists, numbers,
+texts, None, tensors and arrays; tensors go to `state.safetensors`, all else to `state.json`,
+which also holds the checksum of the tensors' file.
 """
 
 import hashlib
@@ -25,14 +27,15 @@ VALUES = "state.json"
 
 
 class DamagedCheckpoint(MoescopeError):
-    """A checkpoint that cannot be trusted: files missing, unreadable or not what their checksum says."""
+    """A checkpoint that cannot be trusted: files missing, unreadable or not what their checksum
+    says."""
 
 
 def write_checkpoint(folder: Path, state: Mapping[str, Any], about: Mapping[str, Any]) -> int:
     """Writes the state to `folder` and returns its bytes; a reader sees all of it or nothing.
 
-    `about`: plain values that can be read without the tensors (step, batch, segment). Raises OSError where the disk
-    is full or not writable; what was there before is still there then.
+    `about`: plain values that can be read without the tensors (step, batch, segment). Raises
+    OSError where the disk is full or not writable; what was there before is still there then.
     """
     tensors: dict[str, Tensor] = {}
     values = _encode(state, "", tensors)
@@ -67,7 +70,8 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """Returns the state as it was written, tensors on the CPU. Raises DamagedCheckpoint if anything is amiss."""
+    """Returns the state as it was written, tensors on the CPU. Raises DamagedCheckpoint if
+    anything is amiss."""
     document = _document(folder)
     try:
         if _digest(folder / TENSORS) != document["tensors_blake2b"]:
@@ -95,17 +99,19 @@ def remove_partials(root: Path) -> None:
 
 
 def copied(state: Any, into: Any = None) -> Any:
-    """Returns a copy of a state on the host; tensors are copied into those of `into` where shape and dtype fit.
+    """Returns a copy of a state on the host; tensors are copied into those of `into` where shape
+    and dtype fit.
 
-    Reusing the memory of a retired state saves the page faults of a fresh one, most of a snapshot's time.
+    Reusing the memory of a retired state saves the page faults of a fresh one, most of a
+    snapshot's time.
     """
     if isinstance(state, Tensor):
         fits = isinstance(into, Tensor) and into.shape == state.shape and into.dtype == state.dtype
         home = into if fits else torch.empty_like(state, device="cpu")
         return home.copy_(state.detach())
     if isinstance(state, Mapping):
-        old = into if isinstance(into, Mapping) else {}
-        return {key: copied(value, old.get(key)) for key, value in state.items()}
+        twins = into if isinstance(into, Mapping) else {}
+        return {key: copied(value, twins.get(key)) for key, value in state.items()}
     if isinstance(state, list | tuple):
         old = (
             into

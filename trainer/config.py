@@ -87,7 +87,8 @@ class ObjectiveConfig(Frozen):
     timesteps: Literal["stratified", "uniform"] = "stratified"
     """stratified: one noise level from each of batch equal strata."""
     shift: PositiveFloat = 3.0
-    """Moves the drawn noise levels towards noise, as sigma * shift / (1 + (shift - 1) * sigma); 1 leaves them uniform."""
+    """Moves the drawn noise levels towards noise: sigma * shift / (1 + (shift - 1) * sigma).
+    1 leaves them uniform."""
     are_modalities_tied: bool = False
     """Whether video and audio share a sample's noise level; if not, each can guide the other."""
     audio_weight: NonNegativeFloat = 0.5

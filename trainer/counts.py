@@ -39,9 +39,7 @@ def count_parameters(config: RunConfig) -> Parameters:
             + _linear(2 * video_patch, width)
             + _linear(2 * mel_patch, width)
         ),
-        "caption": (
-            (d.num_text_bytes + TEXT_VOCABULARY) * width + 2 * _linear(width, width)
-        ),
+        "caption": ((d.num_text_bytes + TEXT_VOCABULARY) * width + 2 * _linear(width, width)),
         "noise_levels": _linear(SINUSOIDS, width) + _linear(width, width) + NUM_KINDS * width,
         "attention": m.layers * (_linear(width, 3 * width) + _linear(width, width) + 2 * head),
         "modulation": m.layers * _linear(width, 6 * width) + _linear(width, 2 * width),

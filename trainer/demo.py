@@ -1,6 +1,8 @@
-"""`moescope demo`: trains on real video files, meets corrupt ones, alerts, goes back and recovers, in a few minutes.
+"""`moescope demo`: trains on real video files, meets corrupt ones, alerts, goes back and
+recovers, in a few minutes.
 
-Neither the trainer nor the policy is told where the corrupt clips are; this file knows, for the account at the end.
+Neither the trainer nor the policy is told where the corrupt clips are; this file knows, for the
+account at the end.
 """
 
 import json
@@ -32,7 +34,9 @@ READY_S = 60.0
 STEPS = 500
 RULES_OF_A_SPIKE = ("loss_spike",)
 WORST_RECOVERY = 1.1
-"""The loss at the end over the loss before the corrupt stretch, at most: a run that recovered goes on learning."""
+"""The loss at the end over the loss before the corrupt stretch, at most: a run that recovered
+goes on learning.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,8 @@ def demo_config(folder: Path) -> RunConfig:
 
 
 def run_demo(settings: Settings, headless: bool) -> int:
-    """Runs the demo. headless: ends afterwards, with 0 only if every stage happened; else it serves until Ctrl-C."""
+    """Runs the demo. headless: ends afterwards, with 0 only if every stage happened; else it
+    serves until Ctrl-C."""
     started_s = time.monotonic()
     home = settings.make_home()
     with _service(settings) as service:
@@ -145,7 +150,8 @@ def tell(account: Account, deliveries: Deliveries) -> None:
 
 @contextmanager
 def _service(settings: Settings) -> Iterator[subprocess.Popen[str]]:
-    """Runs `moescope up` as a process on free ports, says its addresses at once, and ends it afterwards."""
+    """Runs `moescope up` as a process on free ports, says its addresses at once, and ends it
+    afterwards."""
     command = [sys.executable, "-m", "moescope.cli", "up", "--home", str(settings.home_path)]
     command += ["--store", settings.store_url, "--port", "0", "--mlflow-port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)

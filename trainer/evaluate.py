@@ -1,4 +1,6 @@
-"""What a model has learned, on fixed clips, fixed noise and fixed noise levels; and from which of its inputs."""
+"""What a model has learned, on fixed clips, fixed noise and fixed noise levels; and from which of
+its inputs.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +36,8 @@ class BinLosses(NamedTuple):
     """Losses by noise level, from data to noise."""
 
     by_bin_MQ: NDArray[np.float64]
-    """(2, Q): mean flow loss of video and audio in each bin; NaN for audio where no clip has sound."""
+    """(2, Q): mean flow loss of video and audio in each bin; NaN for audio where no clip has
+    sound."""
     audio_weight: float
 
     @property
@@ -59,10 +62,12 @@ class BinLosses(NamedTuple):
 
 
 def probe_passes(config: RunConfig, batch: Batch, num_bins: int = NUM_BINS) -> list[ProbePass]:
-    """Prepares `num_bins` passes in which every clip meets every bin once in video and once in audio.
+    """Prepares `num_bins` passes in which every clip meets every bin once in video and once in
+    audio.
 
-    Within a bin the noise level is drawn; where modalities are not tied, the audio's bins come in an order of the
-    clip's own, so that all mixtures occur. Depends on the clips' names, not on their order or on the run's seed.
+    Within a bin the noise level is drawn; where modalities are not tied, the audio's bins come in
+    an order of the clip's own, so that all mixtures occur. Depends on the clips' names, not on
+    their order or on the run's seed.
     """
     plans = [_plan(config, name, num_bins) for name in batch.names]
     passes = []
@@ -104,7 +109,8 @@ def _plan(
 def probe(
     model: nn.Module, batch: Batch, passes: Sequence[ProbePass], config: RunConfig
 ) -> BinLosses:
-    """Measures the model's losses by noise level. Changes no state, except the layers' last counts."""
+    """Measures the model's losses by noise level. Changes no state, except the layers' last
+    counts."""
     loss, hits = torch.zeros(2, len(passes)), torch.zeros(2, len(passes))
     for drawn, bin_MB in passes:
         per_sample_MB = flow_losses(model, batch, drawn, config).per_sample_MB.cpu()
@@ -158,7 +164,8 @@ def _partners(batch: Batch, differ_BB: NDArray[np.bool_]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a model has learned, and how much worse it gets when one of its inputs is another clip's."""
+    """What a model has learned, and how much worse it gets when one of its inputs is another
+    clip's."""
 
     losses: BinLosses
     zero_output: BinLosses
@@ -188,7 +195,8 @@ class Learned:
 
 
 def evaluate(model: nn.Module, batch: Batch, config: RunConfig) -> Learned:
-    """Measures all figures of `Learned` on a batch of held-out clips, with the same noise in each."""
+    """Measures all figures of `Learned` on a batch of held-out clips, with the same noise in
+    each."""
     passes = probe_passes(config, batch)
     return Learned(
         losses=probe(model, batch, passes, config),

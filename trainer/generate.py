@@ -26,7 +26,8 @@ class Generated(NamedTuple):
 
 
 def noise_schedule(steps: int, shift: float) -> list[float]:
-    """Returns steps + 1 noise levels from 1 to 0, moved towards noise by `shift` as the training's are."""
+    """Returns steps + 1 noise levels from 1 to 0, moved towards noise by `shift` as the
+    training's are."""
     levels = shifted(np.linspace(1.0, 0.0, steps + 1), shift)
     return [float(level) for level in levels]
 
@@ -42,10 +43,10 @@ def generate(
 ) -> Generated:
     """Makes one clip per caption; video and audio go from noise to data together.
 
-    z += (sigma_next - sigma) * v,  v = v_without + guidance * (v_with - v_without)
-    guidance: 1 follows the caption as learned and saves half the work; more exaggerates it. A clip depends on its
-    caption, its place in the list and the seed; on other captions only through rounding. Leaves the model's training
-    flag alone. Source: facts: model.md 6.1.
+    z += (sigma_next - sigma) * v,  v = v_without + guidance * (v_with - v_without) guidance: 1
+    follows the caption as learned and saves half the work; more exaggerates it. A clip depends on
+    its caption, its place in the list and the seed; on other captions only through rounding.
+    Leaves the model's training flag alone. Source: facts: model.md 6.1.
     """
     device = next(model.parameters()).device
     text_BS = _encode(captions, config).to(device)

@@ -8,9 +8,11 @@ from .checkpoint import copied
 
 
 class HostRing:
-    """Copies of the newest states, oldest out first; what `keep` names stays as long as the ring has room for two.
+    """Copies of the newest states, oldest out first; what `keep` names stays as long as the ring
+    has room for two.
 
-    Called from the training thread only. The memory of a state that leaves is used again for the next one.
+    Called from the training thread only. The memory of a state that leaves is used again for the
+    next one.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -50,7 +52,8 @@ class HostRing:
         self._states[step] = copied(state, into)
 
     def state(self, step: int) -> dict[str, Any]:
-        """Returns the state itself: the caller reads it before the next `put`. Raises MoescopeError if it is not held."""
+        """Returns the state itself: the caller reads it before the next `put`. Raises
+        MoescopeError if it is not held."""
         if step not in self._states:
             raise MoescopeError(
                 f"step {step} is not in the host ring (held: {sorted(self._states)})"
@@ -58,7 +61,8 @@ class HostRing:
         return self._states[step]
 
     def lend(self, step: int) -> dict[str, Any]:
-        """Returns a state for another thread to read; its memory is not used again, even if it leaves the ring."""
+        """Returns a state for another thread to read; its memory is not used again, even if it
+        leaves the ring."""
         self._lent.add(step)
         return self.state(step)
 

@@ -1,7 +1,9 @@
-"""Keeps states: into the host ring often, onto the disk sometimes, stamped with their health, retired by age and quota.
+"""Keeps states: into the host ring often, onto the disk sometimes, stamped with their health,
+retired by age and quota.
 
-The disk holds the newest state and certified ones at ages of about 1, 4, 16, ... certification delays (DESIGN.md
-section 4). A write happens in a side thread from the ring's copy, so that training does not wait for the disk.
+The disk holds the newest state and certified ones at ages of about 1, 4, 16, ... certification
+delays (DESIGN.md section 4). A write happens in a side thread from the ring's copy, so that
+training does not wait for the disk.
 """
 
 import json
@@ -38,9 +40,11 @@ RING_STATES = 8
 
 
 class Keeper:
-    """The states of one run. Methods are called from the training thread; only `_write` runs in the side thread.
+    """The states of one run. Methods are called from the training thread; only `_write` runs in
+    the side thread.
 
-    `say` takes a record for the store, `tell` a line for a person, `fail` a line for a fault that a person must see.
+    `say` takes a record for the store, `tell` a line for a person, `fail` a line for a fault that
+    a person must see.
     """
 
     def __init__(
@@ -75,7 +79,8 @@ class Keeper:
             return [self._by_step[step] for step in sorted(self._by_step)]
 
     def open_folder(self) -> list[Checkpoint]:
-        """Reads what an earlier process left on disk; half-written ones are removed, damaged ones left out."""
+        """Reads what an earlier process left on disk; half-written ones are removed, damaged ones
+        left out."""
         remove_partials(self.folder)
         for path in checkpoint_folders(self.folder):
             try:
@@ -96,9 +101,11 @@ class Keeper:
         return self.checkpoints
 
     def plan_ring(self, state: TrainState) -> None:
-        """Sizes the ring and says beforehand what it takes (states x about 16 bytes per parameter)."""
+        """Sizes the ring and says beforehand what it takes (states x about 16 bytes per
+        parameter)."""
         parameters = sum(p.numel() * p.element_size() for p in state.model.parameters())
-        # weights, two moments and the EMA: four times the weights, before the optimizer has made its moments
+        # weights, two moments and the EMA: four times the weights, before the optimizer has made
+        # its moments
         each = max(num_bytes(state.capture()), 4 * parameters)
         limit = int(self._config.ring_gib * 2**30)
         free = psutil.virtual_memory().available
@@ -116,12 +123,14 @@ class Keeper:
             self._take(state, segment, to_disk=to_disk)
 
     def first(self, state: TrainState, segment: int) -> None:
-        """Keeps the state that a run starts from; it counts as certified, so that there always is one."""
+        """Keeps the state that a run starts from; it counts as certified, so that there always is
+        one."""
         self._take(state, segment, to_disk=True, health="certified")
         self.flush()
 
     def save_now(self, state: TrainState, segment: int) -> Checkpoint | None:
-        """Writes the state to disk and waits for it. Returns None, after saying why, where it could not be written."""
+        """Writes the state to disk and waits for it. Returns None, after saying why, where it
+        could not be written."""
         self._take(state, segment, to_disk=True)
         self.flush()
         while not self._faults.empty():
@@ -144,7 +153,8 @@ class Keeper:
         self._retire()
 
     def load(self, step: int) -> tuple[dict[str, Any], Checkpoint, str]:
-        """Returns (state, checkpoint, "memory" or "disk") of a step; a damaged one is said and the next older taken.
+        """Returns (state, checkpoint, "memory" or "disk") of a step; a damaged one is said and
+        the next older taken.
 
         Raises MoescopeError where no usable state that old is left.
         """
@@ -288,7 +298,8 @@ class Keeper:
 
 
 def steps_to_keep(checkpoints: Sequence[Checkpoint], delay: int, num_certified: int) -> set[int]:
-    """Returns the steps that stay on disk: the newest, every fresh one, and certified ones aged about delay * 4**i."""
+    """Returns the steps that stay on disk: the newest, every fresh one, and certified ones aged
+    about delay * 4**i."""
     if not checkpoints:
         return set()
     newest = max(c.step for c in checkpoints)
@@ -306,7 +317,8 @@ def _write_health(path: Path, health: Health) -> None:
         partial.write_text(json.dumps({"health": health}))
         os.replace(partial, path / HEALTH)
     except OSError:
-        # the store has the stamp as well; without either the state counts as fresh, the careful reading
+        # the store has the stamp as well; without either the state counts as fresh, the careful
+        # reading
         return
 
 

@@ -7,7 +7,8 @@
 5. act: skip data, damp, roll back, halt
 6. keep: host ring, disk, certificates
 
-On a GPU a step is settled while the next one computes; on a CPU at once, since nothing would be gained.
+On a GPU a step is settled while the next one computes; on a CPU at once, since nothing would be
+gained.
 """
 
 import time
@@ -18,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..monitors.judge import Judgement
@@ -27,7 +27,6 @@ from ..platform import catalogue
 from ..platform.contact import Contact
 from ..platform.records import Alert, Event, EventKind, Frame, Mode, Run, RunStatus, Segment
 from ..platform.sinks import FanOut
-from ..platform.system_meter import SystemMeter
 from .config import RunConfig
 from .data.batches import Batch, Batches
 from .keeping import Keeper
@@ -36,12 +35,11 @@ from .objective.flow import flow_losses
 from .objective.timesteps import draw
 from .optim.schedule import learning_rate
 from .probe import Probe
-from .progress import ProgressLine
+from .progress import Lamp, ProgressLine
 from .rollback import Vetting, carry_out, end_vetting
 from .state import TrainState
+from .step_record import StepRecord, scalar
 from .take_commands import obey
-
-SYSTEM_EVERY_S = 2.0
 
 
 @dataclass
@@ -80,11 +78,9 @@ class Trainer:
     def __post_init__(self) -> None:
         self._pending: Pending | None = None
         self._recent_s: deque[float] = deque(maxlen=50)
-        self._logged: dict[str, float] = {}
-        self._meter = SystemMeter()
-        self._metered_s = 0.0
+        tokens = self.config.data.batch * self.config.tokens_per_sample
+        self.record = StepRecord(tokens)
         self.last_loss = float("nan")
-        self._lamp = "healthy"
 
     def train(self, on_step: Callable[["Trainer"], None] | None = None) -> RunStatus:
         """Trains until the steps are done, somebody stops the run or the policy halts it.
@@ -150,7 +146,8 @@ class Trainer:
         self.is_stopping = True
 
     def halt(self, reason: str) -> None:
-        """Ends the run because no automatic action is left; the state is not saved, since it is not to be trusted."""
+        """Ends the run because no automatic action is left; the state is not saved, since it is
+        not to be trusted."""
         self.is_stopping = True
         self.status = "halted"
         self.raise_alert("halted", f"run halted: {reason}", severity="critical")
@@ -162,13 +159,11 @@ class Trainer:
 
     def log(self, values: Mapping[str, float]) -> None:
         """Records a user's own scalars with the current step, as `user/NAME`."""
-        for name, value in values.items():
-            self._logged[f"user/{name}"] = float(value)
+        self.record.log(values)
 
     def open_segment(self, segment: Segment) -> None:
         self.segment = segment
         self.fan_out.say(segment)
-        self._lamp = "back" if segment.reason == "rollback" else "healthy"
 
     def say_event(self, kind: EventKind, text: str, details: Mapping[str, Any]) -> None:
         self.fan_out.say(
@@ -234,7 +229,7 @@ class Trainer:
             losses = flow_losses(state.model, batch, drawn, config)
         forward_s = time.perf_counter() - start_s
         start_s = time.perf_counter()
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        losses.total.backward()
         backward_s = time.perf_counter() - start_s
         start_s = time.perf_counter()
         grad_norm, held = self._update(losses.total.detach())
@@ -256,7 +251,8 @@ class Trainer:
         return Pending(step, batch.index, is_sampled, host_values)
 
     def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Clips, guards and applies the update; returns the gradient norm and the guard's 0/1, both on the device."""
+        """Clips, guards and applies the update; returns the gradient norm and the guard's 0/1,
+        both on the device."""
         config, state = self.config, self.state
         parameters = [p for p in state.model.parameters() if p.grad is not None]
         grad_norm = torch.nn.utils.get_total_norm(
@@ -278,15 +274,17 @@ class Trainer:
     def _settle(self, pending: Pending) -> None:
         start_s = time.perf_counter()
         values = self.measure.read(pending.is_sampled)
-        for name, value in pending.host_values.items():
-            values[name] = np.float32(value)
+        values |= {name: scalar(value) for name, value in pending.host_values.items()}
         if self.probe.is_due(pending.step):
             values |= self.probe.measure(self.state.model)
         now_s = time.time()
         judgement = self.state.judge.step(pending.step, self.segment.index, now_s, values)
-        values |= {name: np.asarray(v, np.float32) for name, v in judgement.scores.items()}
+        values |= judgement.scores
+        values |= self.record.system(self.fan_out.status())
         self.last_loss = float(values[catalogue.LOSS_TOTAL])
-        self._record(pending, values, now_s, time.perf_counter() - start_s)
+        judged_s = time.perf_counter() - start_s
+        values = self.record.complete(values, pending.host_values, judged_s)
+        self.fan_out.record(Frame(self.run.id, self.segment.index, pending.step, now_s, values))
         for note in judgement.notes:
             self.fan_out.say(note)
         for alert in judgement.healed:
@@ -297,7 +295,9 @@ class Trainer:
             self.progress.say(
                 f"step {pending.step}: {alert.severity} {alert.rule}: {alert.message}"
             )
-        self._lamp = "alert" if not judgement.is_healthy else self._lamp_after_health()
+        self.progress.step(
+            self.state.step, self.last_loss, self.median_step_s(), self._lamp(judgement)
+        )
         if values[catalogue.GUARD_HELD]:
             self.say_event("guard", f"the guard held the update of step {pending.step} back", {})
         self._act(pending, judgement)
@@ -316,40 +316,9 @@ class Trainer:
             self.progress.say(f"step {pending.step}: {action.reason}")
         carry_out(self, action)
 
-    def _record(
-        self,
-        pending: Pending,
-        values: dict[str, NDArray[np.float32]],
-        now_s: float,
-        judged_s: float,
-    ) -> None:
-        step_s = sum(
-            pending.host_values[name]
-            for name in (
-                catalogue.DATA_WAIT_S,
-                catalogue.FORWARD_S,
-                catalogue.BACKWARD_S,
-                catalogue.OPTIMIZER_S,
-                catalogue.MONITOR_S,
-            )
-        )
-        values[catalogue.MONITOR_S] = np.float32(values[catalogue.MONITOR_S] + judged_s)
-        values[catalogue.STEP_TIME_S] = np.float32(step_s + judged_s)
-        tokens = self.config.data.batch * self.config.tokens_per_sample
-        values[catalogue.TOKENS_PER_S] = np.float32(tokens / max(step_s + judged_s, 1e-9))
-        if now_s - self._metered_s >= SYSTEM_EVERY_S:
-            self._metered_s = now_s
-            status = self.fan_out.status()
-            values |= {name: np.float32(v) for name, v in self._meter.read().items()}
-            values[catalogue.SINK_COALESCED] = np.float32(status.coalesced)
-            values[catalogue.SINK_LAG_S] = np.float32(status.lag_s)
-        values |= {name: np.float32(value) for name, value in self._logged.items()}
-        self._logged.clear()
-        arrays = {name: np.asarray(value, np.float32) for name, value in values.items()}
-        self.fan_out.record(Frame(self.run.id, self.segment.index, pending.step, now_s, arrays))
-        self.progress.step(self.state.step, self.last_loss, self.median_step_s(), self._lamp)
-
-    def _lamp_after_health(self) -> str:
+    def _lamp(self, judgement: Judgement) -> Lamp:
+        if not judgement.is_healthy:
+            return "alert"
         return "back" if self.vetting is not None else "healthy"
 
     def _keep(self) -> None:

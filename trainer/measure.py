@@ -1,4 +1,6 @@
-"""What a training step measures: the step tier of every step and, on sampled steps, the taps; one packed copy each."""
+"""What a training step measures: the step tier of every step and, on sampled steps, the taps; one
+packed copy each.
+"""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,12 +17,12 @@ from .config import RunConfig
 from .model.dit import VideoMoeDit
 from .objective.flow import Losses
 from .objective.timesteps import Draw
-
-Values = dict[str, NDArray[np.float32]]
+from .step_record import Values, scalar
 
 
 class Measure:
-    """Writes device tensors into one buffer; nothing here waits for the device but `read` and `vetted`."""
+    """Writes device tensors into one buffer; nothing here waits for the device but `read` and
+    `vetted`."""
 
     def __init__(self, model: VideoMoeDit, config: RunConfig, device: torch.device) -> None:
         self._layers = model.moe_layers
@@ -68,12 +70,10 @@ class Measure:
         """Returns the oldest step that was taken and not yet read, under catalogue names."""
         values = self._step.read()
         per_sample = values[catalogue.LOSS_PER_SAMPLE]
-        values[catalogue.LOSS_VIDEO] = per_sample[0].mean()
+        values[catalogue.LOSS_VIDEO] = scalar(per_sample[0].mean())
         # a clip without sound has an audio loss of exactly 0 and is not in the mean
         with_sound = per_sample[1][per_sample[1] != 0]
-        values[catalogue.LOSS_AUDIO] = (
-            with_sound.mean() if with_sound.size else np.zeros((), np.float32)
-        )
+        values[catalogue.LOSS_AUDIO] = scalar(with_sound.mean() if with_sound.size else 0.0)
         if is_sampled:
             values |= self._taps.read()
         return values

@@ -1,4 +1,6 @@
-"""Opens a run: a new one, one that goes on, or one that starts from another's weights; one process at a time."""
+"""Opens a run: a new one, one that goes on, or one that starts from another's weights; one
+process at a time.
+"""
 
 import dataclasses
 import os
@@ -120,9 +122,11 @@ def next_segment(store: Store, old: Run, config: RunConfig, step: int, parent: i
 
 
 def claim(store: Store, run: Run) -> str:
-    """Makes this process the only one that trains the run; returns the holder's name for its heartbeats.
+    """Makes this process the only one that trains the run; returns the holder's name for its
+    heartbeats.
 
-    Raises MoescopeError while another process does. A process of this machine that is gone is known to be.
+    Raises MoescopeError while another process does. A process of this machine that is gone is
+    known to be.
     """
     host = socket.gethostname()
     holder = f"{host}:{os.getpid()}:{token_hex(3)}"
@@ -143,9 +147,11 @@ def claim(store: Store, run: Run) -> str:
 
 
 def load_weights(model: nn.Module, store: Store, name_or_id: str) -> str:
-    """Loads the averaged weights (EMA) of another run's newest readable checkpoint that is not tainted.
+    """Loads the averaged weights (EMA) of another run's newest readable checkpoint that is not
+    tainted.
 
-    Returns what was loaded, in words. Raises MoescopeError where there is none or where the shapes differ.
+    Returns what was loaded, in words. Raises MoescopeError where there is none or where the
+    shapes differ.
     """
     run = store.find_run(name_or_id)
     root = Path(run.folder) / "checkpoints"

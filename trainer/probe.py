@@ -1,4 +1,6 @@
-"""The slow tier: the loss of a fixed batch of held-out clips, with fixed noise and fixed noise levels."""
+"""The slow tier: the loss of a fixed batch of held-out clips, with fixed noise and fixed noise
+levels.
+"""
 
 import numpy as np
 import torch
@@ -8,13 +10,14 @@ from ..platform import catalogue
 from .config import RunConfig
 from .data.batches import Batch, Batches
 from .evaluate import ProbePass, probe, probe_passes
-from .measure import Values
+from .step_record import Values, scalar
 
 
 class Probe:
     """Measures the same thing every time, so that a change is the model's and not the data's.
 
-    The batch is decoded at the first measurement and kept: the files may change or go away afterwards.
+    The batch is decoded at the first measurement and kept: the files may change or go away
+    afterwards.
     """
 
     def __init__(self, config: RunConfig, batches: Batches, device: torch.device) -> None:
@@ -28,13 +31,14 @@ class Probe:
         return bool(every) and step % every == 0
 
     def measure(self, model: nn.Module) -> Values:
-        """Returns the probe's catalogue signals; waits for the device. Changes nothing that computes."""
+        """Returns the probe's catalogue signals; waits for the device. Changes nothing that
+        computes."""
         if self._fixed is None:
             batch = self._batches.validation_batch(self._config.watch.num_probe_clips)
             batch = batch.to(self._device)
             self._fixed = batch, probe_passes(self._config, batch)
         losses = probe(model, *self._fixed, self._config)
         return {
-            catalogue.PROBE_LOSS: np.float32(losses.total).reshape(()),
+            catalogue.PROBE_LOSS: scalar(losses.total),
             catalogue.PROBE_LOSS_BIN: losses.total_Q.astype(np.float32),
         }

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Vetting:
     """From batch `first` on, a batch is judged before it is trained on.
 
-    It ends at batch `until`, but not before `HEALTHY_IN_A_ROW` good batches came in a row: a bad stretch is passed
-    over wherever it lies and however long it is.
+    It ends at batch `until`, but not before `HEALTHY_IN_A_ROW` good batches came in a row: a bad
+    stretch is passed over wherever it lies and however long it is.
     """
 
     first: int
@@ -62,7 +62,8 @@ def carry_out(trainer: "Trainer", action: Action, *, is_automatic: bool = True) 
 
 
 def _roll_back(trainer: "Trainer", action: Action) -> str:
-    """Restores everything that computes and opens a new segment; what must remember stays as it is."""
+    """Restores everything that computes and opens a new segment; what must remember stays as it
+    is."""
     assert action.to_step is not None, action
     state, from_step, from_batch = trainer.state, trainer.state.step, trainer.state.batch
     trainer.forget_pending()

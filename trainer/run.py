@@ -75,11 +75,11 @@ def train(
 ) -> RunResult:
     """Trains a run to its end and returns how it ended.
 
-    resume: a run (id or name) that goes on from its newest usable checkpoint; where `config` differs
-    from what it had, a segment records the difference. init_from: a run whose averaged weights a new
-    run starts from. on_step: called at every step boundary; there `trainer.log({...})` records scalars
-    of a user's own. Raises MoescopeError on whatever its user can mend. SIGTERM and Ctrl-C save a
-    checkpoint first.
+    resume: a run (id or name) that goes on from its newest usable checkpoint; where `config`
+    differs from what it had, a segment records the difference. init_from: a run whose averaged
+    weights a new run starts from. on_step: called at every step boundary; there
+    `trainer.log({...})` records scalars of a user's own. Raises MoescopeError on whatever its
+    user can mend. SIGTERM and Ctrl-C save a checkpoint first.
     """
     opened = open_trainer(
         config,
@@ -105,7 +105,8 @@ def open_trainer(
     init_from: str = "",
     progress: bool = False,
 ) -> Iterator[Trainer]:
-    """Yields a trainer at its first step boundary, for whoever wants to turn the loop; arguments as of `train`."""
+    """Yields a trainer at its first step boundary, for whoever wants to turn the loop; arguments
+    as of `train`."""
     settings.make_home()
     device = _device(config)
     with ExitStack() as stack:
@@ -173,7 +174,6 @@ def _assemble(
     fan_out = FanOut(folder / "journal", sinks)
     stack.callback(fan_out.close)
     policy = Policy(config.policy, folder / "memory.jsonl")
-    stack.callback(policy.close)
     keeper = Keeper(
         folder / "checkpoints",
         config.checkpoint,

@@ -29,10 +29,11 @@ SCALE = 4
 def sample_run(
     settings: Settings, name_or_id: str, prompts: list[str], steps: int, seed: int, to: Path | None
 ) -> list[Path]:
-    """Generates one clip per prompt (else per caption of a few held-out clips) with the run's averaged weights.
+    """Generates one clip per prompt (else per caption of a few held-out clips) with the run's
+    averaged weights.
 
-    Returns the files, in the run's `samples` folder unless `to` names another. Raises MoescopeError where the run has
-    no usable checkpoint or where no prompt is known.
+    Returns the files, in the run's `samples` folder unless `to` names another. Raises
+    MoescopeError where the run has no usable checkpoint or where no prompt is known.
     """
     store = open_store(settings.store_url)
     try:

@@ -1,6 +1,7 @@
 """Everything that computes: what a checkpoint holds and a rollback restores, as one value.
 
-What must remember (the policy's budget, cooldowns, skipped batches, the alerts) is not here, on purpose.
+What must remember (the policy's budget, cooldowns, skipped batches, the alerts) is not here, on
+purpose.
 """
 
 import random
@@ -32,7 +33,8 @@ class TrainState:
     """The learning rate is scaled by damp_scale in steps below this."""
 
     def capture(self) -> dict[str, Any]:
-        """Returns the live state: tensors are the training's own, so copy it before the next step."""
+        """Returns the live state: tensors are the training's own, so copy it before the next
+        step."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -49,9 +51,11 @@ class TrainState:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Puts everything back; the given state stays untouched, so that it can be restored again."""
+        """Puts everything back; the given state stays untouched, so that it can be restored
+        again."""
         self.model.load_state_dict(state["model"])
-        # load_state_dict of an optimizer keeps the tensors it is given; the next step would change the snapshot
+        # load_state_dict of an optimizer keeps the tensors it is given; the next step would
+        # change the snapshot
         _restore_optimizer(self.optimizer, state["optimizer"])
         self.ema.load_state_dict(state["ema"])
         self.guard.load_state_dict(state["guard"])
@@ -89,7 +93,7 @@ def _cloned(value: Any) -> Any:
 
 
 def _random_state() -> dict[str, Any]:
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": {
@@ -109,7 +113,7 @@ def _set_random_state(state: dict[str, Any]) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     numpy = state["numpy"]
-    np.random.set_state(  # noqa: NPY002
+    np.random.set_state(
         (
             numpy["kind"],
             np.asarray(numpy["keys"]).astype(np.uint32),

@@ -10,7 +10,9 @@ from types import FrameType
 MOST_RESTARTS = 3
 FIRST_WAIT_S = 1.0
 ENDED_FOR_GOOD = frozenset({0, 2, 3, 130, 143, -signal.SIGINT, -signal.SIGTERM})
-"""Exit codes after which a restart would be wrong: done, user error, halted by the policy, stopped by a person."""
+"""Exit codes after which a restart would be wrong: done, user error, halted by the policy,
+stopped by a person.
+"""
 
 
 def supervise(
@@ -21,9 +23,11 @@ def supervise(
     first_wait_s: float = FIRST_WAIT_S,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201
 ) -> int:
-    """Runs `start` as a process, and after a crash `resume`, waiting twice as long before each restart.
+    """Runs `start` as a process, and after a crash `resume`, waiting twice as long before each
+    restart.
 
-    Returns the exit code of the last process. SIGTERM and Ctrl-C are passed on to it and end the supervision.
+    Returns the exit code of the last process. SIGTERM and Ctrl-C are passed on to it and end the
+    supervision.
     """
     stopping = threading.Event()
     child: subprocess.Popen[bytes] | None = None

@@ -71,7 +71,7 @@ def _take(trainer: "Trainer", command: Command) -> str:
             return f"automatic action is {mode}"
         case "stop":
             trainer.stop()
-            return f"stops at step {trainer.state.step} after a checkpoint"
+    return f"stops at step {trainer.state.step} after a checkpoint"
 
 
 def _roll_back(trainer: "Trainer", command: Command) -> str:

@@ -1,4 +1,6 @@
-"""Real faults of every place a sink writes to: recording goes on in microseconds, and all is caught up."""
+"""Real faults of every place a sink writes to: recording goes on in microseconds, and all is caught
+up.
+"""
 
 import os
 import resource
@@ -26,7 +28,8 @@ from moescope.platform.sinks import FanOut
 from moescope.platform.sql_sink import SqlSink
 from moescope.platform.store import Store, open_store
 
-# MLflow 3.17 maps a relation in a way that SQLAlchemy 2.1 has deprecated; goes when MLflow's pin moves on
+# MLflow 3.17 maps a relation in a way that SQLAlchemy 2.1 has deprecated; goes when MLflow's pin
+# moves on
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 POSTGRES_URL = "postgresql://postgres@127.0.0.1:5432/test"
@@ -203,7 +206,10 @@ def test_a_server_that_refuses_everybody_for_a_while_is_caught_up_with(tmp_path:
                 connection.execute(text(statement))
 
     try:
-        ask(f"CREATE ROLE {name} LOGIN PASSWORD '{name}'", f"CREATE SCHEMA {name} AUTHORIZATION {name}")
+        ask(
+            f"CREATE ROLE {name} LOGIN PASSWORD '{name}'",
+            f"CREATE SCHEMA {name} AUTHORIZATION {name}",
+        )
     except Exception as error:
         pytest.skip(f"no PostgreSQL at {url.render_as_string()}: {error}")
     own = url.set(drivername="postgresql", username=name, password=name).render_as_string(False)

@@ -21,7 +21,8 @@ from moescope.platform.sinks import FanOut, Record, Sink
 from moescope.platform.sql_sink import SqlSink
 from moescope.platform.store import Store, open_store
 
-# MLflow 3.17 maps a relation in a way that SQLAlchemy 2.1 has deprecated; goes when MLflow's pin moves on
+# MLflow 3.17 maps a relation in a way that SQLAlchemy 2.1 has deprecated; goes when MLflow's pin
+# moves on
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 POSTGRES_URL = "postgresql://postgres@127.0.0.1:5432/test"
@@ -40,9 +41,7 @@ class Place:
     num_runs: Callable[[], int]
 
 
-@pytest.fixture(
-    params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres), "mlflow"]
-)
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres), "mlflow"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "mlflow":
         shutil.copy(request.getfixturevalue("empty_mlflow"), tmp_path / "mlflow.db")

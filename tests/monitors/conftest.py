@@ -4,16 +4,19 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from moescope.platform import catalogue
 from numpy.typing import NDArray
+
+from moescope.platform import catalogue
 
 Values = dict[str, NDArray[np.float32]]
 
 
 class LossStream:
-    """Per-sample flow losses of a small model: they fall fast at first and depend on sigma (high near 0 and 1).
+    """Per-sample flow losses of a small model: they fall fast at first and depend on sigma (high
+    near 0 and 1).
 
-    Noise is heavy-tailed, a clip's difficulty is common to its modalities, and a tenth of the clips have no sound.
+    Noise is heavy-tailed, a clip's difficulty is common to its modalities, and a tenth of the clips
+    have no sound.
     """
 
     def __init__(self, seed: int, num_samples: int = 8, fall_steps: float = 50.0) -> None:

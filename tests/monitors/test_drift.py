@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moescope.monitors.detectors.drift import DriftScore
-from pytest import approx
 
 
 def noise(count: int, seed: int = 0) -> list[float]:
@@ -14,9 +15,9 @@ def test_the_sum_grows_by_the_clipped_excess() -> None:
     # with a lag of 1 the values 0, 0 are old when the fourth comes; MAD 0, so the floor 1 is sigma
     for step in range(3):
         assert drift.update(step, 0.0) == 0.0
-    assert drift.update(3, 2.5) == approx(1.5)  # 2.5 - 1
-    assert drift.update(4, 50.0) == approx(3.5)  # clipped: 3 - 1
-    assert drift.update(5, 0.0) == approx(2.5)  # 0 - 1
+    assert drift.update(3, 2.5) == pytest.approx(1.5)  # 2.5 - 1
+    assert drift.update(4, 50.0) == pytest.approx(3.5)  # clipped: 3 - 1
+    assert drift.update(5, 0.0) == pytest.approx(2.5)  # 0 - 1
     assert drift.onset_step == 3
 
 

@@ -1,13 +1,14 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moescope.monitors.expert_signals import (
     expert_load,
     load_entropy_nats,
     max_violation,
     minority_share,
 )
-from pytest import approx
 
 uniform = np.full((1, 8), 25)
 single = np.array([[0, 0, 0, 0, 0, 0, 0, 200]])
@@ -15,24 +16,24 @@ single = np.array([[0, 0, 0, 0, 0, 0, 0, 200]])
 
 def test_load_is_relative_to_the_mean_of_the_layer() -> None:
     # 10 tokens over 4 experts: a mean of 2.5, so 5 tokens are twice the mean
-    assert expert_load(np.array([[5, 5, 0, 0]])) == approx(np.array([[2.0, 2.0, 0.0, 0.0]]))
+    assert expert_load(np.array([[5, 5, 0, 0]])) == pytest.approx(np.array([[2.0, 2.0, 0.0, 0.0]]))
 
 
 def test_max_violation_is_the_largest_load_less_one() -> None:
-    assert max_violation(uniform) == approx(np.array([0.0]))
-    assert max_violation(single) == approx(np.array([7.0]))  # E - 1
+    assert max_violation(uniform) == pytest.approx(np.array([0.0]))
+    assert max_violation(single) == pytest.approx(np.array([7.0]))  # E - 1
 
 
 def test_load_entropy_goes_from_nothing_to_the_logarithm_of_the_experts() -> None:
-    assert load_entropy_nats(uniform) == approx(np.array([2.0794415]))  # ln 8 = 3 ln 2
-    assert load_entropy_nats(single) == approx(np.array([0.0]))
+    assert load_entropy_nats(uniform) == pytest.approx(np.array([2.0794415]))  # ln 8 = 3 ln 2
+    assert load_entropy_nats(single) == pytest.approx(np.array([0.0]))
 
 
 def test_minority_share_is_one_when_balanced_and_zero_when_half_is_idle() -> None:
-    assert minority_share(uniform) == approx(np.array([1.0]))
-    assert minority_share(np.array([[5, 5, 0, 0]])) == approx(np.array([0.0]))
+    assert minority_share(uniform) == pytest.approx(np.array([1.0]))
+    assert minority_share(np.array([[5, 5, 0, 0]])) == pytest.approx(np.array([0.0]))
     # 2 of 20 tokens in the lesser half, where 10 of 20 are balanced
-    assert minority_share(np.array([[9, 9, 1, 1]])) == approx(np.array([0.2]))
+    assert minority_share(np.array([[9, 9, 1, 1]])) == pytest.approx(np.array([0.2]))
 
 
 def test_a_layer_without_tokens_gives_numbers() -> None:
@@ -46,6 +47,6 @@ def test_a_layer_without_tokens_gives_numbers() -> None:
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=16).filter(sum))
 def test_loads_have_mean_one_and_entropy_its_bounds(counts: list[int]) -> None:
     tokens_LE = np.array([counts])
-    assert float(expert_load(tokens_LE).mean()) == approx(1.0, rel=1e-5)
+    assert float(expert_load(tokens_LE).mean()) == pytest.approx(1.0, rel=1e-5)
     assert -1e-6 <= load_entropy_nats(tokens_LE)[0] <= np.log(len(counts)) + 1e-6
     assert -1e-6 <= minority_share(tokens_LE)[0] <= 1 + 1e-6

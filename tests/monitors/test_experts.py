@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moescope.monitors.detectors.experts import DeadExperts, Monopoly
-from pytest import approx
 
 
 def test_an_expert_without_tokens_is_dead_after_the_window_and_no_earlier() -> None:
@@ -39,7 +40,7 @@ def test_concentration_is_one_where_half_of_the_experts_get_nothing() -> None:
     monopoly = Monopoly(memory_steps=5)
     found = [monopoly.update(np.array([[50, 50, 0, 0], [25, 25, 25, 25]])) for _ in range(5)]
     assert found[3].tolist() == [0.0, 0.0]  # too early to say
-    assert found[4] == approx(np.array([1.0, 0.0]))
+    assert found[4] == pytest.approx(np.array([1.0, 0.0]))
 
 
 def test_two_of_four_experts_with_one_idle_are_not_yet_a_monopoly() -> None:
@@ -47,7 +48,7 @@ def test_two_of_four_experts_with_one_idle_are_not_yet_a_monopoly() -> None:
     for _ in range(20):
         found = monopoly.update(np.array([[40, 35, 25, 0]]))
     # the lesser half has 25%, where 50% is balanced: 1 - 0.25 / 0.5
-    assert found == approx(np.array([0.5]))
+    assert found == pytest.approx(np.array([0.5]))
 
 
 counts = st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=4), min_size=5, max_size=30)

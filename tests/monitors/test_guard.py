@@ -3,6 +3,7 @@ import math
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moescope.monitors.guard import WARMUP_STEPS, Guard
 
 

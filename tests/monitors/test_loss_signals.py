@@ -1,9 +1,10 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
+
 from moescope.monitors.loss_signals import CLIP_SIGMA, LossNormaliser, Residuals
 from moescope.platform import catalogue
-from pytest import approx
 
 ONES = np.ones(2)
 
@@ -21,8 +22,8 @@ def test_the_first_residual_is_measured_in_prior_scales() -> None:
     loss_MB = np.array([[1.0, 1.0, 2.0]])
     residuals = LossNormaliser(1).residuals(loss_MB, np.array([[0.1, 0.5, 0.9]]))
     assert residuals is not None
-    assert residuals.per_sample_MB == approx(np.array([[0.0, 0.0, 2.3105]]), abs=1e-4)
-    assert residuals.pooled == approx(2.3105 / 2, abs=1e-4)  # over the root of at least 4
+    assert residuals.per_sample_MB == pytest.approx(np.array([[0.0, 0.0, 2.3105]]), abs=1e-4)
+    assert residuals.pooled == pytest.approx(2.3105 / 2, abs=1e-4)  # over the root of at least 4
 
 
 def test_residuals_do_not_depend_on_sigma_once_the_curve_is_learnt(
@@ -40,8 +41,8 @@ def test_residuals_do_not_depend_on_sigma_once_the_curve_is_learnt(
         ):
             by_half[bool(sigma > 0.5)].append(float(z))
     for z_of_half in by_half.values():
-        assert np.mean(z_of_half) == approx(0.0, abs=0.15)
-        assert np.std(z_of_half) == approx(1.0, abs=0.25)
+        assert np.mean(z_of_half) == pytest.approx(0.0, abs=0.15)
+        assert np.std(z_of_half) == pytest.approx(1.0, abs=0.25)
 
 
 def test_a_falling_loss_leaves_no_lag_in_the_curve(loss_stream: Callable) -> None:
@@ -67,7 +68,7 @@ def test_one_odd_sample_is_clipped() -> None:
     residuals = normaliser.residuals(loss_MB, np.linspace(0.1, 0.9, 8)[None])
     assert residuals is not None
     assert residuals.per_sample_MB.max() == CLIP_SIGMA
-    assert residuals.pooled == approx(CLIP_SIGMA / np.sqrt(8))
+    assert residuals.pooled == pytest.approx(CLIP_SIGMA / np.sqrt(8))
 
 
 def test_asking_changes_nothing(loss_stream: Callable) -> None:
@@ -91,7 +92,7 @@ def test_a_step_of_weight_zero_does_not_move_the_level() -> None:
         residuals = normaliser.residuals(loss_MB, sigma_MB)
         assert residuals is not None
         normaliser.learn(loss_MB, sigma_MB, residuals, np.array([weight]))
-        assert normaliser.state_dict()["level_M"][0] == approx(expected)
+        assert normaliser.state_dict()["level_M"][0] == pytest.approx(expected)
 
 
 def test_sigmas_at_and_beyond_the_ends_are_read() -> None:

@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from moescope.monitors.default_rules import DEFAULT_RULES
 from moescope.monitors.rules import check_certification, read_rules
 from moescope.platform.errors import MoescopeError

@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moescope.monitors.detectors.spike import SpikeScore
-from pytest import approx
 
 
 def healthy(count: int, seed: int = 0) -> list[float]:
@@ -26,7 +27,7 @@ def test_the_score_has_unit_spread_on_normal_noise() -> None:
     spike = SpikeScore()
     scores = [spike.update(value)[0] for value in healthy(2000)]
     # a level of memory 1/0.1 adds 0.1 / 1.9 = 5% to the variance, and so does the MAD's own error
-    assert np.std(scores[200:]) == approx(1.0, abs=0.1)
+    assert np.std(scores[200:]) == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_falling_value_is_no_spike_when_its_fall_ends() -> None:

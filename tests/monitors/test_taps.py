@@ -3,12 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from moescope.kernels.routing.reference import Routing
 from moescope.monitors.taps import Taps
 from moescope.platform import catalogue
 from moescope.trainer.moe.router import SigmoidRouter
-from pytest import approx
-from torch import Tensor, nn
 
 # B batch  S stream tokens  D width  T tokens  E experts
 
@@ -54,16 +54,18 @@ def test_taps_measure_what_the_forward_gave(blocks: list[Block]) -> None:
     values = taps.read()
     rms = [output.square().mean().sqrt().item() for output in outputs]
     absmax = [output.abs().max().item() for output in outputs]
-    assert values[catalogue.ACTIVATION_RMS] == approx(np.array(rms), rel=1e-5)
-    assert values[catalogue.ACTIVATION_ABSMAX] == approx(np.array(absmax))
-    assert values[catalogue.ACTIVATION_OUTLIER_RATIO] == approx(np.array(absmax) / rms, rel=1e-5)
+    assert values[catalogue.ACTIVATION_RMS] == pytest.approx(np.array(rms), rel=1e-5)
+    assert values[catalogue.ACTIVATION_ABSMAX] == pytest.approx(np.array(absmax))
+    assert values[catalogue.ACTIVATION_OUTLIER_RATIO] == pytest.approx(
+        np.array(absmax) / rms, rel=1e-5
+    )
     for layer, block in enumerate(blocks):
         assert block.routing is not None
         # 15 tokens with 2 choices over 4 experts: 7.5 each when balanced
         load = block.routing.counts_E.numpy() / 7.5
-        assert values[catalogue.EXPERT_LOAD][layer] == approx(load)
-        assert values[catalogue.MAX_VIOLATION][layer] == approx(load.max() - 1)
-    assert values[catalogue.BIAS_RANGE] == approx(np.array([0.0, 0.75]))
+        assert values[catalogue.EXPERT_LOAD][layer] == pytest.approx(load)
+        assert values[catalogue.MAX_VIOLATION][layer] == pytest.approx(load.max() - 1)
+    assert values[catalogue.BIAS_RANGE] == pytest.approx(np.array([0.0, 0.75]))
     assert (values[catalogue.ROUTER_ENTROPY_NATS] <= math.log(EXPERTS) + 1e-5).all()
     assert (values[catalogue.LOAD_ENTROPY_NATS] <= math.log(EXPERTS) + 1e-5).all()
 

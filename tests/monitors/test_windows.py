@@ -1,17 +1,18 @@
 import json
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moescope.monitors.windows import AcceptedWindow, Persistence, median
-from pytest import approx
 
 finite = st.floats(-1e6, 1e6)
 
 
 @given(st.lists(finite, min_size=1, max_size=50))
 def test_the_median_is_numpys_median(values: list[float]) -> None:
-    assert median(np.array(values)) == approx(float(np.median(values)), abs=1e-9)
+    assert median(np.array(values)) == pytest.approx(float(np.median(values)), abs=1e-9)
 
 
 def test_the_score_is_the_distance_from_the_median_in_mads() -> None:
@@ -19,7 +20,7 @@ def test_the_score_is_the_distance_from_the_median_in_mads() -> None:
     for value in (1.0, 2.0, 3.0, 4.0, 5.0):
         window.push(value)
     # median 3, |x - 3| = 2 1 0 1 2, MAD 1: (9 - 3) / (1.4826 * 1)
-    assert window.score(9.0) == approx(6 / 1.4826)
+    assert window.score(9.0) == pytest.approx(6 / 1.4826)
 
 
 def test_a_window_says_nothing_below_its_least_count() -> None:
@@ -34,7 +35,7 @@ def test_equal_values_are_scored_by_the_floor() -> None:
     window = AcceptedWindow(size=4, min_count=2, floor=0.5)
     window.push(1.0)
     window.push(1.0)
-    assert window.score(2.0) == approx(2.0)  # (2 - 1) / 0.5
+    assert window.score(2.0) == pytest.approx(2.0)  # (2 - 1) / 0.5
 
 
 def test_the_oldest_value_leaves_a_full_window() -> None:
@@ -64,7 +65,8 @@ def test_three_of_five_fire_with_the_first_of_them_as_onset() -> None:
 
 
 def test_the_onset_reaches_back_over_scores_that_were_already_raised() -> None:
-    # 2.6 and 3 are above `raised`, so the stretch began with them, two steps before the first excess
+    # 2.6 and 3 are above `raised`, so the stretch began with them, two steps before the first
+    # excess
     assert scores(lasting(), [0, 2.6, 3, 5, 6, 7]) == [(5, 1)]
 
 

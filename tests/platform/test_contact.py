@@ -1,4 +1,4 @@
-"""The trainer's line to the store: beats, brings commands, and delivers answers later if need be."""
+"""The trainer's line to the store: beats, brings commands, delivers answers later if need be."""
 
 import sqlite3
 import time
@@ -47,7 +47,12 @@ def test_it_beats_and_keeps_the_lease(store: Store, contact: Contact) -> None:
 def test_a_command_comes_once_and_its_answer_is_seen(store: Store, contact: Contact) -> None:
     asked = ask(store, "r1", "checkpoint", {}, "ann", time.time())
     found: list[str] = []
-    wait_until(lambda: bool(found.extend(c.id for c in contact.commands()) or found))
+
+    def has_come() -> bool:
+        found.extend(command.id for command in contact.commands())
+        return bool(found)
+
+    wait_until(has_come)
     assert found == [asked.id]
     contact.answer(asked, "done", "saved step 3")
     wait_until(lambda: commands(store, "r1")[0].state == "done")

@@ -213,7 +213,7 @@ CASES: list[tuple[str | Callable[[Path], str], str]] = [
     ("postgresql://u:secret@h", "names no database"),
     ("postgresql://u:secret@127.0.0.1:1/d", "is the server up and the address right"),
     ("postgresql://u:secret@no-such-host.invalid/d", "is the server up and the address right"),
-    ("postgresql://u:secret@127.0.0.1/d?nonsense=1", "refused .*nonsense"),
+    ("postgresql://u:secret@127.0.0.1/d?nonsense=1", "cannot be used .*nonsense"),
     (folder_without_store, "its folder must exist and be writable"),
     (folder_in_place_of_the_file, "cannot be opened"),
     (text_in_place_of_the_file, "is not a SQLite database: choose another file"),

@@ -14,7 +14,7 @@ from moescope.platform.record_codec import decode, encode
 from moescope.platform.records import Alert, Checkpoint, Event, Frame, Segment
 
 ALERT = Alert(
-    "a1", "r", 2, "spike", "critical", 10, 12, math.nan, 4.0, "µ above 4σ", 1.5, "r/spike/10",
+    "a1", "r", 2, "spike", "critical", 10, 12, math.nan, 4.0, "µ above 4 €", 1.5, "r/spike/10",
     evidence={"signal": LOSS_TOTAL, "layers": [1, 2]},
 )  # fmt: skip
 
@@ -39,13 +39,9 @@ def test_an_alert_with_a_value_that_is_not_a_number_comes_back() -> None:
     assert back.evidence == ALERT.evidence
 
 
-@given(
-    hn.arrays(
-        np.float32, hn.array_shapes(min_dims=0, max_dims=3), elements=st.floats(width=32)
-    )
-)
+@given(hn.arrays(np.float32, hn.array_shapes(min_dims=0, max_dims=3), elements=st.floats(width=32)))
 def test_a_frame_keeps_every_bit(values: np.ndarray) -> None:
-    frame = Frame("r", 1, 7, 2.5, {LOSS_TOTAL: np.float32(0.1).reshape(()), EXPERT_TOKENS: values})
+    frame = Frame("r", 1, 7, 2.5, {LOSS_TOTAL: np.full((), 0.1, np.float32), EXPERT_TOKENS: values})
     back = decode(encode(frame))
     assert isinstance(back, Frame)
     assert (back.run_id, back.segment, back.step, back.time_s) == ("r", 1, 7, 2.5)

@@ -70,7 +70,7 @@ class Service:
         return self.process.stdout.readline().strip()
 
     def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return list(psutil.Process(self.process.pid).children(recursive=True))
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         if self.process.poll() is None:
@@ -237,7 +237,5 @@ def serve_until_ready(settings: Settings, port: int) -> ServiceAddresses:
         found.append(addresses)
         stop.set()
 
-    serve(
-        settings, settings.store_url, port=port, mlflow_port=free_port(), ready=ready, stop=stop
-    )
+    serve(settings, settings.store_url, port=port, mlflow_port=free_port(), ready=ready, stop=stop)
     return found[0]

@@ -118,7 +118,7 @@ def test_a_sink_that_hangs_lets_the_run_end_in_time_and_the_next_process_catches
     tmp_path: Path,
 ) -> None:
     let_go = threading.Event()
-    fan_out = FanOut(tmp_path, [Memory("sql", lambda: let_go.wait() and None)])
+    fan_out = FanOut(tmp_path, [Memory("sql", lambda: wait_for(let_go))])
     for step in range(50):
         fan_out.record(frame(step))
     start_s = time.monotonic()
@@ -243,7 +243,7 @@ def test_recording_takes_microseconds_while_sinks_fail_hang_and_are_slow(tmp_pat
 
     sinks = [
         Memory("fails", fail),
-        Memory("hangs", lambda: let_go.wait() and None),
+        Memory("hangs", lambda: wait_for(let_go)),
         Memory("slow", lambda: time.sleep(0.3)),
     ]
     fan_out = FanOut(tmp_path, sinks)
@@ -283,8 +283,8 @@ CHILD = """
         fan_out.record(Frame("run", 0, step, now_s, {"loss/total": np.float32(step).reshape(())}))
         if step % 100 == 0:
             key = f"run/spike/{step}"
-            fan_out.say(Alert(key, "run", 0, "spike", "critical", step, step, 5.0, 4.0, "up", now_s, key))
-            print("said", step, flush=True)
+            fan_out.say(Alert(key, "run", 0, "spike", "critical", step, step, 5.0, 4.0, "up", now_s,
+            key)) print("said", step, flush=True)
         print(step, now_s, flush=True)
         time.sleep(0.001)
 """
@@ -330,6 +330,10 @@ def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
     fan_out.say(Event("run", 0, 0, 0.0, "note", "late"))
     fan_out.close()
     assert sink.records == []
+
+
+def wait_for(event: threading.Event) -> None:
+    event.wait()
 
 
 def wait_until(is_true: Callable[[], bool], most_s: float = 10.0) -> None:

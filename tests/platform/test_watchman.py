@@ -1,4 +1,6 @@
-"""The watchman: silence and standstill are told, once each, and never blamed on a run when the store was away."""
+"""The watchman: silence and standstill are told, once each, and never blamed on a run when the
+store was away.
+"""
 
 from dataclasses import replace
 

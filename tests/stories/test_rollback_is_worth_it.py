@@ -1,4 +1,6 @@
-"""Three trainings from one seed, as processes: never poisoned; poisoned and only advised; poisoned and rolled back."""
+"""Three trainings from one seed, as processes: never poisoned; poisoned and only advised;
+poisoned and rolled back.
+"""
 
 import json
 import subprocess
@@ -8,6 +10,7 @@ from shutil import copytree, rmtree
 from typing import Any
 
 import pytest
+
 from moescope.platform.frozen import changed
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.deliveries import Deliveries, make_demo_deliveries

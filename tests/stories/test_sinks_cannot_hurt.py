@@ -1,4 +1,6 @@
-"""Two trainers take turns, step by step, in one process: one with healthy sinks, one whose sinks fail all the time."""
+"""Two trainers take turns, step by step, in one process: one with healthy sinks, one whose sinks
+fail all the time.
+"""
 
 import os
 import socket
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from moescope.platform import catalogue
 from moescope.platform.frozen import changed
 from moescope.platform.series import read_series

@@ -1,4 +1,6 @@
-"""Two trainers and the service on one SQLite file for two minutes: nobody meets a lock, no sample is missing."""
+"""Two trainers and the service on one SQLite file for two minutes: nobody meets a lock, no sample
+is missing.
+"""
 
 import os
 import signal
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from moescope.platform import catalogue
 from moescope.platform.series import known_signals, read_series
 from moescope.platform.settings import Settings
@@ -18,6 +21,7 @@ from moescope.trainer.data.make_clips import make_clips
 pytestmark = pytest.mark.story
 
 FOR_S = 120.0
+STOPPED = 130
 SMALL = {
     "steps": 1_000_000,
     "data.batch": 2,
@@ -59,7 +63,7 @@ def test_no_lock_reaches_anybody_and_no_sample_is_missing(tmp_path: Path) -> Non
     for process in reversed(processes):
         assert process.poll() is None, [log.read_text()[-2000:] for log in logs]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, [log.read_text()[-2000:] for log in logs]
+        assert process.wait(60) in (0, STOPPED), [log.read_text()[-2000:] for log in logs]
     for log in logs:
         assert "locked" not in log.read_text().lower()
         assert "Traceback" not in log.read_text()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from moescope.platform.frozen import changed
 from moescope.platform.settings import Settings
 from moescope.trainer.config import RunConfig

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from moescope.platform.frozen import changed
 from moescope.trainer.counts import count_parameters
 from moescope.trainer.model.dit import VideoMoeDit

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from moescope.trainer.optim.ema import Ema
 from torch import nn
+
+from moescope.trainer.optim.ema import Ema
 
 
 def _model() -> nn.Linear:

@@ -1,4 +1,6 @@
-"""No key of a recipe is decoration: changing any one changes counts, compute or loss, or what the run is kept by."""
+"""No key of a recipe is decoration: changing any one changes counts, compute or loss, or what the
+run is kept by.
+"""
 
 import hashlib
 from pathlib import Path
@@ -6,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from moescope.monitors.guard import Guard
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed, leaves

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from moescope.kernels.compare import relative_error
 from moescope.trainer.config import MoeConfig
 from moescope.trainer.moe.experts import MoeLayer
-from torch import Tensor
 
 # T tokens  D width
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from moescope.trainer.config import RunConfig
 from moescope.trainer.model.dit import VideoMoeDit
 from moescope.trainer.optim.groups import make_optimizer
-from torch import Tensor, nn
 
 
 def _state_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[Tensor]:

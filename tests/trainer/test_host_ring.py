@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from moescope.platform.errors import MoescopeError
 from moescope.trainer.host_ring import HostRing
 

@@ -1,4 +1,6 @@
-"""A run that was killed, stopped or changed goes on where it was; nothing that must be remembered is lost."""
+"""A run that was killed, stopped or changed goes on where it was; nothing that must be remembered
+is lost.
+"""
 
 import json
 import os
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from moescope.platform import catalogue
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
@@ -208,7 +211,9 @@ def test_a_new_run_starts_from_another_runs_averaged_weights(
 
     def on_step(trainer: Trainer) -> None:
         if not weights:
-            weights.append({k: p.numpy().copy() for k, p in trainer.state.model.state_dict().items()})
+            weights.append(
+                {k: p.numpy().copy() for k, p in trainer.state.model.state_dict().items()}
+            )
 
     train(config, settings=settings, init_from="r", run_id="s", progress=False, on_step=on_step)
     from moescope.trainer.checkpoint import checkpoint_folders, read_checkpoint
@@ -229,7 +234,9 @@ def test_a_users_own_scalars_are_recorded_with_the_step(
         if trainer.state.step == 3:
             trainer.log({"fid": 12.5})
 
-    train(changed(small, {"steps": 5}), settings=settings, run_id="r", progress=False, on_step=on_step)
+    train(
+        changed(small, {"steps": 5}), settings=settings, run_id="r", progress=False, on_step=on_step
+    )
     with opened(settings) as store:
         series = read_series(store, "r", "user/fid")
     assert series.steps.tolist() == [3]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from moescope.platform import catalogue
 from moescope.platform.frozen import changed
 from moescope.platform.records import Action
@@ -26,19 +27,22 @@ def same(one: Any, two: Any, path: str = "") -> list[str]:
     if isinstance(one, list | tuple):
         assert len(one) == len(two), path
         return [
-            p for i, (a, b) in enumerate(zip(one, two, strict=True)) for p in same(a, b, f"{path}/{i}")
+            p
+            for i, (a, b) in enumerate(zip(one, two, strict=True))
+            for p in same(a, b, f"{path}/{i}")
         ]
     if isinstance(one, torch.Tensor):
         return [] if one.numpy().tobytes() == two.numpy().tobytes() else [path]
     if isinstance(one, np.ndarray):
         return [] if one.tobytes() == two.tobytes() else [path]
-    return [] if one == two or one != one and two != two else [path]
+    return [] if one == two or (one != one and two != two) else [path]
 
 
 def trained(
     config: RunConfig, settings: Settings, back_at: int | None = None, to_step: int = 0
 ) -> tuple[RunResult, dict[str, Any]]:
-    """Trains, once going back from `back_at` to `to_step`; returns the result and the final state."""
+    """Trains, once going back from `back_at` to `to_step`; returns the result and the final
+    state."""
     seen: list[Trainer] = []
     went_back: list[str] = []
 
@@ -78,9 +82,7 @@ def test_train_60_is_train_40_back_to_30_train_to_60(
     straight, want = trained(config, settings)
     forced, got = trained(config, other, back_at=40, to_step=30)
     assert same(want, got) == []
-    np.testing.assert_array_equal(
-        losses(settings, straight.run_id), losses(other, forced.run_id)
-    )
+    np.testing.assert_array_equal(losses(settings, straight.run_id), losses(other, forced.run_id))
     store = open_store(other.store_url)
     try:
         segments = store.segments(forced.run_id)
@@ -120,7 +122,9 @@ def test_going_back_twice_to_the_same_state_gives_the_same_again(
 def test_a_damaged_checkpoint_is_said_and_the_next_older_one_taken(
     small: RunConfig, settings: Settings
 ) -> None:
-    config = changed(small, {"steps": 45, "checkpoint.ring_gib": 0, "checkpoint.disk_every_steps": 10})
+    config = changed(
+        small, {"steps": 45, "checkpoint.ring_gib": 0, "checkpoint.disk_every_steps": 10}
+    )
     damaged: list[str] = []
 
     def on_step(trainer: Trainer) -> None:
@@ -149,5 +153,3 @@ def _files(path: str) -> list[Any]:
     from pathlib import Path
 
     return list(Path(path).iterdir())
-
-

@@ -1,6 +1,7 @@
 """The router's bias: what moves it, and what does not."""
 
 import torch
+
 from moescope.trainer.moe.router import SigmoidRouter
 
 

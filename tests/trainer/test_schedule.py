@@ -1,6 +1,7 @@
 """The learning rate of a step."""
 
 import pytest
+
 from moescope.platform.frozen import changed
 from moescope.trainer.optim.schedule import learning_rate
 from moescope.trainer.recipes import tiny

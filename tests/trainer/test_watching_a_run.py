@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from moescope.platform import catalogue
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from ...platform.errors import MoescopeError
 
+# x264's macroblock tree depends on where its buffers happen to lie
+SAME_EVERY_TIME = "mbtree=0:cpu-independent=1"
+EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 # AAC takes samples in packets of this size
 PACKET = 1024
 
@@ -65,7 +69,11 @@ def _encode(
         picture.pix_fmt = "yuv420p"
         picture.gop_size = frames_per_key
         picture.codec_context.thread_count = 1
-        picture.options = {"preset": "veryfast", "crf": str(quality)}
+        picture.options = {
+            "preset": "veryfast",
+            "crf": str(quality),
+            "x264-params": SAME_EVERY_TIME,
+        }
         sound = (
             container.add_stream("aac", rate=sample_rate, layout="mono")
             if audio_A is not None
@@ -74,8 +82,14 @@ def _encode(
         if sound is not None:
             # the default coder takes ten times as long for a difference that nobody hears here
             sound.options = {"aac_coder": "fast"}
+        scaler = VideoReformatter()
         for image_HWC in video_FHWC:
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(image_HWC, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(image_HWC, format="rgb24")
+            container.mux(
+                picture.encode(
+                    scaler.reformat(frame, format="yuv420p", interpolation=EXACT, threads=1)
+                )
+            )
         container.mux(picture.encode(None))
         if sound is None or audio_A is None:
             return

@@ -1,0 +1,70 @@
+"""What a step leaves behind: its values completed with times, speed, system and sinks, as one
+frame.
+"""
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..platform import catalogue
+from ..platform.sinks import FanOutStatus
+from ..platform.system_meter import SystemMeter
+
+SYSTEM_EVERY_S = 2.0
+_TIMES = (
+    catalogue.DATA_WAIT_S,
+    catalogue.FORWARD_S,
+    catalogue.BACKWARD_S,
+    catalogue.OPTIMIZER_S,
+    catalogue.MONITOR_S,
+)
+
+Values = dict[str, NDArray[np.float32]]
+
+
+def scalar(value: float) -> NDArray[np.float32]:
+    """Returns the number as the array of no dimensions that a frame holds."""
+    return np.asarray(value, np.float32)
+
+
+class StepRecord:
+    """Completes the values of a step. Reads the system every SYSTEM_EVERY_S; keeps what a user
+    logs until the next step."""
+
+    def __init__(self, tokens_per_step: int) -> None:
+        self._tokens = tokens_per_step
+        self._meter = SystemMeter()
+        self._metered_s = 0.0
+        self._logged: dict[str, float] = {}
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Takes a user's own scalars, to be recorded with the next step as `user/NAME`."""
+        for name, value in values.items():
+            self._logged[f"user/{name}"] = float(value)
+
+    def complete(self, values: Values, host_values: Mapping[str, float], judged_s: float) -> Values:
+        """Returns the values with step time, speed and a user's scalars.
+
+        host_values: seconds of the step's stages among them. judged_s: seconds of reading and
+        judging.
+        """
+        step_s = sum(host_values[name] for name in _TIMES) + judged_s
+        numbers = {
+            catalogue.MONITOR_S: host_values[catalogue.MONITOR_S] + judged_s,
+            catalogue.STEP_TIME_S: step_s,
+            catalogue.TOKENS_PER_S: self._tokens / max(step_s, 1e-9),
+            **self._logged,
+        }
+        self._logged.clear()
+        return values | {name: scalar(value) for name, value in numbers.items()}
+
+    def system(self, status: FanOutStatus) -> Values:
+        """Returns the system's and the sinks' values where they are due, else nothing."""
+        now_s = time.monotonic()
+        if now_s - self._metered_s < SYSTEM_EVERY_S:
+            return {}
+        self._metered_s = now_s
+        read = {name: scalar(value) for name, value in self._meter.read().items()}
+        return read | status.values()
