@@ -6,6 +6,8 @@ from .config import RunConfig
 
 TEXT_VOCABULARY = 257
 """256 bytes and the padding."""
+NUM_GRAM_ROWS = 2 * 1024
+"""Hashed byte n-grams of two lengths."""
 SINUSOIDS = 256
 NUM_KINDS = 3
 """Kinds of token with a modulation of their own: text, video, audio."""

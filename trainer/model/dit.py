@@ -10,9 +10,8 @@ from ..objective.precondition import LinearPart
 from .block import Block, DenseMlp, Modulation, modulate
 from .positions import coordinates, extent, place_table, rotary_table
 from .tokens import (
-    TEXT_VOCABULARY,
-    Caption,
     NoiseLevels,
+    Text,
     patch_mel,
     patch_video,
     unpatch_mel,
@@ -46,12 +45,11 @@ class VideoMoeDit(nn.Module):
         m, d = config.model, config.data
         video_patch = COLOURS * m.patch_frames * m.patch_size**2
         mel_patch = m.patch_mel_steps * d.num_mels
-        self.text_in = nn.Embedding(TEXT_VOCABULARY, m.width)
+        self.text_in = Text(m.width)
         self.video_linear = LinearPart((d.num_frames, d.height, d.width), VIDEO_RMS, VIDEO_EDGE)
         self.mel_linear = LinearPart((d.num_mel_steps,), MEL_RMS, MEL_EDGE)
         self.video_in = nn.Linear(2 * video_patch, m.width)
         self.mel_in = nn.Linear(2 * mel_patch, m.width)
-        self.caption = Caption(d.num_text_bytes, m.width)
         self.noise_levels = NoiseLevels(m.width)
         self.blocks = nn.ModuleList(
             Block(
@@ -101,9 +99,10 @@ class VideoMoeDit(nn.Module):
             with exact(video_BCFHW.device):
                 linear_video, rest_video = self.video_linear(video_BCFHW, sigma_MB[0])
                 linear_mel, rest_mel = self.mel_linear(mel_BNM, sigma_MB[1])
-                condition_BGD = self.noise_levels(sigma_MB, self.caption(text_BS))
+                text_BSD, summary_BD = self.text_in(text_BS)
+                condition_BGD = self.noise_levels(sigma_MB, summary_BD)
                 x_BSD = self._embed(
-                    (video_BCFHW, linear_video), (mel_BNM, linear_mel), text_BS, sigma_MB
+                    text_BSD, (video_BCFHW, linear_video), (mel_BNM, linear_mel), sigma_MB
                 )
             for block in self.blocks:
                 x_BSD = block(x_BSD, condition_BGD, self.rotary_2SP, self.tokens)
@@ -120,9 +119,9 @@ class VideoMoeDit(nn.Module):
 
     def _embed(
         self,
+        text_BSD: Tensor,
         video: tuple[Tensor, Tensor],
         mel: tuple[Tensor, Tensor],
-        text_BS: Tensor,
         sigma_MB: Tensor,
     ) -> Tensor:
         """Makes the stream's tokens out of text, and of noisy data beside what the linear part makes of them."""
@@ -131,7 +130,7 @@ class VideoMoeDit(nn.Module):
         clean_mel = _cleaned(*mel, sigma_MB[1])
         x_BSD = torch.cat(
             [
-                self.text_in(text_BS),
+                text_BSD,
                 self.video_in(
                     torch.cat([patch_video(video[0], config), patch_video(clean_video, config)], -1)
                 ),

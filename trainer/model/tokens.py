@@ -11,6 +11,9 @@ from ..config import RunConfig
 
 TEXT_VOCABULARY = 257
 """Bytes 1 to 256, and 0: padding or a caption left out."""
+GRAMS = (4, 8)
+"""Lengths of the hashed byte n-grams: about a word, and a word with what stands before it."""
+GRAM_BUCKETS = 1024
 SINUSOIDS = 256
 """Width of a noise level's sinusoidal code. Source: facts: model.md section 6."""
 
@@ -70,27 +73,50 @@ class NoiseLevels(nn.Module):
         self.w_out = nn.Linear(width, width)
         self.kind_GD = nn.Parameter(torch.randn(3, width) * 0.02)
 
-    def forward(self, sigma_MB: Tensor, caption_BD: Tensor) -> Tensor:
+    def forward(self, sigma_MB: Tensor, summary_BD: Tensor) -> Tensor:
         """sigma_MB: (2, B), 0 is data and 1 is noise. Returns (B, 3, D) in the stream's order: text, video, audio."""
         e_MBD = self.w_out(nn.functional.silu(self.w_in(sinusoids(sigma_MB))))
         by_kind = torch.stack([e_MBD.mean(0), e_MBD[0], e_MBD[1]], dim=1)
-        return nn.functional.silu(by_kind + self.kind_GD + caption_BD[:, None])
+        return nn.functional.silu(by_kind + self.kind_GD + summary_BD[:, None])
 
 
-class Caption(nn.Module):
-    """Sums a caption up in one vector, which takes part in the condition of every token.
+class Text(nn.Module):
+    """Turns a caption's bytes into tokens, and into one vector that takes part in the condition of every token.
 
-    c = W_out silu(mean over bytes of (E[byte] + P[place]) ...)
+    token[s] = byte[b_s] + sum over n of gram_n[hash(b_s, b_(s-1), ..., b_(s-n+1))]: a letter says little, and reading
+    words out of letters is a long way to learn; hashed n-grams know them at once, of any language.
+    summary = W_2 silu(W_1 sum_s token[s] / sqrt(S)). Source: byte n-gram embeddings of BLT, arXiv 2412.09871 section
+    3.2.1; a pooled caption in the modulation as in SD3, arXiv 2403.03206.
     """
 
-    def __init__(self, num_bytes: int, width: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.byte = nn.Embedding(TEXT_VOCABULARY, width)
-        self.place_SD = nn.Parameter(torch.randn(num_bytes, width))
+        self.gram = nn.Embedding(len(GRAMS) * GRAM_BUCKETS, width)
         self.w_in = nn.Linear(width, width)
         self.w_out = nn.Linear(width, width)
 
-    def forward(self, text_BS: Tensor) -> Tensor:
-        h_BSD = nn.functional.silu(self.w_in(self.byte(text_BS) * self.place_SD))
-        out_BD: Tensor = self.w_out(h_BSD.mean(1))
-        return out_BD
+    def forward(self, text_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """text_BS: int64, 0 is padding. Returns the tokens (B, S, D) and the summary (B, D)."""
+        x_BSD = self.byte(text_BS) + sum(
+            self.gram(bucket_BS) for bucket_BS in gram_buckets(text_BS)
+        )
+        pooled_BD = x_BSD.sum(1) / math.sqrt(text_BS.shape[1])
+        summary_BD: Tensor = self.w_out(nn.functional.silu(self.w_in(pooled_BD)))
+        return x_BSD, summary_BD
+
+
+def gram_buckets(text_BS: Tensor) -> list[Tensor]:
+    """Returns for each n of GRAMS the row (B, S) of the n bytes that end at each place; before the text lies padding.
+
+    hash = (sum_j (b_(s-j) + 1) * 1_000_003^j mod 2^31 - 1) mod GRAM_BUCKETS, and a range of rows of its own per n.
+    """
+    rows = []
+    for index, n in enumerate(GRAMS):
+        padded = nn.functional.pad(text_BS, (n - 1, 0))
+        hashed = torch.zeros_like(text_BS)
+        for j in range(n):
+            # Horner's rule from the oldest byte to the newest; below 2^31 * 2^20 nothing overflows
+            hashed = (hashed * 1_000_003 + padded[:, j : j + text_BS.shape[1]] + 1) % (2**31 - 1)
+        rows.append(hashed % GRAM_BUCKETS + index * GRAM_BUCKETS)
+    return rows
