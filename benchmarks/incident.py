@@ -30,9 +30,8 @@ AFTERWARDS = 40
 
 def main() -> None:
     num_seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    print(
-        f"machine: {platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    )
+    num_threads = torch.get_num_threads()
+    print(f"machine: {platform.machine()}, torch {torch.__version__}, {num_threads} threads")
     for seed in range(num_seeds):
         with tempfile.TemporaryDirectory() as folder:
             run(seed, Path(folder))
@@ -67,10 +66,12 @@ def run(seed: int, folder: Path) -> None:
     stall_s = sum(snapshots)
     print(
         f"seed {seed}: alarm {alert.fired_step - made.first_spoiled_batch} steps after the first "
-        f"corrupt batch (onset told as {alert.onset_step - made.first_spoiled_batch:+d}); went back "
+        "corrupt batch (onset told as "
+        f"{alert.onset_step - made.first_spoiled_batch:+d}); went back "
         f"{back['from_step'] - back['to_step']} steps in {back['took_s'] * 1000:.0f} ms from "
-        f"{back['source']} = {back['took_s'] / step_s:.2f} steps; {len(snapshots)} snapshots, median "
-        f"{statistics.median(snapshots) * 1000:.1f} ms, {100 * stall_s / took_s:.2f}% of the training time"
+        f"{back['source']} = {back['took_s'] / step_s:.2f} steps; {len(snapshots)} snapshots, "
+        f"median {statistics.median(snapshots) * 1000:.1f} ms, {100 * stall_s / took_s:.2f}% "
+        "of the training time"
     )
 
 

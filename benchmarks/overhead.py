@@ -59,9 +59,7 @@ def configurations(clips: Path) -> dict[str, RunConfig]:
 def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else STEPS
     torch.set_num_threads(1)
-    print(
-        f"machine: {platform.processor() or platform.machine()}, torch {torch.__version__}, 1 thread"
-    )
+    print(f"machine: {platform.machine()}, torch {torch.__version__}, 1 thread")
     with tempfile.TemporaryDirectory() as folder:
         make_clips(Path(folder) / "clips", 48)
         for name, config in configurations(Path(folder) / "clips").items():
@@ -86,9 +84,8 @@ def measure(name: str, config: RunConfig, home: Path, steps: int) -> None:
             for arm in names[turn % 3 :] + names[: turn % 3]:
                 seconds[arm].append(block(trainers[arm]))
     off = np.array(seconds["off"])
-    print(
-        f"{name}: {off.mean() / BLOCK * 1000:.1f} ms of CPU a step with the sampled tier off, {len(off)} rounds"
-    )
+    step_ms = off.mean() / BLOCK * 1000
+    print(f"{name}: {step_ms:.1f} ms of CPU a step, sampled tier off, {len(off)} rounds")
     for arm in list(ARMS)[1:]:
         ratio = np.array(seconds[arm]) / off
         low, high = interval(ratio)

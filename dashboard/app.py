@@ -36,7 +36,7 @@ def _route(store: Store) -> None:
     def runs_page() -> None:
         wanted = st.query_params.get("run")
         if wanted:  # a link to a run works from the root too
-            st.switch_page(the_run, query_params={"run": wanted})
+            st.switch_page(the_run, query_params=st.query_params.to_dict())
         overview.render(store, link_to_run)
 
     def run_page() -> None:

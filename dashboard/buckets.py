@@ -54,7 +54,7 @@ def bucketed(steps: NDArray[np.int64], values: NDArray[np.float32], most: int = 
     first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
     last = np.r_[first[1:], key.size] - 1
     return Buckets(
-        steps=key[first] * float(width) + (width - 1) / 2,
+        steps=(key[first] * width + (width - 1) / 2).astype(np.float64),
         low=sorted_values[first],
         middle=sorted_values[(first + last) // 2],
         high=sorted_values[last],

@@ -154,6 +154,14 @@ def stacked_figure(parts: Mapping[str, Branches], window: Window, *, unit: str) 
     return _with_axes(figure, window, np.concatenate(steps) if steps else np.empty(0, np.int64))
 
 
+def _spread(figure: go.Figure) -> float:
+    """Returns the largest over the smallest positive value that a figure's main axis shows."""
+    drawn = [np.asarray(t.y, float) for t in figure.data if t.yaxis is None and len(t.y)]
+    values = np.concatenate(drawn) if drawn else np.empty(0)
+    values = values[values > 0]
+    return float(values.max() / values.min()) if values.size else 1.0
+
+
 def _layer(series: Series, index: int) -> Series:
     return Series(
         series.signal, series.segments, series.steps, series.times_s, series.values[:, index]
@@ -189,8 +197,9 @@ def _add_ghosts(
 def _with_axes(figure: go.Figure, window: Window, steps: NDArray[np.int64]) -> go.Figure:
     """Sets scale and range: a zoom made by hand is lost when a figure's data change."""
     if window.is_log:
-        # one label per 1, 2 and 5 of a decade, written out
-        figure.update_layout(yaxis={"type": "log", "dtick": "D2", "tickformat": "~g"})
+        # every digit of a decade gets its label, or 1, 2 and 5 where there are several
+        dtick = "D1" if _spread(figure) < 10 else "D2"
+        figure.update_layout(yaxis={"type": "log", "dtick": dtick, "tickformat": "~g"})
     if window.step_range is not None:
         low, high = window.step_range
     elif steps.size:

@@ -106,10 +106,12 @@ def _laid_out(
     height = int(min(640, 110 + max(150, 16 * num_rows)))
     theme.laid_out(figure, height=height, unit=unit, is_zoomable=window.is_zoomable)
     # the colour bar and the title of the axis need their room told: they do not make it themselves
-    figure.update_layout(hovermode="closest", margin={"l": 8, "r": 8, "t": 48, "b": 44})
+    figure.update_layout(hovermode="closest", margin={"l": 8, "r": 8, "t": 48, "b": 48})
     whole = {"tickformat": "d"} | ({"dtick": 1} if num_rows <= 16 else {})
-    figure.update_xaxes(title={"text": x_title}, showgrid=False, automargin=False)
-    # a standoff counts from the axis line here and would put the title among the tick labels
-    figure.layout.xaxis.title.standoff = None
+    figure.update_xaxes(title={"text": ""}, showgrid=False, automargin=False)
+    # an axis title is put among the tick labels where a colour bar stands above
+    figure.add_annotation(
+        text=x_title, showarrow=False, x=0.5, y=0, xref="paper", yref="paper", yshift=-40
+    )
     figure.update_yaxes(title={"text": y_title}, showgrid=False, **whole)
     return figure

@@ -49,6 +49,8 @@ def add_marks(figure: go.Figure, marks: Marks, series: Branches, step_range: Ste
         },
         xaxis={"anchor": "y2"},
     )
+    # an axis that no trace uses is not drawn, and a strip without marks says that there are none
+    figure.add_scatter(x=[None], y=[None], yaxis="y2", showlegend=False, hoverinfo="skip")
     _add_saved(figure, [c for c in marks.checkpoints if is_in(c.step, step_range)])
     _add_held(figure, marks, step_range)
     _add_rollbacks(figure, marks.segments, series, step_range)

@@ -117,7 +117,7 @@ def unpack_scalars(layout: str, data: bytes) -> dict[str, float]:
 
 def unpack_equal(data: Sequence[bytes]) -> NDArray[np.float32]:
     """(n, k) from n blobs of k numbers each; shorter ones are filled up with NaN."""
-    lengths = {len(blob) for blob in data}
+    lengths = set(map(len, data))
     longest = max(lengths, default=0) // FLOAT.itemsize
     if len(lengths) <= 1:
         return np.frombuffer(b"".join(data), FLOAT).reshape(len(data), longest)

@@ -166,7 +166,7 @@ class Store:
 
     def _number(self, run_id: str) -> int:
         statement = select(tables.runs.c.number).where(tables.runs.c.id == run_id)
-        number = self.database.read(lambda c: c.scalar(statement))
+        number: int | None = self.database.read(lambda c: c.scalar(statement))
         if number is None:
             raise unknown_run(run_id)
         return number

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, select, type_coerce
-from sqlalchemy.types import NullType
+from sqlalchemy import Connection, CursorResult, bindparam, select
 
 from . import tables
 from .engines import Database
@@ -19,12 +19,10 @@ _STEPS_AT_ONCE = 8192
 _ROWS_AT_ONCE = 32768
 """Rows of one reading transaction: some 20 ms."""
 
-# not as LargeBinary, whose rows are copied one by one in Python: both drivers give bytes
-_raw = NullType()
 _scalar = tables.scalar_rows.c
 _vector = tables.vector_rows.c
-_STEPS = (
-    select(_scalar.step, _scalar.time_s, _scalar.layout_id, type_coerce(_scalar.data, _raw))
+_TIMES = (
+    select(_scalar.step, _scalar.time_s)
     .where(
         _scalar.run_number == bindparam("run"),
         _scalar.group_id == bindparam("group"),
@@ -35,7 +33,8 @@ _STEPS = (
     .order_by(_scalar.step)
     .limit(bindparam("limit"))
 )
-_VECTORS = select(_vector.row, _vector.step, type_coerce(_vector.data, _raw)).where(
+_SCALARS = _TIMES.add_columns(_scalar.layout_id, _scalar.data)
+_VECTORS = select(_vector.row, _vector.step, _vector.data).where(
     _vector.run_number == bindparam("run"),
     _vector.signal_id == bindparam("signal"),
     _vector.row.in_(bindparam("rows", expanding=True)),
@@ -94,13 +93,13 @@ def stretch(
         if not steps:
             return
         if source.num_dimensions == 0:
-            layouts = _layouts(database, {row.layout_id for row in steps})
+            layouts = _layouts(database, {layout_id for _, _, layout_id, _ in steps})
             yield _scalars(source.signal, segment, steps, layouts)
         elif vectors:
             yield _vectors(source.signal, segment, steps, vectors, rows, is_one)
         if len(steps) < num_steps:
             return
-        first = steps[-1].step + 1
+        first = steps[-1][0] + 1
 
 
 def joined(signal: str, parts: Sequence[Series], num_dimensions: int) -> Series:
@@ -128,18 +127,30 @@ def _read_part(
     connection: Connection, source: Source, span: dict[str, int], rows: Sequence[int]
 ) -> tuple[Sequence[Any], Sequence[Any]]:
     """The rows of the signal's group, which carry the times, and the vectors of the same steps."""
-    steps = connection.execute(_STEPS, span).all()
-    if not steps or source.num_dimensions == 0:
-        return steps, []
+    if source.num_dimensions == 0:
+        return _tuples(connection.execute(_SCALARS, span)), []
+    steps = _tuples(connection.execute(_TIMES, span))
+    if not steps:
+        return [], []
     where = {
         "run": span["run"],
         "segment": span["segment"],
         "signal": source.signal_id,
         "rows": rows,
-        "first": steps[0].step,
-        "last": steps[-1].step,
+        "first": steps[0][0],
+        "last": steps[-1][0],
     }
-    return steps, connection.execute(_VECTORS, where).all()
+    return steps, _tuples(connection.execute(_VECTORS, where))
+
+
+def _tuples(result: CursorResult[Any]) -> Sequence[Any]:
+    """The rows as the driver gives them: integers, floats and bytes need no processing, which would
+    take longer than reading them.
+    """
+    assert result.cursor is not None
+    rows: Sequence[Any] = result.cursor.fetchall()
+    result.close()
+    return rows
 
 
 def _layouts(database: Database, ids: set[int]) -> dict[int, list[str]]:
@@ -161,9 +172,9 @@ def _scalars(
     is_there = np.zeros(len(rows), bool)
     for one, names in layouts.items():
         if signal in names:
-            at = np.flatnonzero(layout_id == one)
-            values[at] = unpack_equal([data[i] for i in at])[:, names.index(signal)]
-            is_there[at] = True
+            at = layout_id == one
+            values[at] = unpack_equal(list(compress(data, at)))[:, names.index(signal)]
+            is_there |= at
     return Series(
         signal,
         np.full(int(is_there.sum()), segment, np.int32),
@@ -186,7 +197,7 @@ def _vectors(
     numbers = unpack_equal(data)
     values = np.full((len(found), len(rows), numbers.shape[1]), np.nan, np.float32)
     values[point, np.array(row) - rows[0]] = numbers
-    group_step, time_s, _, _ = zip(*steps, strict=True)
+    group_step, time_s = zip(*steps, strict=True)
     return Series(
         signal,
         np.full(len(found), segment, np.int32),

@@ -36,12 +36,8 @@ def count_parameters(config: RunConfig) -> Parameters:
     expert = 3 * width * e.hidden
     head = width // m.heads
     parts = {
-        "embeddings": (
-            TEXT_VOCABULARY * width
-            + _linear(2 * video_patch, width)
-            + _linear(2 * mel_patch, width)
-        ),
-        "caption": ((d.num_text_bytes + TEXT_VOCABULARY) * width + 2 * _linear(width, width)),
+        "patches": _linear(2 * video_patch, width) + _linear(2 * mel_patch, width),
+        "text": (TEXT_VOCABULARY + NUM_GRAM_ROWS) * width + 2 * _linear(width, width),
         "noise_levels": _linear(SINUSOIDS, width) + _linear(width, width) + NUM_KINDS * width,
         "attention": m.layers * (_linear(width, 3 * width) + _linear(width, width) + 2 * head),
         "modulation": m.layers * _linear(width, 6 * width) + _linear(width, 2 * width),

@@ -135,7 +135,7 @@ def tell(account: Account, deliveries: Deliveries) -> None:
         back = account.rollback.details
         steps = back["took_s"] / back["step_s"]
         say(
-            f"went back          to step {back['to_step']} ({back['health']}, from {back['source']}) "
+            f"went back          to step {back['to_step']} ({back['health']}, {back['source']}) "
             f"in {back['took_s'] * 1000:.0f} ms, {steps:.2f} steps' time"
         )
     if account.skipped:

@@ -35,7 +35,7 @@ class HostRing:
         if capacity < 2:
             return (
                 0,
-                f"host ring is off: {each / 2**20:.0f} MiB a state do not fit twice, the disk serves instead",
+                f"host ring is off: two states of {each / 2**20:.0f} MiB do not fit",
             )
         shrunk = "" if capacity == wanted else f" (shrunk from {wanted} to fit)"
         return capacity, f"host ring holds {capacity} states{shrunk}, {size}"

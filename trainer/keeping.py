@@ -131,6 +131,11 @@ class Keeper:
     def save_now(self, state: TrainState, segment: int) -> Checkpoint | None:
         """Writes the state to disk and waits for it. Returns None, after saying why, where it
         could not be written."""
+        self.flush()
+        with self._lock:
+            there = self._by_step.get(state.step)
+        if there is not None and there.is_on_disk and there.segment == segment:
+            return there
         self._take(state, segment, to_disk=True)
         self.flush()
         while not self._faults.empty():
@@ -253,7 +258,8 @@ class Keeper:
                 self._write(*job)
             except OSError as error:
                 self._faults.put(
-                    f"checkpoint of step {job[0].step} not written: {error.strerror}; the older ones are untouched"
+                    f"checkpoint of step {job[0].step} not written: {error.strerror}; "
+                    "the older ones are untouched"
                 )
             finally:
                 self._jobs.task_done()

@@ -186,7 +186,8 @@ def _load(model: nn.Module, weights: dict[str, Tensor], run_name: str) -> None:
         first = min(odd)
         shapes = [list(w[first].shape) if first in w else "absent" for w in (mine, weights)]
         raise MoescopeError(
-            f"the weights of run {run_name} do not fit: {first} is {shapes[0]} here and {shapes[1]} there "
+            f"the weights of run {run_name} do not fit: {first} is {shapes[0]} here and "
+            f"{shapes[1]} there "
             f"({len(odd)} differ): use its model.* and moe.* keys"
         )
     model.load_state_dict(weights)

@@ -130,7 +130,8 @@ def end_vetting(trainer: "Trainer") -> None:
     assert vetting is not None
     trainer.vetting = None
     if vetting.passed_over:
-        text = f"{vetting.passed_over} bad batches passed over, data is good again at batch {trainer.state.batch}"
+        num, batch = vetting.passed_over, trainer.state.batch
+        text = f"{num} bad batches passed over, data is good again at batch {batch}"
         trainer.say_event(
             "skip_data",
             text,

@@ -244,8 +244,9 @@ def _say_start(trainer: Trainer, clips: ClipIndex, origin: str) -> None:
     config, line = trainer.config, trainer.progress
     parameters = count_parameters(config)
     line.say(
-        f"run {trainer.run.name} ({trainer.run.id}): {config.recipe}, {parameters.total / 1e6:.2f} M parameters, "
-        f"{parameters.active / 1e6:.2f} M active, on {trainer.run.device}"
+        f"run {trainer.run.name} ({trainer.run.id}): {config.recipe}, "
+        f"{parameters.total / 1e6:.2f} M parameters, {parameters.active / 1e6:.2f} M active, "
+        f"on {trainer.run.device}"
     )
     line.say(
         f"{len(clips.clips)} clips in {config.data.folder}" + (f"; {origin}" if origin else "")

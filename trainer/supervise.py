@@ -52,7 +52,8 @@ def supervise(
             wait_s = first_wait_s * 2**restarts
             restarts += 1
             say(
-                f"trainer ended with code {code}: restart {restarts} of {most_restarts} in {wait_s:.0f} s"
+                f"trainer ended with code {code}: "
+                f"restart {restarts} of {most_restarts} in {wait_s:.0f} s"
             )
             if stopping.wait(wait_s):
                 return code

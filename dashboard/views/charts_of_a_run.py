@@ -1,6 +1,5 @@
 """The line charts of a run's page: loss, gradient, activations, router, probe, system."""
 
-from collections.abc import Callable
 from math import log
 
 import numpy as np
@@ -14,8 +13,8 @@ from ..charts import lines_figure, per_layer_figure, scalar_figure, stacked_figu
 from ..reads import RunReader
 from ..window import Window
 from .panel import CALM_S, LIVE_S, chart, heading, live, nothing_yet
+from .steering import WindowNow
 
-WindowNow = Callable[[RunReader], Window]
 _ACTIVATIONS = {
     "RMS": catalogue.ACTIVATION_RMS,
     "largest": catalogue.ACTIVATION_ABSMAX,

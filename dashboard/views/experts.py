@@ -1,7 +1,5 @@
 """The expert-load heat map: one layer over the steps, or every layer at one step."""
 
-from collections.abc import Callable
-
 import streamlit as st
 
 from ...platform import catalogue
@@ -11,13 +9,12 @@ from ..heat_maps import load_at_step, load_over_time
 from ..reads import RunReader
 from ..window import Window, in_range
 from .panel import CALM_S, chart, heading, live, nothing_yet
+from .steering import WindowNow
 
 _OVER_TIME, _AT_STEP = "one layer over time", "all layers at a step"
 
 
-def render(
-    store: Store, run_id: str, window_now: Callable[[RunReader], Window], is_live: bool
-) -> None:
+def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> None:
     heading("Expert load", catalogue.EXPERT_LOAD)
     newest = RunReader(store, run_id).expert_load_at(None)
     if newest is None:

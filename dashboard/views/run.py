@@ -1,7 +1,6 @@
 """The page of one run: how it is, what to ask of it, and its charts while it trains."""
 
 import time
-from collections.abc import Callable
 
 import streamlit as st
 
@@ -10,30 +9,31 @@ from ...platform.errors import MoescopeError
 from ...platform.store import Store
 from ..reads import RunNow, RunReader, run_now, sample_clips
 from ..theme import LAMPS
-from ..window import Window
 from ..words import age, number, plain, short
-from . import alerts, charts_of_a_run, control, experts, history
+from . import alerts, charts_of_a_run, control, experts, history, steering
 from .panel import CALM_S, LIVE_S, badge, live
 
-_ALL, _LAST_1000, _LAST_200, _RANGE = "all", "last 1000", "last 200", "from … to"
-
-WindowNow = Callable[[RunReader], Window]
-"""The window that the widgets ask for, once the reader says which step is the newest."""
+_LAST_SEEN = "moescope_last_seen_run"
 
 
 def picked(store: Store, wanted: str) -> str:
-    """Draws the choice of runs and returns the run of the page: the address's, else the newest.
+    """Draws the choice of runs and returns the page's: the address's, the last seen, the newest.
 
     The address follows the choice, so that it can be passed on.
     """
     runs = store.runs()
     names = {run.id: run.name for run in runs}
     try:
-        chosen = store.find_run(wanted).id if wanted else next(iter(names), "")
+        last_seen = st.session_state.get(_LAST_SEEN)
+        newest = next(iter(names), "")
+        chosen = store.find_run(wanted).id if wanted else last_seen or newest
     except MoescopeError:
         return wanted
     if chosen not in names:
         return chosen  # an archived run, or none at all
+    st.session_state[_LAST_SEEN] = chosen
+    if not wanted:
+        st.query_params["run"] = chosen
 
     def follow() -> None:
         st.query_params["run"] = st.session_state[f"run_of_{chosen}"]
@@ -69,7 +69,7 @@ def render(store: Store, wanted: str) -> None:
     if not RunReader(store, run.id).signals:
         live(lambda: _until_measured(store, run.id), beat_s)
         return
-    window_now, is_moving = _steering(is_live)
+    window_now, is_moving = steering.render(is_live)
     charts_of_a_run.render(store, run.id, window_now, is_moving)
     experts.render(store, run.id, window_now, is_moving)
     charts_of_a_run.render_system(store, run.id, window_now, is_moving)
@@ -136,47 +136,6 @@ def _until_measured(store: Store, run_id: str) -> None:
         "No signal of this run has arrived yet. The first appears after its first step.",
         icon=":material/hourglass:",
     )
-
-
-def _steering(is_live: bool) -> tuple[WindowNow, bool]:
-    """Draws the widgets above the charts. They stand outside the live parts and in the address.
-
-    So a range of steps outlives every refresh, which a zoom made with the mouse does not.
-    """
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium", key="steering"):
-        steps = st.segmented_control(
-            "Steps",
-            [_ALL, _LAST_1000, _LAST_200, _RANGE],
-            default=_ALL,
-            required=True,
-            key="steps",
-            bind="query-params",
-        )
-        first = last = 0
-        if steps == _RANGE:
-            first = st.number_input(
-                "From", min_value=0, value=0, key="from", bind="query-params", width=130
-            )
-            last = st.number_input(
-                "To", min_value=1, value=1000, key="to", bind="query-params", width=130
-            )
-        is_log = st.toggle("Log scale", key="log", bind="query-params")
-        is_paused = is_live and st.toggle(
-            "Pause",
-            key="paused",
-            help="Stands still, so that you can zoom with the mouse; a refresh undoes a zoom.",
-        )
-
-    def window_now(reader: RunReader) -> Window:
-        newest = reader.newest_step()
-        step_range = {
-            _LAST_1000: (max(0, newest - 999), newest),
-            _LAST_200: (max(0, newest - 199), newest),
-            _RANGE: (int(first), max(int(first) + 1, int(last))),
-        }.get(steps or _ALL)
-        return Window(step_range, bool(is_log), is_zoomable=is_paused or not is_live)
-
-    return window_now, is_live and not is_paused
 
 
 def _samples(store: Store, run_id: str) -> None:

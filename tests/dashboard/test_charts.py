@@ -143,6 +143,17 @@ def test_a_live_figure_does_not_zoom_by_dragging_and_a_paused_one_does() -> None
     assert _draw(_series(np.ones(3)), Window(is_zoomable=True)).layout.dragmode == "zoom"
 
 
+def test_a_strip_without_marks_is_still_there() -> None:
+    figure = _draw(_series(np.ones(50)), marks=Marks())
+    assert any(trace.yaxis == "y2" for trace in figure.data)
+
+
+@pytest.mark.parametrize(("top", "dtick"), [(3.0, "D1"), (300.0, "D2")])
+def test_a_log_axis_has_labels_enough(top: float, dtick: str) -> None:
+    figure = _draw(_series(np.linspace(1, top, 50)), Window(is_log=True))
+    assert (figure.layout.yaxis.type, figure.layout.yaxis.dtick) == ("log", dtick)
+
+
 def test_one_point_is_a_visible_dot() -> None:
     (trace,) = _draw(_series(np.ones(1))).data
     assert trace.mode == "markers"

@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from moescope.dashboard.views.overview import matches
+from moescope.dashboard.views.steering import from_address, step_range
 from moescope.dashboard.words import plain
 from moescope.platform.commands import answer, ask, commands
 from moescope.platform.errors import MoescopeError
@@ -174,7 +175,9 @@ class TestThePageOfARun:
         assert page.button(key="roll_back").disabled
 
     def test_without_a_name_the_newest_run_is_shown(self, store: Store, spiked_run: Run) -> None:
-        assert plain(spiked_run.name) in _words(_seen(_run, store, ""))
+        page = _seen(_run, store, "")
+        assert plain(spiked_run.name) in _words(page)
+        assert page.query_params["run"] == spiked_run.id
 
     def test_without_any_run_it_says_how_to_start_one(self, store: Store) -> None:
         assert "moescope train" in _words(_seen(_run, store, ""))
@@ -191,6 +194,19 @@ class TestThePageOfARun:
         page.number_input(key="to").set_value(20).run()
         assert not page.exception
         assert '"range":[9.0,21.0]' in _charts(page)[0]
+        assert page.query_params["steps"] == "10-20"
+
+    def test_the_address_alone_brings_back_the_same_view(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        page = AppTest.from_function(_run, args=(store, spiked_run.id), default_timeout=20)
+        page.query_params["steps"] = "30-40"
+        page.query_params["log"] = "1"
+        page.run()
+        loss = _charts(page)[0]
+        assert '"range":[29.0,41.0]' in loss
+        assert '"type":"log"' in loss
+        assert page.number_input(key="from").value == 30
 
     def test_the_heat_map_shows_all_layers_at_a_step(self, store: Store, spiked_run: Run) -> None:
         page = _seen(_run, store, spiked_run.id)
@@ -322,6 +338,28 @@ class TestAlerts:
         words = _words(_seen(_alerts, store))
         assert words.index(r"rule\-59") < words.index(r"rule\-58")
         assert "11 older ones are not shown" in words
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("", ("all", 0, 1000)),
+        ("last-200", ("last 200", 0, 1000)),
+        ("100-400", ("from … to", 100, 400)),
+        ("400-100", ("all", 0, 1000)),
+        ("<script>", ("all", 0, 1000)),
+    ],
+)
+def test_the_steps_in_an_address_are_read_or_ignored(text: str, read: tuple[str, int, int]) -> None:
+    assert from_address(text) == read
+
+
+def test_a_choice_of_steps_becomes_a_range() -> None:
+    assert step_range("all", 0, 1000, 5000) is None
+    assert step_range("last 200", 0, 1000, 5000) == (4801, 5000)
+    assert step_range("last 1000", 0, 1000, 50) == (0, 50)
+    assert step_range("from … to", 10, 20, 5000) == (10, 20)
+    assert step_range("from … to", 20, 10, 5000) == (10, 21)
 
 
 def test_without_a_store_the_page_says_what_to_do() -> None:

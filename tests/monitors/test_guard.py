@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,3 +116,17 @@ def test_a_held_step_changes_neither_weights_nor_moments_nor_counters() -> None:
     assert all(torch.equal(b, a) for b, a in zip(before, after, strict=True))
     update(1.0)
     assert not torch.equal(before[0], weight.detach())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_guard_waits_for_no_device() -> None:
+    guard = Guard("cuda")
+    norms = [torch.tensor(value, device="cuda") for value in [1.0] * WARMUP_STEPS + [1e3, math.nan]]
+    loss = torch.tensor(1.0, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        held = [guard.hold(loss, norm) for norm in norms]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [float(h) for h in held] == [0.0] * WARMUP_STEPS + [1.0, 1.0]

@@ -139,3 +139,20 @@ def test_nothing_was_sent_so_nothing_is_read(blocks: list[Block]) -> None:
     taps.send()
     taps.drop()
     assert taps.read() == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_taps_wait_for_no_device(blocks: list[Block]) -> None:
+    for block in blocks:
+        block.to("cuda")
+    taps, x_BSD = taps_of(blocks), torch.randn(3, 5, WIDTH, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with taps.watching():
+            outputs = forward(blocks, x_BSD)
+        taps.send()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    rms = [output.square().mean().sqrt().item() for output in outputs]
+    assert taps.read()[catalogue.ACTIVATION_RMS] == pytest.approx(np.array(rms), rel=1e-4)

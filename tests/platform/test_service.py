@@ -149,7 +149,7 @@ def test_a_second_service_on_the_store_says_so_in_one_line_and_starts_nothing(
     first.first_line()
     second = start()
     line = second.first_line()
-    assert second.end() == 2
+    assert second.process.wait(30) == 2
     assert line.startswith("a service already looks after this store")
     assert f"http://127.0.0.1:{first.port}" in line
     assert get(f"http://127.0.0.1:{first.port}/_stcore/health") == (200, "ok")

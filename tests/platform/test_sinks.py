@@ -280,11 +280,12 @@ CHILD = """
     while True:
         step += 1
         now_s = time.time()
-        fan_out.record(Frame("run", 0, step, now_s, {"loss/total": np.float32(step).reshape(())}))
+        loss = {"loss/total": np.full((), step, np.float32)}
+        fan_out.record(Frame("run", 0, step, now_s, loss))
         if step % 100 == 0:
-            key = f"run/spike/{step}"
-            fan_out.say(Alert(key, "run", 0, "spike", "critical", step, step, 5.0, 4.0, "up", now_s,
-            key)) print("said", step, flush=True)
+            words = (step, step, 5.0, 4.0, "up", now_s, f"key {step}")
+            fan_out.say(Alert(f"alert {step}", "run", 0, "spike", "critical", *words))
+            print("said", step, flush=True)
         print(step, now_s, flush=True)
         time.sleep(0.001)
 """

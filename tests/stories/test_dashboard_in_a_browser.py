@@ -290,13 +290,19 @@ def _opened(browser: Browser, url: str, *, width: int, scheme: str) -> tuple[Pag
     return page, complaints
 
 
+# a refresh replaces a chart; until the new one is drawn its place is empty
+_ALL_DRAWN = """() => [...document.querySelectorAll('[data-testid=stPlotlyChart]')]
+    .every((place) => place.querySelector('.js-plotly-plot .main-svg .xy'))"""
+
+
 def _picture(page: Page, tmp_path: Path, name: str) -> None:
     """Takes a picture of the whole page: it scrolls inside, so the window is made as tall."""
     height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
     before = page.viewport_size
     assert before is not None
     page.set_viewport_size({"width": before["width"], "height": max(before["height"], height)})
-    page.wait_for_timeout(700)
+    page.wait_for_timeout(300)
+    page.wait_for_function(_ALL_DRAWN)
     folder = Path(PICTURES) if PICTURES else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=folder / f"{name}.png")
@@ -409,9 +415,11 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     expect(page.get_by_text("set_mode obeyed at step")).to_be_visible()
     assert store.find_run(run.id).mode == "advisory"
 
-    # a reload asks for no token again, and the address alone shows the same run
-    page.reload()
+    # the browser knows the token, and an address alone shows a run and a range of its steps
+    page.goto(f"{address}/run?run={run.id}&steps=190-260")
     expect(page.get_by_role("heading", name=RUN)).to_be_visible()
+    expect(page.get_by_label("From")).to_have_value("190")
+    _wait_for_loss(page, 258)
     page.get_by_role("link", name="Alerts").click()
     expect(page.get_by_text("No open alert.")).to_be_visible()
     page.get_by_text("All", exact=True).click()

@@ -70,7 +70,8 @@ def test_matrices_decay_but_routers_embeddings_and_biases_do_not(small: RunConfi
     assert {"blocks.0.attention.qkv.weight", "blocks.1.mlp.w_in_EDG"} <= decaying
     assert {
         "blocks.1.mlp.router.weight_ED",
-        "text_in.weight",
+        "text_in.byte.weight",
+        "text_in.gram.weight",
         "blocks.0.attention.qkv.bias",
         "blocks.0.attention.query_gain",
     } <= keeping

@@ -39,7 +39,8 @@ torch.set_num_threads(1)
 home, config, kill_at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
 def on_step(trainer):
-    if trainer.state.step == kill_at - 5 and sys.argv[4] == "incident" and not trainer.policy.skipped:
+    is_incident = sys.argv[4] == "incident"
+    if trainer.state.step == kill_at - 5 and is_incident and not trainer.policy.skipped:
         trainer.policy.note(Action("rollback", "test", "a", to_step=20), 40, 40)
         trainer.policy.skip_batch(kill_at + 3)
     if trainer.state.step == kill_at:

@@ -27,6 +27,8 @@ from .mel import log_mel, margin_s, silence
 # audio decoders need some packets before they are exact (the overlap of AAC, the pre-roll of Opus
 # is 80 ms)
 PREROLL_S = 0.2
+# the same pixels on every call and every processor
+EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def _covered(
         scale = max(want_height / frame.height, want_width / (frame.width * pixel_shape))
         height = max(want_height, round(frame.height * scale))
         width = max(want_width, round(frame.width * pixel_shape * scale))
-        smoothing = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
+        smoothing = (Interpolation.AREA if scale < 1 else Interpolation.BICUBIC) | EXACT
         picture_HWC = scaler.reformat(
             frame, width, height, "rgb24", interpolation=smoothing, threads=1
         ).to_ndarray()

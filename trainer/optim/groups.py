@@ -31,5 +31,5 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
-    exempt = ("router.", "text_in.", "kind_GD")
+    exempt = ("router.", "text_in.byte.", "text_in.gram.", "kind_GD")
     return parameter.dim() >= 2 and not any(part in name for part in exempt)

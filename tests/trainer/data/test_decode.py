@@ -29,20 +29,22 @@ def is_equal(one: DecodedSample, other: DecodedSample) -> bool:
 
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    """Four seconds in which brightness tells the frame, and loudness the half of the clip."""
+    """Three seconds in which brightness tells the frame, and loudness the half of the clip."""
     folder = tmp_path_factory.mktemp("clock")
-    num_frames = 4 * CLOCK_HZ
+    num_frames = 3 * CLOCK_HZ
     video = np.empty((num_frames, 32, 32, 3), dtype=np.uint8)
-    video[:] = (20 + 2 * np.arange(num_frames))[:, None, None, None]
-    times = np.arange(4 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
-    audio = np.where(times < 2, 0.0, 0.5) * np.sin(2 * np.pi * 1000 * times)
-    write_clip(folder / "a.mp4", video, audio.astype(np.float32), SAMPLE_RATE_HZ, CLOCK_HZ)
+    video[:] = (20 + 3 * np.arange(num_frames))[:, None, None, None]
+    times = np.arange(3 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+    audio = np.where(times < 1.5, 0.0, 0.5) * np.sin(2 * np.pi * 1000 * times)
+    write_clip(
+        folder / "a.mp4", video, audio.astype(np.float32), SAMPLE_RATE_HZ, CLOCK_HZ, quality=2
+    )
     (folder / "a.txt").write_text("a clock")
     return find_clips(folder).clips[0]
 
 
 def frame_numbers(sample: DecodedSample) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return (sample.video_CFHW.mean(axis=(0, 2, 3)) - 20) / 2
+    return (sample.video_CFHW.mean(axis=(0, 2, 3)) - 20) / 3
 
 
 def test_a_sample_has_the_shapes_of_the_configuration(made_clip: Clip) -> None:
@@ -76,9 +78,9 @@ def test_frames_are_the_nearest_in_time(clock: Clip, frames_per_s: float) -> Non
 
 def test_windows_reach_from_the_first_frame_to_the_last(clock: Clip) -> None:
     starts = [frame_numbers(read_sample(clock, DATA, 0, p))[0] for p in range(60)]
-    # a window of 1 s in 4 s starts in the first 3 s: frames 0 to 72
-    assert min(starts) < 6
-    assert 66 < max(starts) < 73
+    # a window of 1 s in 3 s starts in the first 2 s: frames 0 to 48
+    assert min(starts) < 5
+    assert 43 < max(starts) < 49
 
 
 def test_sound_and_picture_are_of_the_same_moment(clock: Clip) -> None:
@@ -87,9 +89,10 @@ def test_sound_and_picture_are_of_the_same_moment(clock: Clip) -> None:
         start_s = frame_numbers(sample)[0] / CLOCK_HZ
         is_loud_M = sample.mel_NM.max(axis=0) > 1
         middles_s = start_s + (np.arange(32) + 0.5) / 32
-        # a window of two steps reaches a step too far, and the start is known to half a frame
-        assert is_loud_M[middles_s > 2.06].all()
-        assert not is_loud_M[middles_s < 1.94].any()
+        # a window of two steps reaches 31 ms too far, AAC smears an attack over its packet of 64 ms,
+        # and the start is known to half a frame, 21 ms
+        assert is_loud_M[middles_s > 1.5 + 0.12].all()
+        assert not is_loud_M[middles_s < 1.5 - 0.12].any()
 
 
 def test_a_clip_shorter_than_the_window_holds_its_last_frame_and_falls_silent(
@@ -98,9 +101,9 @@ def test_a_clip_shorter_than_the_window_holds_its_last_frame_and_falls_silent(
     data = DataConfig(num_frames=12, frames_per_s=2.0, num_mel_steps=12)
     sample = read_sample(clock, data, 0, 0)
     numbers = frame_numbers(sample)
-    assert numbers[:8] == pytest.approx(np.arange(8) * 12, abs=1)
-    assert numbers[8:] == pytest.approx(np.full(4, 95), abs=1)
-    assert (sample.mel_NM[:, 9:] == mel.silence(32, 3)).all()
+    assert numbers[:6] == pytest.approx(np.arange(6) * 12, abs=1)
+    assert numbers[6:] == pytest.approx(np.full(6, 71), abs=1)
+    assert (sample.mel_NM[:, 7:] == mel.silence(32, 5)).all()
 
 
 def test_a_wide_clip_is_scaled_to_cover_and_cut_at_chance(tmp_path: Path) -> None:
@@ -117,7 +120,7 @@ def test_a_wide_clip_is_scaled_to_cover_and_cut_at_chance(tmp_path: Path) -> Non
     for sample in samples:
         picture_FHW = sample.video_CFHW.mean(axis=0)
         assert np.ptp(picture_FHW, axis=2).mean() == pytest.approx(255 / 4, rel=0.1)
-        assert np.abs(picture_FHW[0] - picture_FHW[1]).max() < 3
+        assert np.abs(picture_FHW[0] - picture_FHW[1]).max() < 5
     assert not samples[0].has_sound
     assert not samples[0].mel_NM.any()
 

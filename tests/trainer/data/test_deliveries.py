@@ -1,4 +1,4 @@
-"""The demo's deliveries: the second is corrupt, though every file decodes, and comes as promised."""
+"""The demo's deliveries: the second is corrupt, though each file decodes, and comes as promised."""
 
 from pathlib import Path
 

@@ -1,0 +1,74 @@
+"""Commands are taken at a step boundary and answered, done or refused."""
+
+import time
+
+import pytest
+
+from moescope.platform.commands import ask, commands
+from moescope.platform.frozen import changed
+from moescope.platform.records import Command, CommandKind
+from moescope.platform.settings import Settings
+from moescope.platform.store import Store, open_store
+from moescope.trainer.config import RunConfig
+from moescope.trainer.loop import Trainer
+from moescope.trainer.run import open_trainer
+
+
+def obeyed(
+    trainer: Trainer, store: Store, kind: CommandKind, args: dict[str, object] | None = None
+) -> Command:
+    """Asks, trains until the answer is in the store, and returns the command as it stands there."""
+    asked = ask(store, "r", kind, args or {}, "test", time.time())
+    until_s = time.monotonic() + 30
+    while time.monotonic() < until_s:
+        trainer.train_step()
+        (command,) = [c for c in commands(store, "r") if c.id == asked.id]
+        if command.state in ("done", "refused"):
+            return command
+    raise AssertionError(f"never answered: {command}")
+
+
+def test_each_command_is_carried_out_and_answered(small: RunConfig, settings: Settings) -> None:
+    config = changed(small, {"steps": 100_000, "checkpoint.disk_every_steps": 50_000})
+    with open_trainer(config, settings, run_id="r") as trainer:
+        store = open_store(settings.store_url)
+        for _ in range(35):
+            trainer.train_step()
+        command = obeyed(trainer, store, "checkpoint")
+        assert command.answer.endswith("written")
+        assert any(c.is_on_disk and c.step > 0 for c in trainer.keeper.checkpoints)
+        command = obeyed(trainer, store, "damp", {"scale": 0.25, "steps": 1000})
+        assert command.state == "done"
+        assert trainer.state.damp_scale == 0.25
+        command = obeyed(trainer, store, "set_mode", {"mode": "advisory"})
+        assert (command.state, trainer.mode) == ("done", "advisory")
+        command = obeyed(trainer, store, "rollback", {"to_step": 0})
+        assert command.answer.startswith("went back from step")
+        assert trainer.segment.reason == "rollback"
+        # a person's rollback restores the learning rate, too, and takes nothing from the budget
+        assert trainer.state.damp_until == 0
+        command = obeyed(trainer, store, "stop")
+        assert (command.state, trainer.is_stopping) == ("done", True)
+        trainer.fan_out.flush(10)
+        assert [s.reason for s in store.segments("r")] == ["start", "rollback"]
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "answer"),
+    [
+        ("rollback", {"to_step": 7}, "there is no checkpoint of step 7: there are [0"),
+        ("damp", {"scale": 2}, "scale is 2.0"),
+        ("damp", {"scale": "much"}, "scale is 'much': a number is expected"),
+        ("set_mode", {"mode": "auto"}, "mode is 'auto': allowed are on, advisory, off"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_reason(
+    small: RunConfig, settings: Settings, kind: CommandKind, args: dict[str, object], answer: str
+) -> None:
+    with open_trainer(changed(small, {"steps": 100_000}), settings, run_id="r") as trainer:
+        store = open_store(settings.store_url)
+        command = obeyed(trainer, store, kind, args)
+        store.close()
+    assert command.state == "refused"
+    assert command.answer.startswith(answer)
