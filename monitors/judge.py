@@ -56,7 +56,8 @@ class Judgement:
     scores: Mapping[str, NDArray[np.float32]]
     """Catalogue signals to be recorded with the step."""
     alerts: tuple[Alert, ...] = ()
-    """Newly fired, critical ones first."""
+    """Fired with this step, critical ones first. One that had healed and comes back within its
+    rule's cooldown is here again under the id it had."""
     healed: tuple[Alert, ...] = ()
     """Alerts whose stretch ended with this step, as resolved."""
     notes: tuple[Event, ...] = ()
@@ -228,13 +229,15 @@ class Judge:
             onset = min(onset, found.onset_step)
         before = watch.last_alert
         if before is not None and step - before.fired_step <= rule.cooldown_steps:
-            # the same incident goes on: it holds again under its first alert, and nobody is called
-            # twice
-            alert, is_new = before, False
+            # the same incident goes on: it is open again under its first alert, which calls nobody
+            # a second time
+            alert = before
+            if rule.severity == "info":
+                return None
         else:
             onset_batch = self._batch_of(onset)
             alert = self._alert(rule, found, onset, onset_batch, step, segment, time_s)
-            watch.last_alert, is_new = alert, True
+            watch.last_alert = alert
         if rule.severity != "info":
             watch.condition = Condition(
                 rule.name,
@@ -245,7 +248,7 @@ class Judge:
                 True,
                 alert.evidence.get("onset_batch"),
             )
-        return alert if is_new else None
+        return alert
 
     def _alert(
         self,

@@ -23,6 +23,7 @@ import psutil
 from . import leases
 from .announcement import Announcement, announce, announced, is_alive, own_process
 from .children import Child, end_orphans
+from .delivery import LEASE as DELIVERY_LEASE
 from .errors import MoescopeError
 from .scheduler import Ticker
 from .service_ticks import ServiceTicks
@@ -65,7 +66,7 @@ def serve(
     with ExitStack() as stack:
         store = open_store(open_store_url)
         stack.callback(store.close)
-        holder = _lead(store, home, open_store_url)
+        holder = _lead(store, home)
         stack.callback(_let_go, store, holder)
         before = announced(home)
         if before is not None and is_alive(before.pid, before.started_s):
@@ -85,28 +86,30 @@ def serve(
         mlflow_url = settings.mlflow or f"http://{shown}:{mlflow_port}"
         if settings.mlflow == "off":
             mlflow_url = ""
+        # before anything is started: it reads the addresses to notify, which may be wrong
+        ticks = ServiceTicks(settings, open_store_url, store, holder, dashboard_url, mlflow_url)
         stack.callback(_stop_all, children)
+        ticker = Ticker()
+        stack.callback(ticker.stop)
+        stack.callback(ticks.stop.set)
+        # from the first moment: on a busy machine the dashboard may take longer than the lease
+        ticker.add("leadership", _BEAT_EVERY_S, lambda: _beat(store, holder, stop))
+        ticker.start()
         for child in children:
             child.start()
         _wait_for_dashboard(children[0], settings.host, port, stop)
         _announce(home, dashboard_url, mlflow_url, children)
         stack.callback(_withdraw, home)
-        ticks = ServiceTicks(settings, open_store_url, store, holder, dashboard_url, mlflow_url)
-        ticker = Ticker()
-        stack.callback(ticker.stop)
-        stack.callback(ticks.stop.set)
-        ticker.add("leadership", _BEAT_EVERY_S, lambda: _beat(store, holder, stop))
         ticker.add("children", 2.0, lambda: _mind(children, home, dashboard_url, mlflow_url))
         ticker.add("watchman", 5.0, ticks.watch)
         ticker.add("delivery", 2.0, ticks.deliver)
         ticker.add("journals left behind", 10.0, ticks.catch_up)
-        ticker.start()
         if not stop.is_set():
             ready(ServiceAddresses(f"{dashboard_url}/?token={settings.read_token()}", mlflow_url))
         stop.wait()
 
 
-def _lead(store: Store, home: Path, url: str) -> str:
+def _lead(store: Store, home: Path) -> str:
     """Claims the store for this service and returns the holder's name. Raises MoescopeError if
     another one has it.
     """
@@ -143,6 +146,7 @@ def _beat(store: Store, holder: str, stop: threading.Event) -> None:
 def _let_go(store: Store, holder: str) -> None:
     try:
         leases.release(store, LEASE, holder)
+        leases.release(store, DELIVERY_LEASE, holder)
     except MoescopeError as error:
         _log.warning("the store is away at the end: %s", error)
 

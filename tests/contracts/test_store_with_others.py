@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from moescope.platform.commands import commands
 from moescope.platform.series import read_series
 from moescope.platform.store import open_store
@@ -14,28 +12,29 @@ from moescope.platform.store import open_store
 PROGRAM = Path(__file__).with_name("live_with_others.py")
 
 
-@pytest.mark.parametrize(
-    "seconds", [5, pytest.param(120, marks=pytest.mark.story)], ids=["5s", "120s"]
-)
-def test_two_trainers_and_the_service_share_a_store(store_url: str, seconds: int) -> None:
+# the same for two minutes, with real trainers and the real service: tests/stories
+SECONDS = 5
+
+
+def test_two_trainers_and_the_service_share_a_store(store_url: str) -> None:
     roles = ["r0", "r1", "serve"]
     processes = [
         subprocess.Popen(
-            [sys.executable, str(PROGRAM), store_url, role, str(seconds)],
+            [sys.executable, str(PROGRAM), store_url, role, str(SECONDS)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for role in roles
     ]
-    outputs = [process.communicate(timeout=seconds + 60) for process in processes]
+    outputs = [process.communicate(timeout=SECONDS + 60) for process in processes]
     assert [errors for _, errors in outputs] == [""] * 3
     said = {role: json.loads(out) for role, (out, _) in zip(roles, outputs, strict=True)}
     num_commands = 0
     with open_store(store_url) as store:
         for run_id in ("r0", "r1"):
             num_steps = said[run_id]["num_steps"]
-            assert num_steps > 5 * seconds
+            assert num_steps > 5 * SECONDS
             for signal in ("loss/total", "router/expert_load"):
                 series = read_series(store, run_id, signal)
                 assert series.steps.tolist() == list(range(num_steps))

@@ -270,7 +270,9 @@ def test_a_relapse_within_the_cooldown_is_the_same_incident(loss_stream: Callabl
         j.step(s, 0, 0.0, stream.step(s, SPOILED if s in spoiled else (1, 1)))
         for s in range(300, 320)
     ]
-    assert [rule for rule, _, _ in alerts(found)] == ["loss_spike"]
+    assert [judgement.step for judgement in found if judgement.alerts] == [302, 314]
+    assert found[14].alerts == found[2].alerts
+    assert found[2].alerts[0].state == "open"
     held = {c.alert.id for judgement in found[14:16] for c in judgement.conditions}
     assert held == {found[2].alerts[0].id}
 

@@ -24,6 +24,9 @@ from moescope.platform.service import LEASE, ServiceAddresses, serve
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 
+# apprise 2.2 looks for imghdr, which Python 3.13 no longer has; goes when apprise stops looking
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+
 SERVICE = """
     import signal, sys, threading
     from pathlib import Path
@@ -210,6 +213,7 @@ def test_an_address_to_notify_that_cannot_be_read_stops_it_before_it_serves(
     settings = Settings(home=tmp_path, mlflow=ELSEWHERE, notify="nosuch://x")
     with pytest.raises(MoescopeError, match="notify address"):
         serve_until_ready(settings, free_port())
+    assert not (tmp_path / "logs").exists()
 
 
 def test_an_announcement_of_a_dead_service_is_not_believed(tmp_path: Path) -> None:

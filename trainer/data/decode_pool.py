@@ -113,8 +113,8 @@ class DecodePool:
             worker.end()
 
     def _wake(self) -> None:
-        # a full buffer wakes the thread as well
-        with contextlib.suppress(BlockingIOError):
+        # full: the thread wakes anyway; closed: whoever waits is told so
+        with contextlib.suppress(OSError):
             self._wake_in.send(b"w")
 
     def _pump(self) -> None:

@@ -89,7 +89,7 @@ def test_sound_and_picture_are_of_the_same_moment(clock: Clip) -> None:
         start_s = frame_numbers(sample)[0] / CLOCK_HZ
         is_loud_M = sample.mel_NM.max(axis=0) > 1
         middles_s = start_s + (np.arange(32) + 0.5) / 32
-        # a window of two steps reaches 31 ms too far, AAC smears an attack over its packet of 64 ms,
+        # a window of two steps reaches 31 ms too far, AAC smears an attack over a packet of 64 ms,
         # and the start is known to half a frame, 21 ms
         assert is_loud_M[middles_s > 1.5 + 0.12].all()
         assert not is_loud_M[middles_s < 1.5 - 0.12].any()
