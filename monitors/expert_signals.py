@@ -36,19 +36,22 @@ def load_entropy_nats(tokens_LE: NDArray[np.generic]) -> Array:
     )
 
 
-def minority_share(tokens_LE: NDArray[np.generic]) -> Array:
-    """Share of the less used half of the experts over what it would be if all were used alike.
-    (L,); 1 is balanced.
+def leaders_share(tokens_LE: NDArray[np.generic]) -> Array:
+    """Share of a layer's tokens that goes to its leaders. (L,); above 0.9 the layer is deadlocked.
 
-    The half has floor(E / 2) experts. A layer in which the same few experts take everything has 0.
-    With fewer than two experts, or without tokens, it is 1: there is nothing to be said. Source:
-    facts, health.md section 4, 10.
+    The leaders are as many of the busiest experts as would do all the work if each did as much as
+    the very busiest: round(sum c / max c). Where the same K experts take every token they are just
+    these K, without K being known, and their share is 1. Where the leaders are more than half of
+    the experts the layer is balanced, and the share is 0; so it is without tokens.
+    The measure is ours, for the rule of facts, health.md section 4, 10.
     """
-    count = np.sort(np.asarray(tokens_LE, dtype=np.float64), axis=1)
+    count = -np.sort(-np.asarray(tokens_LE, dtype=np.float64), axis=1)
     num_layers, num_experts = count.shape
-    half = num_experts // 2
-    total = count.sum(axis=1)
-    if half == 0:
-        return np.ones(num_layers, dtype=np.float32)
-    share = count[:, :half].sum(axis=1) / np.maximum(total, 1.0) / (half / num_experts)
-    return np.where(total > 0, share, 1.0).astype(np.float32)
+    if not num_experts:
+        return np.zeros(num_layers, dtype=np.float32)
+    total = np.maximum(count.sum(axis=1), 1.0)
+    num_leaders = np.rint(total / np.maximum(count[:, 0], 1.0)).astype(np.intp)
+    is_few = (num_leaders <= num_experts // 2) & (count[:, 0] > 0)
+    last = np.clip(num_leaders, 1, num_experts) - 1
+    share = np.cumsum(count, axis=1)[np.arange(num_layers), last] / total
+    return np.where(is_few, share, 0.0).astype(np.float32)

@@ -29,7 +29,7 @@ _SCORE_WORDS = {
     "drift": "score {:.1f}",
     "non_finite": "share {:.2f}",
     "dead_experts": "{:.0f} experts",
-    "monopoly": "concentration {:.2f}",
+    "monopoly": "share {:.2f}",
 }
 
 

@@ -36,7 +36,7 @@ class Rule(Frozen):
     detector: Detector
     """spike: robust z-score. drift: lagged CUSUM. non_finite: share of NaN and infinite values.
     dead_experts: how many.
-    monopoly: concentration of the routing, 0 to 1. High is bad for all of them; vectors count by
+    monopoly: the leaders' share of the routing. High is bad for all of them; vectors count by
     their worst entry."""
     parameters: dict[str, float] = Field(default_factory=dict)
     threshold: float

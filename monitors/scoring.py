@@ -266,7 +266,7 @@ class NonFiniteScorer:
 
 
 class ExpertScorer:
-    """Dead experts (their number), or concentration of the routing (the worst layer's)."""
+    """Dead experts (their number), or the leaders' share of the routing (the worst layer's)."""
 
     def __init__(self, detector: str, parameters: Mapping[str, float]) -> None:
         options = _whole(parameters)
@@ -290,11 +290,11 @@ class ExpertScorer:
                 )
             }
         assert self._monopoly is not None
-        concentration_L = self._monopoly.update(tokens_LE)
+        share_L = self._monopoly.update(tokens_LE)
         return {
             "monopoly": Score(
-                float(concentration_L.max()),
-                evidence={"concentration_of_layer": np.round(concentration_L, 3).tolist()},
+                float(share_L.max()),
+                evidence={"leaders_share_of_layer": np.round(share_L, 3).tolist()},
             )
         }
 

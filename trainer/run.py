@@ -168,6 +168,9 @@ def _assemble(
     stack.callback(line.close)
     contact = Contact(settings.store_url, run.id, holder)
     stack.callback(contact.close)
+    # closed after the fan-out, so that the last alert is in the store when it delivers once more
+    delivery = DeliveryThread(settings.store_url, settings.notify.split(), holder)
+    stack.callback(delivery.close)
     sinks: list[Sink] = [SqlSink(settings.store_url, run)]
     if settings.mlflow != "off":
         sinks.append(MlflowSink(mlflow_address(settings), run, dashboard_address(settings)))
@@ -200,8 +203,6 @@ def _assemble(
         progress=line,
         mode=run.mode,
     )
-    delivery = DeliveryThread(settings.store_url, settings.notify.split(), holder)
-    stack.callback(delivery.close)
     return trainer
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..expert_signals import minority_share
+from ..expert_signals import leaders_share
 from ..windows import Floats
 
 
@@ -64,13 +64,11 @@ class DeadExperts:
 
 
 class Monopoly:
-    """Concentration of each layer's routing: 1 - (share of the less used half of its experts over
-    the balanced share).
+    """The leaders' share of each layer (see `leaders_share`), over a window.
 
-    0 is balanced, 1 is a layer where at most half of the experts get anything. Judged on counts
-    that are forgotten exponentially over `memory_steps`; 0 until that many steps were seen, since
-    fresh routers are lopsided for a while.
-    Source: facts, health.md section 4, 10 (minority share below 0.2 of the balanced one).
+    Judged on counts that are forgotten exponentially over `memory_steps`; 0 until that many steps
+    were seen, since fresh routers are lopsided for a while. Source: facts, health.md section 4, 10
+    (the same experts for more than 90% of the tokens).
     """
 
     def __init__(self, memory_steps: int = 50) -> None:
@@ -79,7 +77,7 @@ class Monopoly:
         self._num_steps = 0
 
     def update(self, tokens_LE: NDArray[np.generic]) -> Floats:
-        """Takes the counts of one step; returns the concentration of each layer, (L,)."""
+        """Takes the counts of one step; returns the leaders' share of each layer, (L,)."""
         count = np.asarray(tokens_LE, dtype=np.float64)
         if self._tokens_LE is None or self._tokens_LE.shape != count.shape:
             self._tokens_LE, self._num_steps = np.zeros(count.shape), 0
@@ -87,7 +85,7 @@ class Monopoly:
         self._num_steps += 1
         if self._num_steps < self._memory_steps:
             return np.zeros(count.shape[0])
-        return np.asarray(1.0 - minority_share(self._tokens_LE), dtype=np.float64)
+        return leaders_share(self._tokens_LE).astype(np.float64)
 
     def rebaseline(self) -> None:
         self._tokens_LE, self._num_steps = None, 0

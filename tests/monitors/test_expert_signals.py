@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from moescope.monitors.expert_signals import (
     expert_load,
+    leaders_share,
     load_entropy_nats,
     max_violation,
-    minority_share,
 )
 
 uniform = np.full((1, 8), 25)
@@ -29,19 +29,30 @@ def test_load_entropy_goes_from_nothing_to_the_logarithm_of_the_experts() -> Non
     assert load_entropy_nats(single) == pytest.approx(np.array([0.0]))
 
 
-def test_minority_share_is_one_when_balanced_and_zero_when_half_is_idle() -> None:
-    assert minority_share(uniform) == pytest.approx(np.array([1.0]))
-    assert minority_share(np.array([[5, 5, 0, 0]])) == pytest.approx(np.array([0.0]))
-    # 2 of 20 tokens in the lesser half, where 10 of 20 are balanced
-    assert minority_share(np.array([[9, 9, 1, 1]])) == pytest.approx(np.array([0.2]))
+def test_the_leaders_of_a_deadlocked_layer_are_the_experts_that_do_the_work() -> None:
+    # the busiest does 48 of 100, so two would do: they do 95
+    assert leaders_share(np.array([[48, 47, 1, 1, 1, 1, 1, 0]])) == pytest.approx(np.array([0.95]))
+    assert leaders_share(single) == pytest.approx(np.array([1.0]))
+
+
+def test_a_balanced_layer_has_no_leaders() -> None:
+    # eight experts at the rate of the busiest are more than half of eight
+    assert leaders_share(uniform).tolist() == [0.0]
+    assert leaders_share(np.array([[60, 40]])).tolist() == [0.0]  # round(100 / 60) = 2 of two
+
+
+def test_top_2_of_4_with_one_idle_expert_is_far_from_deadlock() -> None:
+    # round(100 / 40) = 2 leaders, with 75 of 100
+    assert leaders_share(np.array([[40, 35, 25, 0]])) == pytest.approx(np.array([0.75]))
 
 
 def test_a_layer_without_tokens_gives_numbers() -> None:
     nothing = np.zeros((1, 4))
     assert expert_load(nothing).tolist() == [[0, 0, 0, 0]]
     assert load_entropy_nats(nothing).tolist() == [0]
-    assert minority_share(nothing).tolist() == [1]
-    assert minority_share(np.array([[7]])).tolist() == [1]  # a single expert has no lesser half
+    assert leaders_share(nothing).tolist() == [0]
+    assert leaders_share(np.array([[7]])).tolist() == [0]  # a single expert leads nobody
+    assert leaders_share(np.zeros((2, 0))).tolist() == [0, 0]
 
 
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=16).filter(sum))
@@ -49,4 +60,4 @@ def test_loads_have_mean_one_and_entropy_its_bounds(counts: list[int]) -> None:
     tokens_LE = np.array([counts])
     assert float(expert_load(tokens_LE).mean()) == pytest.approx(1.0, rel=1e-5)
     assert -1e-6 <= load_entropy_nats(tokens_LE)[0] <= np.log(len(counts)) + 1e-6
-    assert -1e-6 <= minority_share(tokens_LE)[0] <= 1 + 1e-6
+    assert -1e-6 <= leaders_share(tokens_LE)[0] <= 1 + 1e-6

@@ -36,19 +36,19 @@ def test_one_token_brings_an_expert_back() -> None:
     assert not dead.update(np.array([[100, 1]])).any()
 
 
-def test_concentration_is_one_where_half_of_the_experts_get_nothing() -> None:
+def test_a_layer_where_two_of_eight_do_nearly_everything_is_a_monopoly() -> None:
     monopoly = Monopoly(memory_steps=5)
-    found = [monopoly.update(np.array([[50, 50, 0, 0], [25, 25, 25, 25]])) for _ in range(5)]
+    tokens_LE = np.array([[48, 47, 1, 1, 1, 1, 1, 0], [25] * 8])
+    found = [monopoly.update(tokens_LE) for _ in range(5)]
     assert found[3].tolist() == [0.0, 0.0]  # too early to say
-    assert found[4] == pytest.approx(np.array([1.0, 0.0]))
+    assert found[4] == pytest.approx(np.array([0.95, 0.0]))
 
 
-def test_two_of_four_experts_with_one_idle_are_not_yet_a_monopoly() -> None:
-    monopoly = Monopoly(memory_steps=5)
-    for _ in range(20):
-        found = monopoly.update(np.array([[40, 35, 25, 0]]))
-    # the lesser half has 25%, where 50% is balanced: 1 - 0.25 / 0.5
-    assert found == pytest.approx(np.array([0.5]))
+def test_one_lopsided_batch_is_diluted_by_those_before_it() -> None:
+    monopoly = Monopoly(memory_steps=50)
+    for _ in range(60):
+        monopoly.update(np.array([[25] * 8]))
+    assert monopoly.update(np.array([[100, 100, 0, 0, 0, 0, 0, 0]])).tolist() == [0.0]
 
 
 counts = st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=4), min_size=5, max_size=30)

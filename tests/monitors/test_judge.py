@@ -178,7 +178,7 @@ def test_a_monopoly_needs_a_hundred_steps_and_early_training_is_forgiven(
             )
         )
 
-    # lesser half 15 of 1000, where 500 is balanced: concentration 0.97
+    # round(1000 / 500) = 2 leaders with 970 of 1000
     assert [rule for rule, _, _ in lopsided_until(200)] == ["expert_monopoly"]
     assert lopsided_until(40) == []
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +165,8 @@ def play(scene: Scene, duration_s: float) -> NDArray[np.float32]:
     distance_VT = (np.arange(NUM_VOICES)[:, None] - NUM_VOICES * y_T) / CHORD_WIDTH
     loudness_T = QUIETEST * (LOUDEST / QUIETEST) ** np.clip(x_T, 0, 1)
     envelope_VT = (loudness_T * np.exp(-0.5 * distance_VT**2)).astype(np.float32)
-    return np.einsum("vt,vts->ts", envelope_VT, _voices(num_steps)).ravel()
+    audio_TS = np.einsum("vt,vts->ts", envelope_VT, _voices(num_steps))
+    return np.asarray(audio_TS.ravel(), dtype=np.float32)
 
 
 @lru_cache(maxsize=2)
@@ -178,7 +180,7 @@ def _voices(num_steps: int) -> NDArray[np.float32]:
     return voices_VA.astype(np.float32).reshape(NUM_VOICES, num_steps, STEP_SAMPLES)
 
 
-def _depth(scene: Scene, dx: NDArray[np.float32], dy: NDArray[np.float32]) -> NDArray[np.float32]:
+def _depth(scene: Scene, dx: NDArray[Any], dy: NDArray[Any]) -> NDArray[Any]:
     """Returns how far inside the shape a point lies (negative: outside), as a share of the side."""
     radius = np.float32(scene.radius)
     if scene.shape == "cube":

@@ -51,7 +51,7 @@ def log_mel(
     # num_window bins wide
     power_NM = filters_NF @ (np.abs(spectrum_MF) ** 2).T / (1.5 * num_fft / num_window)
     level_db_NM = 10 * np.log10(np.maximum(power_NM, 10 ** (FLOOR_DB / 10)))
-    return ((level_db_NM - MEAN_DB) / SCALE_DB).astype(np.float32)
+    return np.asarray((level_db_NM - MEAN_DB) / SCALE_DB, dtype=np.float32)
 
 
 def silence(num_mels: int, num_steps: int) -> NDArray[np.float32]:

@@ -95,8 +95,8 @@ def _encode(
             return
         for first in range(0, len(audio_A), PACKET):
             packet_A = np.clip(audio_A[first : first + PACKET], -1, 1).astype(np.float32)
-            frame = av.AudioFrame.from_ndarray(packet_A[None], format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = sample_rate, first
-            frame.time_base = Fraction(1, sample_rate)
-            container.mux(sound.encode(frame))
+            piece = av.AudioFrame.from_ndarray(packet_A[None], format="fltp", layout="mono")
+            piece.sample_rate, piece.pts = sample_rate, first
+            piece.time_base = Fraction(1, sample_rate)
+            container.mux(sound.encode(piece))
         container.mux(sound.encode(None))
