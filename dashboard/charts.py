@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from ..platform.catalogue import MODALITIES
 from ..platform.records import Series
 from . import theme
 from .buckets import bucketed
@@ -152,6 +153,39 @@ def stacked_figure(parts: Mapping[str, Branches], window: Window, *, unit: str) 
     theme.laid_out(figure, height=_LINE_HEIGHT, unit=unit, is_zoomable=window.is_zoomable)
     steps = [series.living.steps for series in parts.values() if series.living.steps.size]
     return _with_axes(figure, window, np.concatenate(steps) if steps else np.empty(0, np.int64))
+
+
+def noise_figure(
+    loss_PMB: NDArray[np.float32], sigma_PMB: NDArray[np.float32], window: Window, *, unit: str
+) -> go.Figure:
+    """Draws the loss of samples over their noise level, a symbol per modality.
+
+    loss_PMB, sigma_PMB: (points, modalities, samples). A diffusion model's loss depends on sigma
+    (0 is data, 1 is noise), so a sample is odd only beside others of its noise level.
+    """
+    figure = go.Figure()
+    symbols = ("circle-open", "x-thin", "diamond-open", "cross-thin")
+    for index, name in enumerate(MODALITIES[: loss_PMB.shape[1]]):
+        colour = theme.SERIES[index]
+        figure.add_scatter(
+            x=sigma_PMB[:, index].ravel(),
+            y=loss_PMB[:, index].ravel(),
+            mode="markers",
+            marker={
+                "symbol": symbols[index],
+                "size": 6,
+                "color": colour,
+                "line": {"width": 1, "color": colour},
+            },
+            name=name,
+            hovertemplate=f"sigma %{{x:.3f}}<br>%{{y:.4g}} {theme.unit_text(unit)}",
+        )
+    theme.laid_out(figure, height=_LINE_HEIGHT, unit=unit, is_zoomable=window.is_zoomable)
+    figure.update_layout(hovermode="closest")
+    figure.update_xaxes(title={"text": "sigma (0 is data, 1 is noise)"}, range=[-0.02, 1.02])
+    if window.is_log:
+        figure.update_yaxes(type="log")
+    return figure
 
 
 def _spread(figure: go.Figure) -> float:

@@ -20,9 +20,12 @@ _FULL_SCALE = 2.0
 def load_over_time(load: Series, window: Window, *, layer: int, unit: str) -> go.Figure:
     """Draws one layer's expert loads: experts upwards, steps to the right.
 
-    load: living points of that layer, values (points, experts), relative to the layer's mean load.
+    load: living points of that layer, values (points, experts); shown relative to each column's
+    mean, so tokens will do as well as loads.
     """
     steps, means = column_means(load.steps, load.values, _MOST_COLUMNS)
+    fair = means.mean(1, keepdims=True)
+    means = np.divide(means, fair, out=np.zeros_like(means), where=fair > 0)
     return _load_figure(
         steps, np.arange(means.shape[1]), means.T, window, unit,
         x_title="step", y_title=f"expert of MoE layer {layer}",

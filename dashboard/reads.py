@@ -20,7 +20,7 @@ from ..platform.store import Store, open_store
 from ..platform.watchman import SILENT_AFTER_S, is_stalled
 from .marks import Marks
 from .theme import LampWord
-from .window import Branches, branches
+from .window import Branches, branches, kept
 
 _SQLITE = "sqlite:///"
 
@@ -63,9 +63,11 @@ class RunNow:
 
     @property
     def time_left_s(self) -> float | None:
-        if not self.is_live or None in (self.step, self.num_steps, self.step_time_s):
+        if not self.is_live or self.lamp == "silent":
             return None
-        return max(0, self.num_steps - self.step - 1) * self.step_time_s  # type: ignore[operator]
+        if self.step is None or self.num_steps is None or self.step_time_s is None:
+            return None
+        return max(0, self.num_steps - self.step - 1) * self.step_time_s
 
 
 def lamp(run: Run, open_alerts: Sequence[Alert], now_s: float) -> LampWord:
@@ -211,6 +213,19 @@ class RunReader:
         )
         living = here.values[is_living(here, self.segments)]
         return (at, living[-1]) if len(living) else None
+
+    def stretch(self, signal: str, first: int, last: int) -> Series | None:
+        """Reads the living points of a signal from first to last step, without keeping them."""
+        if signal not in self.signals:
+            return None
+        read = read_series(self._store, self.run_id, signal, from_step=max(0, first), to_step=last)
+        living = kept(read, is_living(read, self.segments))
+        return living if living.steps.size else None
+
+    def newest(self, signal: str) -> float | None:
+        """Returns the newest value of a scalar; None where it was never measured."""
+        series = self.series(signal)
+        return None if series is None else float(series.values[-1])
 
     def newest_step(self) -> int:
         """Returns the newest living step of the loss, or 0."""

@@ -19,6 +19,8 @@ neighbours lend evidence."""
 CLIP_SIGMA = 6.0
 """One odd sample among eight moves the pooled residual by at most 6 / sqrt(8) = 2.1 of its sigmas:
 no spike alone."""
+LEARN_SIGMA = 4.0
+"""What is learnt from a sample reaches no further than this."""
 FEWEST = 4
 """Fewer samples are pooled as if they were four: one odd sample alone has the weight that it has
 among four."""
@@ -30,6 +32,19 @@ PRIOR_SCALE = 0.3
 SCALE_FLOOR = 0.02
 _MEAN_ABS_TO_SIGMA = 1.2533
 """sqrt(pi / 2): for normal values the standard deviation over the mean absolute deviation."""
+
+
+def _smoothing() -> Floats:
+    """(N, N): each knot takes a quarter of its neighbours' sums and half of its own; at the ends
+    the missing neighbour is the knot itself."""
+    matrix = (
+        0.5 * np.eye(NUM_KNOTS) + 0.25 * np.eye(NUM_KNOTS, k=1) + 0.25 * np.eye(NUM_KNOTS, k=-1)
+    )
+    matrix[0, 0] = matrix[-1, -1] = 0.75
+    return matrix
+
+
+_SMOOTH_NN = _smoothing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +61,13 @@ class Residuals:
     log_level_M: Floats
     """Log loss of each modality with sigma accounted for, but not the level: what a drift moves.
     NaN where absent."""
+    sigma_MB: Floats
+    level_M: Floats
+    """The level that was measured against."""
+    from_level_MB: Floats
+    """Winsorised distance of log loss from the level, curve included; 0 where masked."""
+    spread_MB: Floats
+    """Winsorised distance of log loss from the curve; 0 where masked."""
 
 
 class LossNormaliser:
@@ -64,9 +86,8 @@ class LossNormaliser:
 
     def __init__(self, num_modalities: int = 2) -> None:
         self._level_M = np.full(num_modalities, np.nan)
-        self._weight_MN = np.zeros((num_modalities, NUM_KNOTS))
-        self._sum_MN = np.zeros((num_modalities, NUM_KNOTS))
-        self._spread_MN = np.zeros((num_modalities, NUM_KNOTS))
+        # of each knot: samples, sum of their distances from the level, of those from the curve
+        self._sums_M3N = np.zeros((num_modalities, 3, NUM_KNOTS))
         self._num_steps = 0
         self._num_since_level = 0
         self._curves: tuple[Floats, Floats] | None = None
@@ -83,56 +104,48 @@ class LossNormaliser:
             return None
         level_M = self._levels(log_MB, is_there_MB)
         mean_MB, scale_MB = self._read(place_MB)
-        error_MB = log_MB - mean_MB - level_M[:, None]
-        z_MB = np.clip(error_MB / scale_MB, -CLIP_SIGMA, CLIP_SIGMA)
-        z_MB = np.where(is_there_MB, z_MB, np.nan)
+        raw_MB = np.where(is_there_MB, (log_MB - mean_MB - level_M[:, None]) / scale_MB, 0.0)
+        z_MB = np.clip(raw_MB, -CLIP_SIGMA, CLIP_SIGMA)
+        spread_MB = np.clip(raw_MB, -LEARN_SIGMA, LEARN_SIGMA) * scale_MB
         weight_MB = np.where(is_there_MB, scale_MB**-2.0, 0.0)
-        total_M = weight_MB.sum(axis=1)
-        moved_MB = np.where(is_there_MB, np.clip(z_MB, -4.0, 4.0) * scale_MB, 0.0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            log_level_M = level_M + (weight_MB * moved_MB).sum(axis=1) / total_M
-        sum_M, num_M = np.nansum(z_MB, axis=1), is_there_MB.sum(axis=1)
-        of_modality_M = np.where(num_M > 0, sum_M / np.sqrt(np.maximum(num_M, FEWEST)), np.nan)
-        pooled = float(sum_M.sum() / math.sqrt(max(num_samples, FEWEST)))
-        return Residuals(z_MB, pooled, of_modality_M, log_level_M)
+        num_M = is_there_MB.sum(axis=1)
+        is_in_M = num_M > 0
+        shift_M = (weight_MB * spread_MB).sum(axis=1) / np.where(is_in_M, weight_MB.sum(axis=1), 1)
+        sum_M = z_MB.sum(axis=1)
+        return Residuals(
+            per_sample_MB=np.where(is_there_MB, z_MB, np.nan),
+            pooled=float(sum_M.sum() / math.sqrt(max(num_samples, FEWEST))),
+            of_modality_M=np.where(is_in_M, sum_M / np.sqrt(np.maximum(num_M, FEWEST)), np.nan),
+            log_level_M=np.where(is_in_M, level_M + shift_M, np.nan),
+            sigma_MB=place_MB,
+            level_M=level_M,
+            from_level_MB=np.where(is_there_MB, spread_MB + mean_MB, 0.0),
+            spread_MB=spread_MB,
+        )
 
-    def learn(
-        self,
-        loss_MB: NDArray[np.generic],
-        sigma_MB: NDArray[np.generic],
-        residuals: Residuals,
-        level_weight_M: Floats,
-    ) -> None:
-        """Takes an accepted step into level, curve and scale. `residuals` is what was said of the
-        same losses before.
+    def learn(self, residuals: Residuals, level_weight_M: Floats) -> None:
+        """Takes an accepted step into level, curve and scale.
 
-        level_weight_M: 1, or less for a modality whose level shall follow this step only in part.
+        residuals: the answer to the same step. level_weight_M: 1, or less for a modality whose
+        level shall follow this step only in part.
         """
-        log_MB, place_MB = _log_loss(loss_MB), np.asarray(sigma_MB, dtype=np.float64)
-        z_MB = residuals.per_sample_MB
-        is_there_MB = np.isfinite(z_MB)
-        level_M = self._levels(log_MB, is_there_MB)
-        mean_MB, scale_MB = self._read(place_MB)
+        is_there_MB = np.isfinite(residuals.per_sample_MB)
         memory = min(max(self._num_steps / 2, SHORTEST_MEMORY), LONGEST_MEMORY)
         keep = 1.0 - 1.0 / memory
-        low_MB, part_MB = _knots(np.where(is_there_MB, place_MB, 0.0))
-        # winsorised distance from the level of today
-        shape_MB = np.where(is_there_MB, np.clip(z_MB, -4, 4) * scale_MB + mean_MB, 0.0)
-        spread_MB = np.where(is_there_MB, np.minimum(np.abs(z_MB), 4.0) * scale_MB, 0.0)
-        for m in range(log_MB.shape[0]):
-            if not is_there_MB[m].any():
-                continue
-            for sums, values in (
-                (self._weight_MN[m], is_there_MB[m].astype(np.float64)),
-                (self._sum_MN[m], shape_MB[m]),
-                (self._spread_MN[m], spread_MB[m]),
-            ):
-                sums *= keep
-                sums += np.bincount(low_MB[m], values * (1 - part_MB[m]), NUM_KNOTS)
-                sums += np.bincount(low_MB[m] + 1, values * part_MB[m], NUM_KNOTS)
+        low_MB, part_MB = _knots(np.where(is_there_MB, residuals.sigma_MB, 0.0))
+        for m in np.flatnonzero(is_there_MB.any(axis=1)):
+            hat_BN = np.zeros((part_MB.shape[1], NUM_KNOTS))
+            rows_B = np.arange(part_MB.shape[1])
+            hat_BN[rows_B, low_MB[m]] = 1 - part_MB[m]
+            hat_BN[rows_B, low_MB[m] + 1] = part_MB[m]
+            learnt_3B = np.stack(
+                (is_there_MB[m], residuals.from_level_MB[m], np.abs(residuals.spread_MB[m]))
+            )
+            self._sums_M3N[m] = keep * self._sums_M3N[m] + learnt_3B @ hat_BN
         self._num_steps += 1
         self._num_since_level += 1
         rate = max(LEVEL_RATE, 1.0 / (self._num_since_level + 1))
+        level_M = residuals.level_M
         moved_M = level_M + rate * level_weight_M * (residuals.log_level_M - level_M)
         self._level_M = np.where(np.isfinite(residuals.log_level_M), moved_M, level_M)
         self._curves = None
@@ -146,8 +159,7 @@ class LossNormaliser:
         quickly."""
         self._level_M[:] = np.nan
         self._num_steps = self._num_since_level = 0
-        for sums in (self._weight_MN, self._sum_MN, self._spread_MN):
-            sums *= 0.1
+        self._sums_M3N *= 0.1
         self._curves = None
 
     def _levels(self, log_MB: Floats, is_there_MB: NDArray[np.bool_]) -> Floats:
@@ -162,16 +174,14 @@ class LossNormaliser:
     def _read(self, sigma_MB: Floats) -> tuple[Floats, Floats]:
         """Mean (relative to the level) and scale of log loss at each sigma."""
         if self._curves is None:
-            weight_MN, sum_MN, spread_MN = (
-                _smooth(x_MN) for x_MN in (self._weight_MN, self._sum_MN, self._spread_MN)
-            )
+            weight_MN, sum_MN, spread_MN = np.moveaxis(self._sums_M3N @ _SMOOTH_NN, 1, 0)
             # one sample's worth of prior: no deviation from the level, PRIOR_SCALE around it
             mean_MN = sum_MN / (weight_MN + 1.0)
             mean_MN -= mean_MN.mean(axis=1, keepdims=True)
             scale_MN = (_MEAN_ABS_TO_SIGMA * spread_MN + PRIOR_SCALE) / (weight_MN + 1.0)
             self._curves = mean_MN, np.maximum(scale_MN, SCALE_FLOOR)
         mean_MN, scale_MN = self._curves
-        low_MB, part_MB = _knots(np.nan_to_num(sigma_MB))
+        low_MB, part_MB = _knots(np.where(np.isfinite(sigma_MB), sigma_MB, 0.0))
         rows_M1 = np.arange(sigma_MB.shape[0])[:, None]
         high_MB = np.minimum(low_MB + 1, NUM_KNOTS - 1)
         return (
@@ -182,18 +192,14 @@ class LossNormaliser:
     def state_dict(self) -> dict[str, Any]:
         return {
             "level_M": self._level_M.copy(),
-            "weight_MN": self._weight_MN.copy(),
-            "sum_MN": self._sum_MN.copy(),
-            "spread_MN": self._spread_MN.copy(),
+            "sums_M3N": self._sums_M3N.copy(),
             "num_steps": self._num_steps,
             "num_since_level": self._num_since_level,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._level_M = np.array(state["level_M"], dtype=np.float64)
-        self._weight_MN = np.array(state["weight_MN"], dtype=np.float64)
-        self._sum_MN = np.array(state["sum_MN"], dtype=np.float64)
-        self._spread_MN = np.array(state["spread_MN"], dtype=np.float64)
+        self._sums_M3N = np.array(state["sums_M3N"], dtype=np.float64)
         self._num_steps = int(state["num_steps"])
         self._num_since_level = int(state["num_since_level"])
         self._curves = None
@@ -210,8 +216,3 @@ def _knots(sigma_MB: Floats) -> tuple[NDArray[np.intp], Floats]:
     place_MB = np.clip(sigma_MB, 0.0, 1.0) * (NUM_KNOTS - 1)
     low_MB = np.minimum(place_MB.astype(np.intp), NUM_KNOTS - 2)
     return low_MB, place_MB - low_MB
-
-
-def _smooth(sums_MN: Floats) -> Floats:
-    padded = np.pad(sums_MN, ((0, 0), (1, 1)), mode="edge")
-    return np.asarray((padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4)

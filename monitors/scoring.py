@@ -75,21 +75,20 @@ class LossScorer:
         self._drifts = [DriftScore(**_whole(drift)) for _ in _MODALITIES]
 
     def update(self, step: int, values: Values) -> Mapping[str, Score]:
-        found = self._residuals(values)
-        if found is None:
+        residuals = self._residuals(values)
+        if residuals is None:
             return {}
-        loss_MB, sigma_MB, residuals = found
         z_pooled, z_M = self._spike_scores(residuals)
         z = max(z_pooled, *z_M)
         is_accepted = z <= self._pooled.reject_above
         # a batch in which any loss is not a number is judged by the rest, but not learnt from
-        if is_accepted and bool(np.isfinite(loss_MB).all()):
-            self._learn(loss_MB, sigma_MB, residuals, z_M)
+        if is_accepted and _is_finite(values):
+            self._learn(residuals, z_M)
         elif not is_accepted and self._pooled.reject():
             for spike in self._of_modality:
                 spike.rebaseline()
             self._normaliser.forget()
-        slow, modality = self._drift(step, residuals, is_accepted)
+        slow, modality = self._drift(step, residuals if is_accepted else None)
         return {
             "spike": Score(
                 z,
@@ -115,12 +114,12 @@ class LossScorer:
     def vet(self, values: Values) -> float:
         """The spike score that a batch would get; infinite where one of its losses is not finite.
         Changes nothing."""
-        if not np.isfinite(np.asarray(values[catalogue.LOSS_PER_SAMPLE])).all():
+        if not _is_finite(values):
             return math.inf
-        found = self._residuals(values)
-        if found is None:
+        residuals = self._residuals(values)
+        if residuals is None:
             return 0.0
-        z_pooled, z_M = self._spike_scores(found[2])
+        z_pooled, z_M = self._spike_scores(residuals)
         return max(z_pooled, *z_M)
 
     def _spike_scores(self, residuals: Residuals) -> tuple[float, list[float]]:
@@ -130,31 +129,28 @@ class LossScorer:
             for spike, x in zip(self._of_modality, residuals.of_modality_M, strict=True)
         ]
 
-    def _learn(
-        self,
-        loss_MB: NDArray[np.generic],
-        sigma_MB: NDArray[np.generic],
-        residuals: Residuals,
-        z_M: list[float],
-    ) -> None:
+    def _learn(self, residuals: Residuals, z_M: list[float]) -> None:
         level_weight_M = np.array([1.0 / max(1.0, z) for z in z_M])
-        self._normaliser.learn(loss_MB, sigma_MB, residuals, level_weight_M)
+        self._normaliser.learn(residuals, level_weight_M)
         self._pooled.learn(residuals.pooled)
         for spike, x in zip(self._of_modality, residuals.of_modality_M, strict=True):
             if math.isfinite(x):
                 spike.learn(float(x))
 
-    def _drift(self, step: int, residuals: Residuals, is_accepted: bool) -> tuple[DriftScore, str]:
-        """Feeds the drift score of each modality that is there; returns the worst and its name."""
-        for drift, log_level in zip(self._drifts, residuals.log_level_M, strict=True):
-            if math.isfinite(log_level):
-                drift.update(step, float(log_level), is_accepted)
+    def _drift(self, step: int, accepted: Residuals | None) -> tuple[DriftScore, str]:
+        """Feeds the drift score of each modality that is there; returns the worst and its name.
+
+        A rejected step is the spike rule's business and does not count: otherwise a run that comes
+        out of a spike would be said to drift.
+        """
+        if accepted is not None:
+            for drift, log_level in zip(self._drifts, accepted.log_level_M, strict=True):
+                if math.isfinite(log_level):
+                    drift.update(step, float(log_level))
         worst = max(range(len(self._drifts)), key=lambda m: self._drifts[m].score)
         return self._drifts[worst], _MODALITIES[worst]
 
-    def _residuals(
-        self, values: Values
-    ) -> tuple[NDArray[np.generic], NDArray[np.generic], Residuals] | None:
+    def _residuals(self, values: Values) -> Residuals | None:
         if catalogue.LOSS_PER_SAMPLE not in values:
             return None
         loss_MB = np.atleast_2d(np.asarray(values[catalogue.LOSS_PER_SAMPLE]))
@@ -166,8 +162,7 @@ class LossScorer:
             missing = ((0, len(_MODALITIES) - loss_MB.shape[0]), (0, 0))
             # a loss of 0 is a masked one
             loss_MB, sigma_MB = np.pad(loss_MB, missing), np.pad(sigma_MB, missing)
-        residuals = self._normaliser.residuals(loss_MB, sigma_MB)
-        return None if residuals is None else (loss_MB, sigma_MB, residuals)
+        return self._normaliser.residuals(loss_MB, sigma_MB)
 
     def announce(self, kind: EventKind) -> None:
         for drift in self._drifts:
@@ -347,6 +342,10 @@ def _merged(rules: list[Rule], detector: str) -> dict[str, float]:
                 f"{detector} score of the loss: make them equal"
             )
     return {k: v for k, v in given[0].parameters.items() if k != "is_log"} if given else {}
+
+
+def _is_finite(values: Values) -> bool:
+    return bool(np.isfinite(np.asarray(values[catalogue.LOSS_PER_SAMPLE])).all())
 
 
 def _whole(parameters: Mapping[str, float]) -> dict[str, Any]:

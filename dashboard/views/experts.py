@@ -26,6 +26,7 @@ def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> N
     num_layers = newest[1].shape[0]
     step: int | None = None
     layer = 0
+    signal = catalogue.EXPERT_LOAD
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         how = st.segmented_control(
             "Show",
@@ -47,6 +48,12 @@ def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> N
             step = None if asked is None else int(asked)
         else:
             layer = st.selectbox("MoE layer", range(num_layers), key="experts_layer", width=150)
+            if st.toggle(
+                "Every step",
+                key="experts_every_step",
+                help="Counted at every step instead of at sampled ones: sharper, and more to read.",
+            ):
+                signal = catalogue.EXPERT_TOKENS
 
     def heat_map() -> None:
         reader = RunReader(store, run_id)
@@ -54,13 +61,13 @@ def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> N
         if how == _AT_STEP:
             _at_step(reader, window, step)
         else:
-            _over_time(reader, window, min(layer or 0, num_layers - 1))
+            _over_time(reader, window, signal, min(layer or 0, num_layers - 1))
 
     live(heat_map, CALM_S if is_live else None)
 
 
-def _over_time(reader: RunReader, window: Window, layer: int) -> None:
-    both = reader.branches(catalogue.EXPERT_LOAD, row=layer)
+def _over_time(reader: RunReader, window: Window, signal: str, layer: int) -> None:
+    both = reader.branches(signal, row=layer)
     load = None if both is None else in_range(both.living, window.step_range)
     if load is None or not load.steps.size:
         nothing_yet("No sampled step lies in this range.")

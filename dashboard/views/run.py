@@ -10,7 +10,16 @@ from ...platform.store import Store
 from ..reads import RunNow, RunReader, run_now, sample_clips
 from ..theme import LAMPS
 from ..words import age, number, plain, short
-from . import alerts, charts_of_a_run, control, experts, history, steering
+from . import (
+    alerts,
+    charts_of_a_run,
+    control,
+    experts,
+    history,
+    more_charts,
+    steering,
+    system,
+)
 from .panel import CALM_S, LIVE_S, badge, live
 
 _LAST_SEEN = "moescope_last_seen_run"
@@ -72,7 +81,8 @@ def render(store: Store, wanted: str) -> None:
     window_now, is_moving = steering.render(is_live)
     charts_of_a_run.render(store, run.id, window_now, is_moving)
     experts.render(store, run.id, window_now, is_moving)
-    charts_of_a_run.render_system(store, run.id, window_now, is_moving)
+    system.render(store, run.id, window_now, is_moving)
+    more_charts.render(store, run.id, window_now, is_moving)
     live(lambda: history.render(store, run.id), beat_s)
     _samples(store, run.id)
 

@@ -39,9 +39,8 @@ class DriftScore:
         """Whether a drift would be seen."""
         return self._old.is_ready
 
-    def update(self, step: int, value: float, is_accepted: bool = True) -> float:
-        """Returns S. A value that another detector flagged counts (winsorised), but does not enter
-        the baseline."""
+    def update(self, step: int, value: float) -> float:
+        """Returns S with this value counted."""
         r = self._old.score(value)
         if r is not None:
             self.score = max(0.0, self.score + min(max(r, -3.0), 3.0) - self._slack)
@@ -49,10 +48,9 @@ class DriftScore:
                 self.onset_step = None
             elif self.onset_step is None:
                 self.onset_step = step
-        if is_accepted:
-            self._recent.append(value)
-            if len(self._recent) > self._lag:
-                self._old.push(self._recent.popleft())
+        self._recent.append(value)
+        if len(self._recent) > self._lag:
+            self._old.push(self._recent.popleft())
         reached = self.score
         if reached > self._restart:
             self.rebaseline()

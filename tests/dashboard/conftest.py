@@ -13,7 +13,7 @@ from moescope.platform import catalogue
 from moescope.platform.records import Alert, Checkpoint, Event, Frame, Run, Segment
 from moescope.platform.store import Store, open_store
 
-NUM_LAYERS, NUM_MOE_LAYERS, NUM_EXPERTS = 6, 3, 8
+NUM_LAYERS, NUM_MOE_LAYERS, NUM_EXPERTS, NUM_SAMPLES = 6, 3, 8, 4
 
 
 @pytest.fixture(autouse=True)
@@ -92,11 +92,21 @@ def make_frame(run_id: str, segment: int, step: int, loss: float) -> Frame:
         catalogue.OPTIMIZER_S: 0.02,
         catalogue.MONITOR_S: 0.001,
         catalogue.TOKENS_PER_S: 12_345.0,
+        catalogue.LOSS_PER_SAMPLE: np.full((2, NUM_SAMPLES), loss),
+        catalogue.LOSS_SIGMA: chance.uniform(0, 1, (2, NUM_SAMPLES)),
+        catalogue.LEARNING_RATE: 1e-3,
+        catalogue.DATA_BATCH: float(step),
+        catalogue.BAD_CLIPS: 2.0,
+        catalogue.EXPERT_TOKENS: chance.integers(1, 99, (NUM_MOE_LAYERS, NUM_EXPERTS)),
     }
     if step % 10 == 0:
         values |= {
             catalogue.EXPERT_LOAD: chance.uniform(0.5, 1.5, (NUM_MOE_LAYERS, NUM_EXPERTS)),
             catalogue.ROUTER_ENTROPY_NATS: chance.uniform(1.2, 1.6, NUM_MOE_LAYERS),
+            catalogue.LOAD_ENTROPY_NATS: np.full(NUM_MOE_LAYERS, 2.0),
+            catalogue.MAX_VIOLATION: np.full(NUM_MOE_LAYERS, 0.4),
+            catalogue.DEAD_EXPERTS: np.zeros(NUM_MOE_LAYERS),
+            catalogue.BIAS_RANGE: np.full(NUM_MOE_LAYERS, 0.01),
             catalogue.ACTIVATION_RMS: np.linspace(1, 2, NUM_LAYERS),
             catalogue.ACTIVATION_ABSMAX: np.linspace(4, 9, NUM_LAYERS),
             catalogue.ACTIVATION_OUTLIER_RATIO: np.linspace(4, 5, NUM_LAYERS),
@@ -106,7 +116,7 @@ def make_frame(run_id: str, segment: int, step: int, loss: float) -> Frame:
             catalogue.SINK_LAG_S: 0.4,
         }
     if step % 50 == 0:
-        values[catalogue.PROBE_LOSS] = 1.1
+        values |= {catalogue.PROBE_LOSS: 1.1, catalogue.PROBE_LOSS_BIN: np.full(4, 1.1)}
     arrays = {name: np.asarray(value, np.float32) for name, value in values.items()}
     return Frame(run_id, segment, step, time.time(), arrays)
 

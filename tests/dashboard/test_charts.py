@@ -6,6 +6,7 @@ import pytest
 
 from moescope.dashboard.charts import (
     lines_figure,
+    noise_figure,
     per_layer_figure,
     scalar_figure,
     stacked_figure,
@@ -196,6 +197,20 @@ def test_a_load_map_over_time_is_experts_by_steps_on_a_fixed_scale() -> None:
     (heat,) = load_over_time(load, Window(), layer=1, unit="x mean").data
     assert heat.z.shape == (8, 6)
     assert (heat.zmin, heat.zmax) == (0, 2)
+
+
+def test_a_load_map_is_relative_to_each_columns_mean() -> None:
+    tokens = _series(np.array([[2.0, 6.0], [0.0, 0.0]]), np.array([0, 1], np.int64))
+    (heat,) = load_over_time(tokens, Window(), layer=0, unit="x mean").data
+    np.testing.assert_array_equal(heat.z, [[0.5, 0.0], [1.5, 0.0]])
+
+
+def test_samples_are_drawn_over_their_noise_level_with_a_symbol_per_modality() -> None:
+    loss_PMB, sigma_PMB = np.ones((5, 2, 4), np.float32), np.full((5, 2, 4), 0.5, np.float32)
+    video, audio = noise_figure(loss_PMB, sigma_PMB, Window(is_log=True), unit="mse").data
+    assert (video.name, audio.name) == ("video", "audio")
+    assert video.marker.symbol != audio.marker.symbol
+    assert len(video.x) == 20
 
 
 def test_a_load_map_at_a_step_is_layers_by_experts() -> None:

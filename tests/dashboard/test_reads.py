@@ -129,6 +129,7 @@ def test_time_left_is_said_only_of_a_run_that_runs(store: Store, spiked_run: Run
     store.update_run(spiked_run.id, status="finished")
     ended = run_now(store, store.find_run(spiked_run.id), [], spiked_run.heartbeat_s)
     assert ended.time_left_s is None
+    assert run_now(store, spiked_run, [], spiked_run.heartbeat_s + 3600).time_left_s is None
 
 
 def test_looking_for_a_store_makes_none(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -14,7 +15,7 @@ from moescope.dashboard.views.steering import from_address, step_range
 from moescope.dashboard.words import plain
 from moescope.platform.commands import answer, ask, commands
 from moescope.platform.errors import MoescopeError
-from moescope.platform.records import Alert, Run
+from moescope.platform.records import Alert, Frame, Run
 from moescope.platform.store import Store
 
 # Streamlit copies the text of these functions: their imports go inside, and what annotates them is
@@ -214,6 +215,39 @@ class TestThePageOfARun:
         assert "Step 90." in _words(page)
         page.number_input(key="experts_step").set_value(47).run()
         assert "Step 40." in _words(page)
+
+    def test_the_heat_map_can_count_every_step(self, store: Store, spiked_run: Run) -> None:
+        page = _seen(_run, store, spiked_run.id)
+        page.toggle(key="experts_every_step").set_value(True).run()
+        assert not page.exception
+        assert len(_charts(page)) == 12
+
+    def test_every_statistic_of_routers_and_activations_can_be_chosen(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        page = _seen(_run, store, spiked_run.id)
+        for key, names in (
+            ("router", ("load entropy", "MaxVio", "dead", "bias")),
+            ("activation", ("largest", "outlier ratio")),
+        ):
+            for name in names:
+                page.button_group(key=key).set_value(name).run()
+                assert not page.exception
+                assert len(_charts(page)) == 12
+
+    def test_more_charts_come_when_asked_for(self, store: Store, spiked_run: Run) -> None:
+        page = _seen(_run, store, spiked_run.id)
+        page.toggle(key="more").set_value(True).run()
+        assert not page.exception
+        assert len(_charts(page)) == 16
+        assert "2 files passed over so far. Look at" in _words(page)
+
+    def test_what_a_user_logs_is_drawn_too(self, store: Store, spiked_run: Run) -> None:
+        value = np.float32(0.5)
+        store.write_frames([Frame(spiked_run.id, 1, 95, time.time(), {"user/fvd": value})])  # type: ignore[dict-item]
+        page = _seen(_run, store, spiked_run.id)
+        assert len(_charts(page)) == 13
+        assert "**fvd** :gray[`user/fvd`]" in _words(page)
 
     def test_text_of_a_run_makes_no_markup(self, store: Store, spiked_run: Run) -> None:
         store.update_run(spiked_run.id, note="![x](http://x)", name="<b>bold</b>")

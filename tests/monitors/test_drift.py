@@ -26,7 +26,7 @@ def test_one_spike_adds_at_most_two() -> None:
     for step, value in enumerate(noise(300)):
         drift.update(step, value)
     before = drift.score
-    assert drift.update(300, 1000.0, is_accepted=False) <= before + 2.0
+    assert drift.update(300, 1000.0) <= before + 2.0
 
 
 def test_noise_alone_does_not_drift() -> None:

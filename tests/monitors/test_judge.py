@@ -95,6 +95,14 @@ def test_a_spike_that_heals_is_resolved_and_the_run_healthy_again(loss_stream: C
     assert alerts(found) == []
 
 
+def test_a_run_that_comes_out_of_a_long_spike_is_not_said_to_drift(loss_stream: Callable) -> None:
+    stream, j = loss_stream(14), judge()
+    run(j, stream, range(300))
+    found = [j.step(s, 0, 0.0, stream.step(s, (5.0, 5.0))) for s in range(300, 330)]
+    found += run(j, stream, range(330, 400))
+    assert [rule for rule, _, _ in alerts(found)] == ["loss_spike"]
+
+
 def test_a_slow_rise_is_a_drift_and_dated_to_its_beginning(loss_stream: Callable) -> None:
     stream, j = loss_stream(5), judge()
     run(j, stream, range(500))

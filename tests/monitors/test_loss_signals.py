@@ -13,7 +13,7 @@ def learn(normaliser: LossNormaliser, values: dict[str, np.ndarray]) -> Residual
     loss_MB, sigma_MB = values[catalogue.LOSS_PER_SAMPLE], values[catalogue.LOSS_SIGMA]
     residuals = normaliser.residuals(loss_MB, sigma_MB)
     assert residuals is not None
-    normaliser.learn(loss_MB, sigma_MB, residuals, ONES)
+    normaliser.learn(residuals, ONES)
     return residuals
 
 
@@ -91,7 +91,7 @@ def test_a_step_of_weight_zero_does_not_move_the_level() -> None:
         loss_MB = np.ones((1, 4)) if weight else np.full((1, 4), 2.0)
         residuals = normaliser.residuals(loss_MB, sigma_MB)
         assert residuals is not None
-        normaliser.learn(loss_MB, sigma_MB, residuals, np.array([weight]))
+        normaliser.learn(residuals, np.array([weight]))
         assert normaliser.state_dict()["level_M"][0] == pytest.approx(expected)
 
 
@@ -100,5 +100,5 @@ def test_sigmas_at_and_beyond_the_ends_are_read() -> None:
     for _ in range(5):
         learn_one = normaliser.residuals(np.ones((1, 3)), np.array([[0.0, 1.0, 1.5]]))
         assert learn_one is not None
-        normaliser.learn(np.ones((1, 3)), np.array([[0.0, 1.0, 1.5]]), learn_one, ONES[:1])
+        normaliser.learn(learn_one, ONES[:1])
     assert np.isfinite(learn_one.per_sample_MB).all()

@@ -80,7 +80,7 @@ class DecodePool:
                 ):
                     self._waiting.appendleft(task)
                 self._wake()
-            while key not in self._ready:
+            while key not in self._ready or self._is_closing:
                 if self._deaths.get(task.clip.name, 0) >= DEATHS_OF_A_BAD_CLIP:
                     self._wanted.discard(key)
                     return Failure("its decoding process died or hung, twice")

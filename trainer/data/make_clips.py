@@ -1,9 +1,9 @@
 """Writes a small corpus of real video files in which picture, sound and caption tell each other's
 story.
 
-A shape moves before a background. The higher it is, the higher is the pitch of its sound and the
-brighter the background; the further right it is, the louder the sound. The caption names the
-background, the shape's colour, the shape and where it goes.
+A shape moves before a sky and a ground. The higher it is, the higher is the pitch of its sound and
+the brighter the light; the further right it is, the louder the sound. Each ground has a drone. The
+caption names the sky, the shape's colour, the shape and where it goes.
 """
 
 # F frames  H height  W width  A audio samples  V voices  T steps of the sound
@@ -23,36 +23,44 @@ from .chance import generator
 from .mel import HIGHEST_HZ, LOWEST_HZ, to_hz, to_mel
 from .write_clip import write_clip
 
-# saturated, so that a wrong guess is far off; no word is both a background and a colour
-BACKGROUNDS = {
-    "lake": (20, 40, 250),
-    "sand": (250, 205, 20),
-    "lawn": (20, 240, 30),
-    "snow": (250, 250, 250),
+# saturated, so that a wrong guess is far off; no word is both a sky and a colour
+SKIES = {
+    "noon": (20, 40, 250),
+    "dawn": (250, 205, 20),
+    "haze": (250, 250, 250),
+    "glow": (20, 240, 30),
     "dusk": (250, 30, 230),
     "fire": (250, 60, 15),
 }
 COLOURS = {"ruby": (200, 0, 40), "gold": (255, 200, 0), "teal": (0, 220, 220), "coal": (10, 10, 10)}
+# from the lowest drone to the highest; the sound tells them, no caption does
+GROUNDS = ((250, 250, 60), (30, 60, 250), (250, 40, 60), (30, 230, 160))
+# share of the picture's height
+GROUND_HEIGHT = 0.375
 SHAPES = ("ball", "ring", "cube", "plus")
 MOVES = {"rises": (0, 1), "falls": (0, -1), "goes left": (-1, 0), "goes right": (1, 0)}
-# how dark the background is when the shape is at the bottom
-DARKEST = 0.2
+# how dark it is when the shape is at the bottom
+DARKEST = 0.3
 # blend at the shape's edge, as a share of the picture's side
 SOFT_EDGE = 0.06
 SAMPLE_RATE_HZ = 16_000
 # loudness changes every millisecond
 STEP_SAMPLES = 16
-# the sound is a chord: one voice in each of 32 bands of the mel scale, loudest at the pitch
+# one voice in each of 32 bands of the mel scale: the lowest are the grounds', in the others lies
+# the shape's sound, a chord that is loudest at the pitch
 NUM_VOICES = 32
-CHORD_WIDTH = 4.0
-QUIETEST, LOUDEST = 0.02, 0.2
+DRONES = (0, 2, 4, 6)
+DRONE_LOUDNESS = 0.15
+LOWEST_PITCH, HIGHEST_PITCH = 10.0, 30.0
+CHORD_WIDTH = 3.5
+QUIETEST, LOUDEST = 0.02, 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
     """What one clip shows; lengths are shares of the picture's side."""
 
-    background: str
+    sky: str
     colour: str
     shape: str
     move: str
@@ -60,10 +68,12 @@ class Scene:
     start: tuple[float, float]
     """(from left, from the bottom) of the shape's centre, in [0, 1]."""
     end: tuple[float, float]
+    ground: int
+    """Place in GROUNDS and DRONES."""
 
     @property
     def caption(self) -> str:
-        return f"{self.background}: a {self.colour} {self.shape} {self.move}"
+        return f"{self.sky}: a {self.colour} {self.shape} {self.move}"
 
     def place(self, share: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns (from left, from the bottom) of the centre after shares of the clip's time."""
@@ -127,13 +137,14 @@ def scene_of(seed: int, name: str) -> Scene:
     # along its way it passes the middle of the picture; across it, it stays anywhere
     x, y = ((0.5, middle[1]) if across else (middle[0], 0.5)) + chance.uniform(-0.05, 0.05, 2)
     return Scene(
-        background=str(chance.choice(list(BACKGROUNDS))),
+        sky=str(chance.choice(list(SKIES))),
         colour=str(chance.choice(list(COLOURS))),
         shape=str(chance.choice(SHAPES)),
         move=move,
         radius=float(chance.uniform(0.26, 0.34)),
         start=(float(x - across * way / 2), float(y - up * way / 2)),
         end=(float(x + across * way / 2), float(y + up * way / 2)),
+        ground=int(chance.integers(len(GROUNDS))),
     )
 
 
@@ -147,24 +158,27 @@ def paint(scene: Scene, size: int, frames_per_s: float, duration_s: float) -> ND
     inside_FHW1 = np.clip(_depth(scene, dx_F1W, dy_FH1) / SOFT_EDGE + 0.5, 0.0, 1.0)[..., None]
     brightness_F = DARKEST + (1 - DARKEST) * np.clip(y_F, 0, 1)
     front = np.array(COLOURS[scene.colour], np.float32)
-    back = np.array(BACKGROUNDS[scene.background], np.float32)
-    back_F11C = (brightness_F[:, None, None, None] * back).astype(np.float32)
-    return np.asarray(
-        (back_F11C + inside_FHW1 * (front - back_F11C)).round().clip(0, 255), dtype=np.uint8
-    )
+    sky, ground = (np.array(c, np.float32) for c in (SKIES[scene.sky], GROUNDS[scene.ground]))
+    back_H1C = np.where(sides[:, None, None] < 1 - GROUND_HEIGHT, sky, ground)
+    back_FH1C = brightness_F[:, None, None, None].astype(np.float32) * back_H1C
+    video_FHWC = back_FH1C + inside_FHW1 * (front - back_FH1C)
+    return np.asarray(video_FHWC.round().clip(0, 255), dtype=np.uint8)
 
 
 def play(scene: Scene, duration_s: float) -> NDArray[np.float32]:
     """Returns the scene's sound, audio_A.
 
-    voice k of frequency f_k sounds with exp(-((k - pitch)/width)^2 / 2), pitch = NUM_VOICES * y;
-    the further right, the louder. So its log-mel is a parabola that moves with the shape.
+    voice k sounds with loudness(x) * exp(-((k - pitch(y)) / CHORD_WIDTH)^2 / 2), loudness in equal
+    ratios from left to right, pitch in equal steps from bottom to top: its log-mel is a parabola
+    that moves with the shape. One more voice, the ground's, sounds all the time.
     """
     num_steps = round(duration_s * SAMPLE_RATE_HZ / STEP_SAMPLES)
     x_T, y_T = scene.place(np.arange(num_steps) / num_steps)
-    distance_VT = (np.arange(NUM_VOICES)[:, None] - NUM_VOICES * y_T) / CHORD_WIDTH
+    pitch_T = LOWEST_PITCH + np.clip(y_T, 0, 1) * (HIGHEST_PITCH - LOWEST_PITCH)
+    distance_VT = (np.arange(NUM_VOICES)[:, None] - pitch_T) / CHORD_WIDTH
     loudness_T = QUIETEST * (LOUDEST / QUIETEST) ** np.clip(x_T, 0, 1)
     envelope_VT = (loudness_T * np.exp(-0.5 * distance_VT**2)).astype(np.float32)
+    envelope_VT[DRONES[scene.ground]] += DRONE_LOUDNESS
     audio_TS = np.einsum("vt,vts->ts", envelope_VT, _voices(num_steps))
     return np.asarray(audio_TS.ravel(), dtype=np.float32)
 

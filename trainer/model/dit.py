@@ -23,7 +23,7 @@ from .tokens import (
 
 COLOURS = 3
 VIDEO_RMS, VIDEO_EDGE = 0.8, 0.04
-MEL_RMS, MEL_EDGE = 1.0, 0.15
+MEL_RMS, MEL_EDGE = 1.0, 0.05
 
 
 class VideoMoeDit(nn.Module):

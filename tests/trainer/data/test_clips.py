@@ -146,7 +146,7 @@ def test_links_are_followed_and_a_circle_of_them_ends(tmp_path: Path, made_clip:
 
 
 def test_a_name_that_is_not_utf_8_can_be_printed(tmp_path: Path, made_clip: Clip) -> None:
-    shutil.copy(made_clip.path, os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    shutil.copy(made_clip.path, tmp_path / os.fsdecode(b"caf\xe9.mp4"))
     (clip,) = find_clips(tmp_path).clips
     assert clip.name == "caf\\xe9.mp4"
     clip.name.encode("utf-8")

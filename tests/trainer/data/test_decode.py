@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from moescope.trainer.config import DataConfig
 from moescope.trainer.data import mel
@@ -43,8 +44,8 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     return find_clips(folder).clips[0]
 
 
-def frame_numbers(sample: DecodedSample) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return (sample.video_CFHW.mean(axis=(0, 2, 3)) - 20) / 3
+def frame_numbers(sample: DecodedSample) -> NDArray[np.float64]:
+    return np.asarray((sample.video_CFHW.mean(axis=(0, 2, 3)) - 20) / 3)
 
 
 def test_a_sample_has_the_shapes_of_the_configuration(made_clip: Clip) -> None:

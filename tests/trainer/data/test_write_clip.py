@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,7 +15,7 @@ from moescope.trainer.data.headers import read_header
 from moescope.trainer.data.write_clip import write_clip
 
 
-def probed(path: Path) -> dict[str, dict[str, str]]:
+def probed(path: Path) -> dict[str, dict[str, Any]]:
     command = ["ffprobe", "-v", "error", "-show_streams", "-of", "json", str(path)]
     answer = subprocess.run(command, capture_output=True, check=True, timeout=30)
     return {stream["codec_type"]: stream for stream in json.loads(answer.stdout)["streams"]}

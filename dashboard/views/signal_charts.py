@@ -1,0 +1,67 @@
+"""A heading and a chart for signals of the catalogue, or a word that they were not measured."""
+
+from collections.abc import Mapping
+
+from ...platform.catalogue import signal_spec
+from ..charts import lines_figure, per_layer_figure, scalar_figure
+from ..reads import RunReader
+from ..window import Window
+from .panel import chart, heading, nothing_yet
+
+NOT_YET = "Not measured in this run, or not yet."
+
+
+def scalar(
+    reader: RunReader, window: Window, title: str, signal: str, *, is_log: bool = False
+) -> None:
+    """Draws a scalar with its band and its abandoned branches. is_log: even where none is asked."""
+    heading(title, signal)
+    series = reader.branches(signal)
+    if series is None:
+        nothing_yet(NOT_YET)
+        return
+    shown = Window(window.step_range, window.is_log or is_log, window.is_zoomable)
+    figure = scalar_figure(series, shown, name=title.lower(), unit=signal_spec(signal).unit)
+    chart(figure, window, f"chart_{signal}", f"{title} over the steps.")
+
+
+def lines(
+    reader: RunReader,
+    window: Window,
+    title: str,
+    signals: Mapping[str, str],
+    *,
+    is_linear: bool = False,
+    is_peak: bool = False,
+) -> None:
+    """Draws several scalars of one unit: {name of the line: signal}; the first heads the chart."""
+    first = next(iter(signals.values()))
+    heading(title, first)
+    found = {name: reader.branches(signal) for name, signal in signals.items()}
+    drawn = {name: series for name, series in found.items() if series is not None}
+    if not drawn:
+        nothing_yet(NOT_YET)
+        return
+    shown = Window(window.step_range, window.is_log and not is_linear, window.is_zoomable)
+    figure = lines_figure(drawn, shown, unit=signal_spec(first).unit, is_peak=is_peak)
+    chart(figure, window, f"chart_{title}", f"{title}: {', '.join(drawn)} over the steps.")
+
+
+def per_layer(
+    reader: RunReader,
+    window: Window,
+    title: str,
+    signal: str,
+    layer: str,
+    reference: tuple[str, float] | None = None,
+) -> None:
+    """Draws a signal of one dimension, called `layer` in the legend, with a named level."""
+    heading(title, signal)
+    series = reader.branches(signal)
+    if series is None:
+        nothing_yet(NOT_YET)
+        return
+    figure = per_layer_figure(
+        series, window, layer=layer, unit=signal_spec(signal).unit, reference=reference
+    )
+    chart(figure, window, f"chart_{signal}", f"{title}: a line per {layer} over the steps.")

@@ -1,0 +1,101 @@
+"""Making clips: the Euler steps, the guidance and the chance behind them."""
+
+import pytest
+import torch
+from moescope.platform.frozen import changed
+from moescope.trainer.config import RunConfig
+from moescope.trainer.generate import generate, noise_schedule
+from moescope.trainer.model.dit import VideoMoeDit
+from torch import Tensor, nn
+
+
+class TowardsOneClip(nn.Module):
+    """The true flow towards a fixed clip: v = (z - x) / sigma, for z = (1 - sigma) x + sigma eps."""
+
+    def __init__(self, video: Tensor, mel: Tensor) -> None:
+        super().__init__()
+        self.video, self.mel = video, mel
+        self.anchor = nn.Parameter(torch.zeros(1))
+        self.sizes: list[int] = []
+
+    def forward(
+        self, video: Tensor, mel: Tensor, text: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        self.sizes.append(len(video))
+        return (
+            (video - self.video) / sigma[0].view(-1, 1, 1, 1, 1),
+            (mel - self.mel) / sigma[1].view(-1, 1, 1),
+        )
+
+
+class SaysWhatItIsTold(nn.Module):
+    """A flow of 1 where there is a caption, and of 0 where there is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(1))
+
+    def forward(
+        self, video: Tensor, mel: Tensor, text: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        told = (text != 0).any(dim=1).float()
+        return (
+            told.view(-1, 1, 1, 1, 1).expand_as(video) * 1.0,
+            told.view(-1, 1, 1).expand_as(mel) * 1.0,
+        )
+
+
+def _clip(config: RunConfig) -> tuple[Tensor, Tensor]:
+    d = config.data
+    torch.manual_seed(0)
+    video = torch.rand(1, 3, d.num_frames, d.height, d.width) * 1.8 - 0.9
+    return video, torch.randn(1, d.num_mels, d.num_mel_steps)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_the_true_flow_ends_at_the_clip_in_any_number_of_steps(
+    small: RunConfig, steps: int
+) -> None:
+    video, mel = _clip(small)
+    made = generate(TowardsOneClip(video, mel), small, ["a"], seed=3, steps=steps)
+    torch.testing.assert_close(made.video_BCFHW, video, atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.mel_BNM, mel, atol=1e-5, rtol=0)
+
+
+def test_guidance_exaggerates_what_the_caption_adds(small: RunConfig) -> None:
+    # one step from 1 to 0: mel = noise - guidance * (1 - 0)
+    mels = [
+        generate(SaysWhatItIsTold(), small, ["a"], seed=0, steps=1, guidance=g).mel_BNM
+        for g in (1.0, 3.0)
+    ]
+    torch.testing.assert_close(mels[0] - mels[1], torch.full_like(mels[0], 2.0))
+
+
+def test_no_guidance_asks_the_model_once_per_clip(small: RunConfig) -> None:
+    video, mel = _clip(small)
+    model = TowardsOneClip(video, mel)
+    generate(model, small, ["a", "b"], seed=0, steps=2, guidance=1.0)
+    generate(model, small, ["a", "b"], seed=0, steps=2, guidance=2.0)
+    assert model.sizes == [2, 2, 4, 4]
+
+
+def test_levels_fall_from_noise_to_data_and_linger_at_noise_when_shifted() -> None:
+    assert noise_schedule(4, 1.0) == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
+    # 3 * .5 / (1 + 2 * .5) = .75
+    assert noise_schedule(2, 3.0) == pytest.approx([1.0, 0.75, 0.0])
+
+
+def test_the_same_seed_makes_the_same_clip_and_another_does_not(small: RunConfig) -> None:
+    model = VideoMoeDit(small)
+    first, again, other = (generate(model, small, ["x"], seed, 2) for seed in (1, 1, 2))
+    assert torch.equal(first.video_BCFHW, again.video_BCFHW)
+    assert torch.equal(first.mel_BNM, again.mel_BNM)
+    assert not torch.equal(first.video_BCFHW, other.video_BCFHW)
+
+
+def test_what_is_made_has_the_shape_of_the_data_and_stays_in_range(small: RunConfig) -> None:
+    config = changed(small, {"data.num_frames": 6, "data.width": 24})
+    made = generate(VideoMoeDit(config), config, ["x", "y", "z"], seed=0, steps=2)
+    assert made.video_BCFHW.shape == (3, 3, 6, 16, 24)
+    assert made.mel_BNM.shape == (3, 8, 8)
+    assert float(made.video_BCFHW.abs().max()) <= 1.0
