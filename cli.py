@@ -88,6 +88,7 @@ def demo(
     home: Home = None,
 ) -> None:
     """Train on made clips, meet poisoned ones, alert, roll back and recover, in a browser too."""
+    wait_patiently()
     from .trainer.demo import run_demo
 
     raise typer.Exit(run_demo(asked_settings(home), headless))
@@ -157,6 +158,7 @@ def train(
         raise MoescopeError("no recipe given: name one, as in `moescope train tiny --data FOLDER`")
     if is_supervised:
         raise typer.Exit(_supervised(run.id if resume else "", home, store))
+    wait_patiently()
     from .trainer.run import train as train_run
 
     result = train_run(

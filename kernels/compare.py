@@ -7,9 +7,9 @@ from torch import Tensor
 def relative_error(name: str, want: Tensor, got: Tensor) -> float:
     """Returns the root mean square error of `got` over the root mean square of `want`.
 
-    error = sqrt(mean((got - want)^2)) / max(sqrt(mean(want^2)), 1e-12), in fp64.
-    Raises AssertionError, naming the tensor, if shapes differ or either holds a non-finite value: memory that nobody
-    wrote must not pass as a small error. Two empty tensors are equal.
+    error = sqrt(mean((got - want)^2)) / max(sqrt(mean(want^2)), 1e-12), in fp64. Raises
+    AssertionError, naming the tensor, if shapes differ or either holds a non-finite value: memory
+    that nobody wrote must not pass as a small error. Two empty tensors are equal.
     """
     if want.shape != got.shape:
         raise AssertionError(f"{name}: shape {tuple(got.shape)}, expected {tuple(want.shape)}")

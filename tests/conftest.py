@@ -26,10 +26,12 @@ def _home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def unwritten_is_nan() -> Iterator[None]:
-    """Fills memory that nobody wrote with NaN, inside torch's operators too, for the length of a test.
+    """Fills memory that nobody wrote with NaN, inside torch's operators too, for the length of a
+    test.
 
-    A test of tensor code must not pass by the luck of fresh zeros. torch fills its uninitialised memory in
-    deterministic mode; it is imported here, so that tests without tensors do not wait for it.
+    A test of tensor code must not pass by the luck of fresh zeros. torch fills its uninitialised
+    memory in deterministic mode; it is imported here, so that tests without tensors do not wait
+    for it.
     """
     import torch
 

@@ -1,1 +1,3 @@
-"""SwiGLU experts on routed tokens: `reference.py` says what is computed, `op.py` computes it fast."""
+"""SwiGLU experts on routed tokens: `reference.py` says what is computed, `op.py` computes it
+fast.
+"""

@@ -12,10 +12,10 @@ def expert_mlp_reference(
 ) -> Tensor:
     """Adds up the answers of each token's chosen SwiGLU experts, weighted by the router.
 
-    out[t] = sum_k weight[t, k] * f_chosen[t, k](x[t]),  f_e(x) = (silu(gate) * up) @ w_out[e],  [gate | up] = x @ w_in[e]
-    x_TD: (T, D). w_in_EDG: (E, D, G = 2H). w_out_EHD: (E, H, D). weight_TK: (T, K) fp32.
-    Returns (T, D) in x's dtype; weighting and sum run in fp32, or fp64 if x is fp64.
-    Source: arXiv 2002.05202 (SwiGLU), facts: model.md 1.1.
+    out[t] = sum_k weight[t, k] * f_chosen[t, k](x[t]),  f_e(x) = (silu(gate) * up) @ w_out[e],
+    [gate | up] = x @ w_in[e] x_TD: (T, D). w_in_EDG: (E, D, G = 2H). w_out_EHD: (E, H, D).
+    weight_TK: (T, K) fp32. Returns (T, D) in x's dtype; weighting and sum run in fp32, or fp64 if
+    x is fp64. Source: arXiv 2002.05202 (SwiGLU), facts: model.md 1.1.
     """
     out_TD = torch.zeros_like(x_TD, dtype=torch.promote_types(x_TD.dtype, torch.float32))
     experts = zip(w_in_EDG.unbind(0), w_out_EHD.unbind(0), strict=True)

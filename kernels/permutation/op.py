@@ -1,7 +1,8 @@
 """Sorting routed tokens by expert, with gathers in both directions.
 
-The usual gradient of a gather is a scatter-add, whose order of summation is an accident on a GPU. A permutation has an
-inverse, so that the gradient here is a gather too, and every sum runs over k in order.
+The usual gradient of a gather is a scatter-add, whose order of summation is an accident on a GPU.
+A permutation has an inverse, so that the gradient here is a gather too, and every sum runs over k
+in order.
 """
 
 from typing import Any, NamedTuple

@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 def permute_reference(x_TD: Tensor, chosen_TK: Tensor) -> Tensor:
-    """Copies each token once per chosen expert, all rows of expert 0 first, tokens in order within an expert.
+    """Copies each token once per chosen expert, all rows of expert 0 first, tokens in order
+    within an expert.
 
     Returns (N, D). Differentiable: the gradient of a token is the sum over its rows.
     """
@@ -17,7 +18,8 @@ def permute_reference(x_TD: Tensor, chosen_TK: Tensor) -> Tensor:
 
 
 def unpermute_reference(y_ND: Tensor, chosen_TK: Tensor) -> Tensor:
-    """Brings sorted rows back to their tokens: returns (T, K, D), where [t, k] answers expert chosen[t, k]."""
+    """Brings sorted rows back to their tokens: returns (T, K, D), where [t, k] answers expert
+    chosen[t, k]."""
     tokens, chosen = chosen_TK.shape
     pairs = sorted((int(e), t, k) for t, row in enumerate(chosen_TK) for k, e in enumerate(row))
     place = {(t, k): n for n, (_, t, k) in enumerate(pairs)}

@@ -11,8 +11,8 @@ from .reference import Routing
 def route(logit_TE: Tensor, bias_E: Tensor, num_chosen: int, scale: float) -> Routing:
     """Does what `reference.route_reference` defines, without leaving the device.
 
-    Raises TypeError unless logits and bias are fp32: in bf16 close experts round to a tie, and the choice is an
-    accident. Ties are broken as torch.topk does.
+    Raises TypeError unless logits and bias are fp32: in bf16 close experts round to a tie, and
+    the choice is an accident. Ties are broken as torch.topk does.
     """
     if logit_TE.dtype is not torch.float32 or bias_E.dtype is not torch.float32:
         raise TypeError(f"routing is done in float32, not {logit_TE.dtype} with {bias_E.dtype}")
@@ -24,7 +24,8 @@ def route(logit_TE: Tensor, bias_E: Tensor, num_chosen: int, scale: float) -> Ro
 
 
 def count(chosen_TK: Tensor, num_experts: int) -> Tensor:
-    """Counts the tokens sent to each expert. chosen_TK: (T, K) int64. Returns (E,) int64 on the same device.
+    """Counts the tokens sent to each expert. chosen_TK: (T, K) int64. Returns (E,) int64 on the
+    same device.
 
     Integer scatter instead of bincount, which waits for the device to learn the largest value.
     """

@@ -22,11 +22,12 @@ class Routing(NamedTuple):
 
 
 def route_reference(logit_TE: Tensor, bias_E: Tensor, num_chosen: int, scale: float) -> Routing:
-    """Sends each token to the experts with the highest score + bias and weighs them by score alone.
+    """Sends each token to the experts with the highest score + bias and weighs them by score
+    alone.
 
-    s = sigmoid(logit); chosen = top_k(s + bias); weight = scale * s[chosen] / (sum s[chosen] + 1e-20)
-    logit_TE: (T, E) fp32. bias_E: (E,) fp32, no gradient. num_chosen: K <= E. Source: facts: model.md 3.2
-    (DeepSeek-V3 with a single group).
+    s = sigmoid(logit); chosen = top_k(s + bias); weight = scale * s[chosen] / (sum s[chosen] +
+    1e-20) logit_TE: (T, E) fp32. bias_E: (E,) fp32, no gradient. num_chosen: K <= E. Source:
+    facts: model.md 3.2 (DeepSeek-V3 with a single group).
     """
     num_experts = logit_TE.shape[1]
     score_TE = torch.sigmoid(logit_TE)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from moescope.kernels.compare import relative_error
 
 

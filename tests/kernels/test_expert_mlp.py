@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from moescope.kernels.choice import choose_expert_path
 from moescope.kernels.compare import relative_error
 from moescope.kernels.expert_mlp.op import combine, expert_mlp
 from moescope.kernels.routing.op import route
-from torch import Tensor
 
 # T tokens  D width  E experts  K chosen experts  H hidden  G 2*H
 

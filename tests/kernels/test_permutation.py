@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from moescope.kernels.compare import relative_error
 from moescope.kernels.permutation.op import expert_order, permute, unpermute
 from moescope.kernels.permutation.reference import permute_reference, unpermute_reference
 from moescope.kernels.routing.op import count
-from torch import Tensor
 
 # T tokens  D width  E experts  K chosen experts  N rows
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moescope.kernels.compare import relative_error
 from moescope.kernels.routing.op import count, route
 from moescope.kernels.routing.reference import route_reference
@@ -17,7 +18,9 @@ from moescope.kernels.routing.reference import route_reference
         pytest.param(1, 4, 2, id="T1-E4-K2"),  # a single token
         pytest.param(3, 8, 2, id="T3-E8-K2"),  # six places for eight experts: some stay idle
         pytest.param(33, 5, 5, id="T33-E5-K5"),  # every expert for every token
-        pytest.param(17, 7, 1, id="T17-E7-K1"),  # one expert: its weight is the scale, whatever its score
+        pytest.param(
+            17, 7, 1, id="T17-E7-K1"
+        ),  # one expert: its weight is the scale, whatever its score
         pytest.param(0, 4, 2, id="T0-E4-K2"),  # no tokens at all
     ],
 )
