@@ -25,7 +25,7 @@ from ..monitors.judge import Judgement
 from ..monitors.policy import ADVISED, Policy
 from ..platform import catalogue
 from ..platform.contact import Contact
-from ..platform.records import Alert, Event, EventKind, Frame, Mode, Run, RunStatus, Segment
+from ..platform.records import Action, Alert, Event, EventKind, Frame, Mode, Run, RunStatus, Segment
 from ..platform.sinks import FanOut
 from .config import RunConfig
 from .data.batches import Batch, Batches
@@ -116,8 +116,7 @@ class Trainer:
         batch = self._next_batch()
         wait_s = time.perf_counter() - start_s
         if self._is_bad(batch):
-            self.policy.skip_batch(batch.index)
-            self.state.batch = batch.index + 1
+            self._pass_over(batch)
             return
         launched = self._launch(batch, wait_s)
         if self.device.type == "cpu":
@@ -208,12 +207,14 @@ class Trainer:
             losses = flow_losses(self.state.model, batch, drawn, self.config)
         verdict = self.state.judge.vet(self.measure.vetted(losses, drawn))
         vetting.note(verdict.is_bad)
-        if verdict.is_bad and self.policy.skips_left == 0:
-            self.halt(
-                f"this incident passed over {vetting.passed_over} batches "
-                "(policy.most_skipped_batches): is the data another one?"
-            )
         return verdict.is_bad
+
+    def _pass_over(self, batch: Batch) -> None:
+        self.policy.skip_batch(batch.index)
+        self.state.batch = batch.index + 1
+        if self.policy.skips_left == 0:
+            reason = "policy.most_skipped_batches are passed over: is the data another one?"
+            carry_out(self, Action("halt", reason))
 
     def _launch(self, batch: Batch, wait_s: float) -> Pending:
         config, state = self.config, self.state

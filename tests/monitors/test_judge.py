@@ -125,8 +125,21 @@ def test_a_value_that_is_no_number_fires_at_once(
     stream, j = loss_stream(0), judge()
     run(j, stream, range(10))
     judgement = j.step(10, 0, 0.0, stream.step(10) | {signal: np.float32(value)})
-    assert [(a.severity, a.onset_step) for a in judgement.alerts] == [("critical", 10)]
-    assert judgement.conditions[0].is_immediate
+    # the guard held it back: said at once, but no reason to go back
+    assert [(a.severity, a.onset_step) for a in judgement.alerts] == [("warning", 10)]
+    assert [c.action for c in judgement.conditions] == ["observe"]
+
+
+def test_gradients_that_stay_non_finite_roll_back_at_once(loss_stream: Callable) -> None:
+    stream, j = loss_stream(0), judge()
+    run(j, stream, range(10))
+    nan = {catalogue.GRAD_NORM: np.float32(np.nan)}
+    found = [j.step(s, 0, 0.0, stream.step(s) | nan) for s in range(10, 14)]
+    critical = [a for judgement in found for a in judgement.alerts if a.severity == "critical"]
+    assert [(a.rule, a.onset_step, a.fired_step) for a in critical] == [
+        ("non_finite_lasting", 10, 13)
+    ]
+    assert found[-1].conditions[0].is_immediate
 
 
 def test_one_nan_blinds_nothing(loss_stream: Callable) -> None:
