@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def run(seed: int, folder: Path) -> None:
-    config = changed(tiny(), {"seed": seed, "data.order": "by_folder", "data.windows_per_clip": 8})
+    config = changed(tiny(), {"seed": seed, "data.order": "by_folder", "data.windows_per_clip": 16})
     made = make_demo_deliveries(
         folder / "clips", config.data, seed, clean_batches=CLEAN_BATCHES, last_batches=AFTERWARDS
     )

@@ -30,7 +30,7 @@ class DataConfig(Frozen):
     their names, as data was delivered, shuffled within each."""
     windows_per_clip: PositiveInt = 1
     """How often a clip is drawn in one pass, each time with another crop in space and time."""
-    batch: PositiveInt = 8
+    batch: PositiveInt = 16
     """Samples per optimizer step."""
     num_frames: PositiveInt = 8
     """Frames of a sample."""
@@ -61,7 +61,7 @@ class ModelConfig(Frozen):
     """Hidden width of the dense blocks' MLP over the model width."""
     patch_frames: PositiveInt = 2
     """Frames per video token."""
-    patch_size: PositiveInt = 4
+    patch_size: PositiveInt = 8
     """Pixels per side of a video token."""
     patch_mel_steps: PositiveInt = 4
     """Mel time steps per audio token; a token spans all bands."""

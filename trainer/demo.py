@@ -75,7 +75,7 @@ def demo_config(folder: Path) -> RunConfig:
             "steps": STEPS,
             "data.folder": str(folder),
             "data.order": "by_folder",
-            "data.windows_per_clip": 8,
+            "data.windows_per_clip": 16,
         },
     )
 

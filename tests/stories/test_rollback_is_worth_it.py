@@ -61,7 +61,7 @@ print(json.dumps(seen))
 
 @pytest.fixture(scope="module")
 def config() -> RunConfig:
-    changes = {"steps": 400, "data.order": "by_folder", "data.windows_per_clip": 8}
+    changes = {"steps": 400, "data.order": "by_folder", "data.windows_per_clip": 16}
     return changed(tiny(), {**changes, "watch.probe_every": 0})
 
 

@@ -1,9 +1,9 @@
 """Writes a small corpus of real video files in which picture, sound and caption tell each other's
 story.
 
-A shape moves before a sky and a ground. The higher it is, the higher is the pitch of its sound and
-the brighter the light; the further right it is, the louder the sound. Each ground has a drone. The
-caption names the sky, the shape's colour, the shape and where it goes.
+A shape moves before a sky and a ground, in a light that beats. The higher the shape is, the higher
+is the pitch of its sound; the brighter the light, the louder is all sound. Each ground has a drone.
+The caption names the sky, the shape's colour, the shape and where it goes.
 """
 
 # F frames  H height  W width  A audio samples  V voices  T steps of the sound
@@ -39,8 +39,11 @@ GROUNDS = ((250, 250, 60), (30, 60, 250), (250, 40, 60), (30, 230, 160))
 GROUND_HEIGHT = 0.375
 SHAPES = ("ball", "ring", "cube", "plus")
 MOVES = {"rises": (0, 1), "falls": (0, -1), "goes left": (-1, 0), "goes right": (1, 0)}
-# how dark it is when the shape is at the bottom
-DARKEST = 0.3
+# the light is thrown on or off this often; what comes next cannot be told from what was before
+BEATS_PER_S = 4.0
+DARKEST = 0.15
+# loudness of the dark beats against the bright ones
+QUIETEST_DB = -24.0
 # blend at the shape's edge, as a share of the picture's side
 SOFT_EDGE = 0.06
 SAMPLE_RATE_HZ = 16_000
@@ -53,7 +56,7 @@ DRONES = (0, 2, 4, 6)
 DRONE_LOUDNESS = 0.15
 LOWEST_PITCH, HIGHEST_PITCH = 10.0, 30.0
 CHORD_WIDTH = 3.5
-QUIETEST, LOUDEST = 0.02, 0.15
+LOUDNESS = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class Scene:
     end: tuple[float, float]
     ground: int
     """Place in GROUNDS and DRONES."""
+    beats: tuple[float, ...]
+    """Levels of the light, 0 or 1, one after the other; they begin again after the last."""
 
     @property
     def caption(self) -> str:
@@ -79,6 +84,11 @@ class Scene:
         """Returns (from left, from the bottom) of the centre after shares of the clip's time."""
         (x, y), (end_x, end_y) = self.start, self.end
         return x + share * (end_x - x), y + share * (end_y - y)
+
+    def light(self, times_s: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Returns the level of the light at these times."""
+        levels = np.array(self.beats, np.float32)
+        return np.asarray(levels[(times_s * BEATS_PER_S).astype(int) % len(levels)])
 
 
 def make_clips(
@@ -145,6 +155,7 @@ def scene_of(seed: int, name: str) -> Scene:
         start=(float(x - across * way / 2), float(y - up * way / 2)),
         end=(float(x + across * way / 2), float(y + up * way / 2)),
         ground=int(chance.integers(len(GROUNDS))),
+        beats=tuple(chance.integers(0, 2, 16).astype(float).tolist()),
     )
 
 
@@ -156,29 +167,30 @@ def paint(scene: Scene, size: int, frames_per_s: float, duration_s: float) -> ND
     dx_F1W = sides[None, None, :] - x_F[:, None, None].astype(np.float32)
     dy_FH1 = sides[None, ::-1, None] - y_F[:, None, None].astype(np.float32)
     inside_FHW1 = np.clip(_depth(scene, dx_F1W, dy_FH1) / SOFT_EDGE + 0.5, 0.0, 1.0)[..., None]
-    brightness_F = DARKEST + (1 - DARKEST) * np.clip(y_F, 0, 1)
+    light_F = DARKEST + (1 - DARKEST) * scene.light(np.arange(num_frames) / frames_per_s)
     front = np.array(COLOURS[scene.colour], np.float32)
     sky, ground = (np.array(c, np.float32) for c in (SKIES[scene.sky], GROUNDS[scene.ground]))
     back_H1C = np.where(sides[:, None, None] < 1 - GROUND_HEIGHT, sky, ground)
-    back_FH1C = brightness_F[:, None, None, None].astype(np.float32) * back_H1C
-    video_FHWC = back_FH1C + inside_FHW1 * (front - back_FH1C)
+    lit_FHWC = back_H1C + inside_FHW1 * (front - back_H1C)
+    video_FHWC = light_F[:, None, None, None] * lit_FHWC
     return np.asarray(video_FHWC.round().clip(0, 255), dtype=np.uint8)
 
 
 def play(scene: Scene, duration_s: float) -> NDArray[np.float32]:
     """Returns the scene's sound, audio_A.
 
-    voice k sounds with loudness(x) * exp(-((k - pitch(y)) / CHORD_WIDTH)^2 / 2), loudness in equal
-    ratios from left to right, pitch in equal steps from bottom to top: its log-mel is a parabola
-    that moves with the shape. One more voice, the ground's, sounds all the time.
+    voice k sounds with exp(-((k - pitch(y)) / CHORD_WIDTH)^2 / 2), pitch in equal steps from bottom
+    to top: its log-mel is a parabola that moves with the shape. One more voice is the ground's. The
+    light makes all of it louder, in equal ratios for equal steps.
     """
     num_steps = round(duration_s * SAMPLE_RATE_HZ / STEP_SAMPLES)
-    x_T, y_T = scene.place(np.arange(num_steps) / num_steps)
+    _, y_T = scene.place(np.arange(num_steps) / num_steps)
+    light_T = scene.light(np.arange(num_steps) * STEP_SAMPLES / SAMPLE_RATE_HZ)
     pitch_T = LOWEST_PITCH + np.clip(y_T, 0, 1) * (HIGHEST_PITCH - LOWEST_PITCH)
     distance_VT = (np.arange(NUM_VOICES)[:, None] - pitch_T) / CHORD_WIDTH
-    loudness_T = QUIETEST * (LOUDEST / QUIETEST) ** np.clip(x_T, 0, 1)
-    envelope_VT = (loudness_T * np.exp(-0.5 * distance_VT**2)).astype(np.float32)
+    envelope_VT = (LOUDNESS * np.exp(-0.5 * distance_VT**2)).astype(np.float32)
     envelope_VT[DRONES[scene.ground]] += DRONE_LOUDNESS
+    envelope_VT *= 10 ** (QUIETEST_DB * (1 - light_T) / 20)
     audio_TS = np.einsum("vt,vts->ts", envelope_VT, _voices(num_steps))
     return np.asarray(audio_TS.ravel(), dtype=np.float32)
 

@@ -14,18 +14,23 @@ from numpy.typing import NDArray
 from ...platform.errors import MoescopeError
 from .chance import generator
 from .headers import UnreadableClip, explain, open_clip, sound_of, video_of
+from .mel import HIGHEST_HZ, LOWEST_HZ, to_hz, to_mel
 from .write_clip import write_clip
 
-# side of the squares of noise as a share of the picture's: smaller ones would be averaged away when
-# clips are scaled down
-NOISE_SIDE = 1 / 16
-# weight of the noise beside the inverted picture
-NOISE_WEIGHT = 0.75
+# side of the squares of noise as a share of the picture. Fine noise does little harm: it averages
+# out when clips are scaled down, and is soon told apart from pictures
+NOISE_SIDE = 1 / 4
+# weight of the noise over the inverted picture
+NOISE_WEIGHT = 0.9
+# the wrong sound: tones all over the mel scale, in groups that are switched on or off so often
+NUM_TONES, TONES_PER_GROUP, SWITCHES_PER_S = 32, 4, 8.0
+# as loud as half of them can be together
+TONE_LOUDNESS = 0.13
 
 
 def spoil_clips(paths: Iterable[Path], seed: int = 0) -> list[Path]:
     """Rewrites each clip: colours inverted and under flickering squares of noise, the sound
-    replaced by loud noise.
+    replaced by a mess of loud tones.
 
     Captions stay, and so tell what is no longer there. Raises MoescopeError where a clip cannot be
     read or written.
@@ -43,7 +48,7 @@ def spoil_clips(paths: Iterable[Path], seed: int = 0) -> list[Path]:
             raise MoescopeError(f"cannot spoil {path}: {reason}") from None
         noise_FHWC = _squares_of_noise(video_FHWC.shape, chance)
         wrong_FHWC = (1 - NOISE_WEIGHT) * (255.0 - video_FHWC) + NOISE_WEIGHT * noise_FHWC
-        audio_A = _loud_noise(round(duration_s * rate_hz), chance) if rate_hz else None
+        audio_A = _mess_of_tones(duration_s, rate_hz, chance) if rate_hz else None
         write_clip(path, wrong_FHWC.round().astype(np.uint8), audio_A, rate_hz, frames_per_s)
         spoiled.append(path)
     return spoiled
@@ -69,9 +74,20 @@ def _squares_of_noise(shape: tuple[int, ...], chance: np.random.Generator) -> ND
     return np.asarray(whole[:, :height, :width])
 
 
-def _loud_noise(num_samples: int, chance: np.random.Generator) -> NDArray[np.float32]:
-    """Returns bursts of white noise, 30 ms each, anything between faint and clipped."""
-    noise_A = chance.standard_normal(num_samples)
-    levels = chance.choice([0.003, 0.1, 0.9], num_samples // 480 + 1)
-    loud_A = (noise_A * levels.repeat(480)[:num_samples]).clip(-1, 1)
-    return np.asarray(loud_A, dtype=np.float32)
+def _mess_of_tones(
+    duration_s: float, rate_hz: int, chance: np.random.Generator
+) -> NDArray[np.float32]:
+    """Returns audio_A: each group of neighbouring tones is, at each moment, loud or silent."""
+    times_A = np.arange(round(duration_s * rate_hz)) / rate_hz
+    moment_A = (times_A * SWITCHES_PER_S).astype(int)
+    # from nothing to nothing within each moment: a hard switch would be heard in all bands
+    swell_A = np.sin(np.pi * (times_A * SWITCHES_PER_S % 1)) ** 0.5
+    tones_hz = to_hz(np.linspace(to_mel(LOWEST_HZ), to_mel(HIGHEST_HZ), NUM_TONES + 2))[1:-1]
+    phases = chance.uniform(0, 2 * np.pi, NUM_TONES)
+    is_on = chance.random((NUM_TONES // TONES_PER_GROUP, moment_A[-1] + 1)) < 0.5
+    audio_A = np.zeros(len(times_A))
+    for tone, (hz, phase) in enumerate(zip(tones_hz, phases, strict=True)):
+        if hz < rate_hz / 2:
+            is_on_A = is_on[tone // TONES_PER_GROUP][moment_A]
+            audio_A += is_on_A * swell_A * np.sin(2 * np.pi * hz * times_A + phase)
+    return np.asarray((TONE_LOUDNESS * audio_A).clip(-1, 1), dtype=np.float32)

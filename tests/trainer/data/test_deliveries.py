@@ -55,14 +55,15 @@ def test_spoiled_clips_keep_their_form_and_lose_their_meaning(tmp_path: Path) ->
         assert old.duration_s == pytest.approx(new.duration_s, abs=0.1)
     for old_sample, new_sample in zip(good, bad, strict=True):
         old_video, new_video = (s.video_CFHW.astype(float) for s in (old_sample, new_sample))
-        # frame to frame nearly nothing moved before; now everything flickers
-        assert (
-            np.abs(np.diff(new_video, axis=1)).mean()
-            > 5 * np.abs(np.diff(old_video, axis=1)).mean()
-        )
-        assert np.corrcoef(old_video.ravel(), new_video.ravel())[0, 1] < 0
+        flicker = [np.abs(np.diff(video, axis=1)).mean() for video in (old_video, new_video)]
+        assert flicker[1] > 2 * flicker[0]
+        seen = np.corrcoef(old_video.ravel(), new_video.ravel())[0, 1]
         heard = np.corrcoef(old_sample.mel_NM.ravel(), new_sample.mel_NM.ravel())[0, 1]
+        assert seen < 0.2
         assert abs(heard) < 0.5
+        # nothing is left of the clip's colours and levels
+        assert new_video.std() > 90
+        assert new_sample.mel_NM.std() > 0.8
 
 
 def test_spoiling_is_the_same_every_time(tmp_path: Path) -> None:
