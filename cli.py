@@ -28,6 +28,7 @@ from .platform.shell import (
     runs_app,
 )
 from .platform.terminal import console_for, one_line, say, say_json, say_rows
+from .platform.threads import wait_patiently
 
 EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
 """What `train` exits with: done, stopped by a person, halted by the policy; 1 is a crash."""
@@ -195,10 +196,10 @@ def up(
         str | None, typer.Option("--host", help="Address to listen on; 127.0.0.1 by default.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", min=1, max=65535, help="Port of the dashboard.")
+        int | None, typer.Option("--port", min=0, max=65535, help="Port of the dashboard; 0: any.")
     ] = None,
     mlflow_port: Annotated[
-        int | None, typer.Option("--mlflow-port", min=1, max=65535, help="Port of MLflow.")
+        int | None, typer.Option("--mlflow-port", min=0, max=65535, help="Port of MLflow; 0: any.")
     ] = None,
     home: Home = None,
     store: StoreUrl = None,

@@ -76,10 +76,10 @@ def serve(
             )
         if before is not None:
             end_orphans(before.children)
-        _must_be_free(settings.host, port, "--port")
+        port = _usable(settings.host, port, "--port")
         children = [_dashboard(settings, open_store_url, home, port)]
         if not settings.mlflow:
-            _must_be_free(settings.host, mlflow_port, "--mlflow-port")
+            mlflow_port = _usable(settings.host, mlflow_port, "--mlflow-port")
             children.append(_mlflow(settings.host, home, mlflow_port))
         shown = _shown_host(settings.host)
         dashboard_url = f"http://{shown}:{port}"
@@ -202,7 +202,8 @@ def start_mlflow(host: str, home: Path, port: int) -> Child:
     return child
 
 
-def _must_be_free(host: str, port: int, option: str) -> None:
+def _usable(host: str, port: int, option: str) -> int:
+    """Returns the port, or a free one for 0. Raises MoescopeError where it is in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -213,6 +214,8 @@ def _must_be_free(host: str, port: int, option: str) -> None:
                 f"port {port} of {host} cannot be used ({error.strerror}): "
                 f"choose another with {option}"
             ) from None
+        bound: int = probe.getsockname()[1]
+        return bound
 
 
 def _shown_host(host: str) -> str:

@@ -63,6 +63,8 @@ class ModelConfig(Frozen):
     """Frames per video token."""
     patch_size: PositiveInt = 8
     """Pixels per side of a video token."""
+    patch_text_bytes: PositiveInt = 4
+    """Caption bytes per text token."""
     patch_mel_steps: PositiveInt = 4
     """Mel time steps per audio token; a token spans all bands."""
     rope_base: PositiveFloat = 10_000.0
@@ -185,6 +187,7 @@ class RunConfig(Frozen):
             ("data.num_frames", d.num_frames, m.patch_frames),
             ("data.height", d.height, m.patch_size),
             ("data.width", d.width, m.patch_size),
+            ("data.num_text_bytes", d.num_text_bytes, m.patch_text_bytes),
             ("data.num_mel_steps", d.num_mel_steps, m.patch_mel_steps),
         ):
             if whole % part:
@@ -218,7 +221,8 @@ class RunConfig(Frozen):
             * (d.height // m.patch_size)
             * (d.width // m.patch_size)
         )
-        return d.num_text_bytes + video + d.num_mel_steps // m.patch_mel_steps
+        text, audio = d.num_text_bytes // m.patch_text_bytes, d.num_mel_steps // m.patch_mel_steps
+        return text + video + audio
 
 
 def refuse_keys_without_effect(config: RunConfig, keys: Iterable[str]) -> None:

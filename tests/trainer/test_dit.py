@@ -132,5 +132,5 @@ def test_captions_say_the_same_in_the_summary_and_the_stream_wherever_padding_be
     text_BS = torch.zeros(2, small.data.num_text_bytes, dtype=torch.int64)
     text_BS[0, :3] = torch.tensor([98, 99, 100])
     tokens_BSD, summary_BD = model.text_in(text_BS)
-    assert tokens_BSD.shape == (2, small.data.num_text_bytes, small.model.width)
+    assert tokens_BSD.shape == (2, model.tokens.text, small.model.width)
     assert not torch.allclose(summary_BD[0], summary_BD[1])

@@ -46,6 +46,7 @@ OTHER: dict[str, Any] = {
     "model.mlp_ratio": 2.0,
     "model.patch_frames": 4,
     "model.patch_size": 4,
+    "model.patch_text_bytes": 2,
     "model.patch_mel_steps": 2,
     "model.rope_base": 100.0,
     "moe.num_experts": 6,

@@ -18,8 +18,9 @@ from moescope.trainer.model.positions import (
 
 
 def test_sound_and_pictures_of_one_moment_share_their_time(small: RunConfig) -> None:
-    place = coordinates(changed(small, {"data.num_frames": 8, "data.num_mel_steps": 16}))
-    text, video, audio = np.split(place, np.cumsum(extent(small)[:1] + (4 * 16,)))
+    config = changed(small, {"data.num_frames": 8, "data.num_mel_steps": 16})
+    config = changed(config, {"model.patch_frames": 2, "model.patch_mel_steps": 4})
+    text, video, audio = np.split(coordinates(config), np.cumsum(extent(config)[:2]))
     # 4 stretches of audio over 8 frames, like 4 pairs of frames: middles at 1, 3, 5, 7
     assert sorted(set(video[:, 0])) == [1.0, 3.0, 5.0, 7.0]
     assert audio[:, 0].tolist() == [1.0, 3.0, 5.0, 7.0]

@@ -45,7 +45,7 @@ class VideoMoeDit(nn.Module):
         m, d = config.model, config.data
         video_patch = COLOURS * m.patch_frames * m.patch_size**2
         mel_patch = m.patch_mel_steps * d.num_mels
-        self.text_in = Text(m.width)
+        self.text_in = Text(m.width, m.patch_text_bytes)
         self.video_linear = LinearPart((d.num_frames, d.height, d.width), VIDEO_RMS, VIDEO_EDGE)
         self.mel_linear = LinearPart((d.num_mel_steps,), MEL_RMS, MEL_EDGE)
         self.video_in = nn.Linear(2 * video_patch, m.width)

@@ -29,7 +29,9 @@ def extent(config: RunConfig) -> Extent:
     d, m = config.data, config.model
     grid = (d.height // m.patch_size) * (d.width // m.patch_size)
     return Extent(
-        d.num_text_bytes, d.num_frames // m.patch_frames * grid, d.num_mel_steps // m.patch_mel_steps
+        d.num_text_bytes // m.patch_text_bytes,
+        d.num_frames // m.patch_frames * grid,
+        d.num_mel_steps // m.patch_mel_steps,
     )
 
 
@@ -37,7 +39,7 @@ def coordinates(config: RunConfig) -> NDArray[np.float64]:
     """Returns (S, 3): time in frames, height and width in patches, of every token of a sample.
 
     Video: the middle of its frames, and its place in the grid, from 1. Audio: the middle of its stretch on the same
-    clock, and 0 in space, since it is nowhere in the picture. Text: one frame per byte before the clip begins, and 0
+    clock, and 0 in space, since it is nowhere in the picture. Text: one frame per token before the clip begins, and 0
     in space. So audio and video of the same moment have the same time.
     """
     d, m = config.data, config.model
@@ -56,8 +58,9 @@ def coordinates(config: RunConfig) -> NDArray[np.float64]:
     num_audio = d.num_mel_steps // m.patch_mel_steps
     audio = np.zeros((num_audio, 3))
     audio[:, 0] = (np.arange(num_audio) + 0.5) * d.num_frames / num_audio
-    text = np.zeros((d.num_text_bytes, 3))
-    text[:, 0] = np.arange(d.num_text_bytes) - d.num_text_bytes
+    num_text = d.num_text_bytes // m.patch_text_bytes
+    text = np.zeros((num_text, 3))
+    text[:, 0] = np.arange(num_text) - num_text
     return np.concatenate([text, video, audio])
 
 
