@@ -25,7 +25,9 @@ def random_features(video_BCFHW: Tensor, mel_BNM: Tensor) -> NDArray[np.float64]
     averages forget where things are. Source: random networks as feature extractors,
     arXiv 1904.02144 (Fréchet distance with random features).
     """
-    video = F.relu(F.conv3d(video_BCFHW.cpu().float(), _filters("video", 3, (2, 3, 3), 1), stride=(1, 2, 2)))
+    video = F.relu(
+        F.conv3d(video_BCFHW.cpu().float(), _filters("video", 3, (2, 3, 3), 1), stride=(1, 2, 2))
+    )
     video = F.relu(F.conv3d(video, _filters("video", NUM_FIRST, (2, 3, 3), 2), stride=(2, 2, 2)))
     sound = F.relu(F.conv2d(mel_BNM.cpu().float()[:, None], _filters("sound", 1, (3, 3), 1)))
     sound = F.relu(F.conv2d(sound, _filters("sound", NUM_FIRST, (3, 3), 2), stride=2))
@@ -56,8 +58,8 @@ def _root(matrix_PP: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _filters(what: str, channels: int, kernel: tuple[int, ...], layer: int) -> Tensor:
-    """Draws a layer's filters, normal with variance 2 / fan-in, which keeps the scale of activations.
-    Source: arXiv 1502.01852.
+    """Draws a layer's filters, normal with variance 2 / fan-in, which keeps the scale of
+    activations. Source: arXiv 1502.01852.
     """
     outputs = NUM_FIRST if layer == 1 else NUM_SECOND
     shape = (outputs, channels, *kernel)

@@ -1,6 +1,7 @@
 """Makes clips from captions: Euler steps along the flow, with guidance by the caption."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ def generate(
     text_BS = _encode(captions, config).to(device)
     video, mel = (noise.to(device) for noise in _starting_noise(config, len(captions), seed))
     levels = noise_schedule(steps, config.objective.shift)
-    for sigma, after in zip(levels, levels[1:], strict=False):
+    for sigma, after in pairwise(levels):
         flow_video, flow_mel = _guided(model, video, mel, text_BS, sigma, guidance)
         video = video + (after - sigma) * flow_video
         mel = mel + (after - sigma) * flow_mel

@@ -1,12 +1,15 @@
-"""The model as a whole: what it depends on, what it leaves alone, and that it repeats itself exactly."""
+"""The model as a whole: what it depends on, what it leaves alone, and that it repeats itself
+exactly.
+"""
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from moescope.platform.frozen import changed
 from moescope.trainer.config import RunConfig
 from moescope.trainer.model.dit import VideoMoeDit
 from moescope.trainer.moe.experts import MoeLayer
-from torch import Tensor, nn
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -62,9 +65,7 @@ def test_odd_blocks_are_moe_and_even_ones_dense(small: RunConfig) -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"moe.num_experts": 0}, {"moe.num_shared": 0}])
 @pytest.mark.usefixtures("unwritten_is_nan")
-def test_every_parameter_gets_a_finite_gradient(
-    small: RunConfig, changes: dict[str, int]
-) -> None:
+def test_every_parameter_gets_a_finite_gradient(small: RunConfig, changes: dict[str, int]) -> None:
     model = _awake(changed(small, changes))
     # enough tokens that no expert stays idle
     video, mel = model(*_inputs(small, size=8))

@@ -1,8 +1,12 @@
-"""What is measured of a model on fixed clips: the same every time, and blind to what it should be blind to."""
+"""What is measured of a model on fixed clips: the same every time, and blind to what it should be
+blind to.
+"""
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from moescope.platform.frozen import changed
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.batches import Batch
@@ -16,7 +20,6 @@ from moescope.trainer.evaluate import (
     with_other_video,
 )
 from moescope.trainer.model.dit import VideoMoeDit
-from torch import Tensor, nn
 
 
 @pytest.fixture
@@ -63,9 +66,7 @@ def test_the_model_that_answers_zero_loses_the_power_of_noise_and_data(
     # E(eps - x)^2 = 1 + E x^2; 6 clips of 3072 and of 64 values in 8 passes
     assert losses.video == pytest.approx(1 + float(batch.video_BCFHW.square().mean()), rel=0.02)
     assert losses.audio == pytest.approx(1 + float(batch.mel_BNM.square().mean()), rel=0.1)
-    assert losses.total == pytest.approx(
-        losses.video + small.objective.audio_weight * losses.audio
-    )
+    assert losses.total == pytest.approx(losses.video + small.objective.audio_weight * losses.audio)
 
 
 def test_clips_without_sound_do_not_count_as_audio(small: RunConfig, batch: Batch) -> None:

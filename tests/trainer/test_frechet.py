@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from moescope.trainer.frechet import frechet_distance, random_features
 
 

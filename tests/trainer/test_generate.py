@@ -2,15 +2,16 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from moescope.platform.frozen import changed
 from moescope.trainer.config import RunConfig
 from moescope.trainer.generate import generate, noise_schedule
 from moescope.trainer.model.dit import VideoMoeDit
-from torch import Tensor, nn
 
 
 class TowardsOneClip(nn.Module):
-    """The true flow towards a fixed clip: v = (z - x) / sigma, for z = (1 - sigma) x + sigma eps."""
+    """The true flow towards a fixed clip: v = (z - x) / sigma, as z = (1 - sigma) x + sigma eps."""
 
     def __init__(self, video: Tensor, mel: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""The linear part of the flow: against the general formula for Gaussian data, and at the ends of the noise scale."""
+"""The linear part of the flow: against the general formula for Gaussian data, and at the ends of
+the noise scale.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ def test_it_is_the_conditional_mean_of_data_with_its_spectrum(sigma: float) -> N
     part = LinearPart((6,), rms=0.8, edge=0.1)
     basis = cosine_basis(6).double().numpy()
     covariance = basis.T @ np.diag(part.std.double().numpy() ** 2) @ basis
-    # for jointly Gaussian v = eps - x and z = (1 - sigma) x + sigma eps: E[v|z] = cov(v, z) cov(z, z)^-1 z
+    # for jointly Gaussian v = eps - x and z = (1 - sigma) x + sigma eps: E[v|z] = cov(v, z) cov(z,
+    # z)^-1 z
     with_z = sigma * np.eye(6) - (1 - sigma) * covariance
     of_z = sigma**2 * np.eye(6) + (1 - sigma) ** 2 * covariance
     z = np.random.default_rng(0).standard_normal((3, 6))

@@ -1,1 +1,3 @@
-"""The single-stream video DiT. Read `dit.py`, then `block.py`, `attention.py`, `tokens.py`, `positions.py`."""
+"""The single-stream video DiT. Read `dit.py`, then `block.py`, `attention.py`, `tokens.py`,
+`positions.py`.
+"""

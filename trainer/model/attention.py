@@ -10,9 +10,11 @@ from .positions import rotate
 
 
 class Attention(nn.Module):
-    """out = softmax(q k^T / sqrt(d)) v, per head; queries and keys are normalised to RMS 1 before they are rotated.
+    """out = softmax(q k^T / sqrt(d)) v, per head; queries and keys are normalised to RMS 1 before
+    they are rotated.
 
-    QK-norm per head keeps attention logits bounded by sqrt(d) times the gains. Source: facts: model.md 1.2 and 8.
+    QK-norm per head keeps attention logits bounded by sqrt(d) times the gains. Source: facts:
+    model.md 1.2 and 8.
     """
 
     def __init__(self, width: int, heads: int) -> None:

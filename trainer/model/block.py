@@ -12,11 +12,12 @@ from .positions import Extent
 
 
 class Block(nn.Module):
-    """x += gate * attention(modulate(norm(x))); x += gate * mlp(modulate(norm(x))); the mlp may be a MoeLayer.
+    """x += gate * attention(modulate(norm(x))); x += gate * mlp(modulate(norm(x))); the mlp may be
+    a MoeLayer.
 
-    modulate(y) = y * (1 + scale) + shift; shift, scale and gate come from the token kind's condition through a linear
-    map that starts at zero, so that a new block is the identity. Norms have no parameters.
-    Source: DiT, arXiv 2212.09748; facts: model.md 1.1.
+    modulate(y) = y * (1 + scale) + shift; shift, scale and gate come from the token kind's
+    condition through a linear map that starts at zero, so that a new block is the identity. Norms
+    have no parameters. Source: DiT, arXiv 2212.09748; facts: model.md 1.1.
     """
 
     def __init__(self, width: int, heads: int, mlp: nn.Module) -> None:
@@ -52,7 +53,8 @@ class Modulation(nn.Module):
 
     def forward(self, condition_BGD: Tensor) -> tuple[Tensor, ...]:
         """Returns `num` tensors (B, G, D)."""
-        return self.linear(condition_BGD).float().chunk(self.num, dim=-1)
+        vectors: Tensor = self.linear(condition_BGD).float()
+        return vectors.chunk(self.num, dim=-1)
 
 
 class DenseMlp(nn.Module):
@@ -69,7 +71,9 @@ class DenseMlp(nn.Module):
 
 
 def modulate(x_BSD: Tensor, shift_BGD: Tensor, scale_BGD: Tensor, tokens: Extent) -> Tensor:
-    """Normalises each token (no parameters, eps 1e-6), then scales and shifts it by its kind's vectors."""
+    """Normalises each token (no parameters, eps 1e-6), then scales and shifts it by its kind's
+    vectors.
+    """
     normal_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=1e-6)
     parts = zip(
         normal_BSD.split(tokens, dim=1),

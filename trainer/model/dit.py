@@ -1,4 +1,6 @@
-"""The single-stream DiT: text, video and audio tokens in one sequence, dense and MoE blocks in turn."""
+"""The single-stream DiT: text, video and audio tokens in one sequence, dense and MoE blocks in
+turn.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +20,23 @@ from .tokens import (
     unpatch_video,
 )
 
-# B batch  C colours  F frames  H, W pixels  N mels  M mel steps, or modality in sigma_MB  S stream tokens  D width
+# B batch  C colours  F frames  H, W pixels  N mels  M mel steps, or modality in sigma_MB  S stream
+# tokens  D width
 # G kinds of token
 
 COLOURS = 3
+# the linear part's spectra (objective/precondition.py), fitted to made clips: pixels in [-1, 1]
+# that are mostly far from grey, and mels of about unit scale that change slowly
 VIDEO_RMS, VIDEO_EDGE = 0.8, 0.04
 MEL_RMS, MEL_EDGE = 1.0, 0.05
 
 
 class VideoMoeDit(nn.Module):
-    """Predicts the flow of video and audio from their noisy versions, the caption and their noise levels.
+    """Predicts the flow of video and audio from their noisy versions, the caption and their noise
+    levels.
 
-    The odd blocks are MoE. The weights at the start depend on the configuration alone (its seed, too), not on any
-    global generator. All state that computes is in `state_dict()`.
+    The odd blocks are MoE. The weights at the start depend on the configuration alone (its seed,
+    too), not on any global generator. All state that computes is in `state_dict()`.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -91,8 +97,8 @@ class VideoMoeDit(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Returns the flow (noise - data) of video and audio, in fp32 and in their shapes.
 
-        video_BCFHW, mel_BNM: noisy, (1 - sigma) * data + sigma * noise. text_BS: int64, 0 is padding, bytes are 1 to
-        256. sigma_MB: (2, B) noise levels of video and audio.
+        video_BCFHW, mel_BNM: noisy, (1 - sigma) * data + sigma * noise. text_BS: int64, 0 is
+        padding, bytes are 1 to 256. sigma_MB: (2, B) noise levels of video and audio.
         """
         config = self.config
         with mixed(video_BCFHW.device):
@@ -124,7 +130,9 @@ class VideoMoeDit(nn.Module):
         mel: tuple[Tensor, Tensor],
         sigma_MB: Tensor,
     ) -> Tensor:
-        """Makes the stream's tokens out of text, and of noisy data beside what the linear part makes of them."""
+        """Makes the stream's tokens out of text, and of noisy data beside what the linear part
+        makes of them.
+        """
         config = self.config
         clean_video = _cleaned(*video, sigma_MB[0])
         clean_mel = _cleaned(*mel, sigma_MB[1])

@@ -38,9 +38,10 @@ def extent(config: RunConfig) -> Extent:
 def coordinates(config: RunConfig) -> NDArray[np.float64]:
     """Returns (S, 3): time in frames, height and width in patches, of every token of a sample.
 
-    Video: the middle of its frames, and its place in the grid, from 1. Audio: the middle of its stretch on the same
-    clock, and 0 in space, since it is nowhere in the picture. Text: one frame per token before the clip begins, and 0
-    in space. So audio and video of the same moment have the same time.
+    Video: the middle of its frames, and its place in the grid, from 1. Audio: the middle of its
+    stretch on the same clock, and 0 in space, since it is nowhere in the picture. Text: one frame
+    per token before the clip begins, and 0 in space. So audio and video of the same moment have the
+    same time.
     """
     d, m = config.data, config.model
     time, height, width = (
@@ -65,7 +66,8 @@ def coordinates(config: RunConfig) -> NDArray[np.float64]:
 
 
 def axis_split(head_width: int) -> tuple[int, int, int]:
-    """Splits a head's width into time, height and width parts: d - 4 * (d // 6), 2 * (d // 6), 2 * (d // 6).
+    """Splits a head's width into time, height and width parts: d - 4 * (d // 6), 2 * (d // 6), 2 *
+    (d // 6).
 
     Source: Wan (facts: model.md 6.2). head_width is even.
     """
@@ -76,7 +78,8 @@ def axis_split(head_width: int) -> tuple[int, int, int]:
 def rotary_table(coordinates_SA: NDArray[np.float64], head_width: int, base: float) -> Tensor:
     """Returns (2, S, P) fp32: cosine and sine of the angle of each token and pair of channels.
 
-    Pair j of an axis part of width d_a turns by coordinate * base^(-2j / d_a); the parts lie one behind the other.
+    Pair j of an axis part of width d_a turns by coordinate * base^(-2j / d_a); the parts lie one
+    behind the other.
     """
     angles = []
     for axis, part in enumerate(axis_split(head_width)):
@@ -89,7 +92,8 @@ def rotary_table(coordinates_SA: NDArray[np.float64], head_width: int, base: flo
 def rotate(x_BHSd: Tensor, table_2SP: Tensor) -> Tensor:
     """Turns channel c against channel c + P by the token's angle (rotate-half), in fp32.
 
-    Dot products of turned queries and keys depend on differences of coordinates only. Source: arXiv 2104.09864.
+    Dot products of turned queries and keys depend on differences of coordinates only. Source: arXiv
+    2104.09864.
     """
     cos_SP, sin_SP = table_2SP
     a, b = x_BHSd.chunk(2, dim=-1)
@@ -97,11 +101,12 @@ def rotate(x_BHSd: Tensor, table_2SP: Tensor) -> Tensor:
 
 
 def place_table(coordinates_SA: NDArray[np.float64], width: int) -> Tensor:
-    """Returns (S, D) fp32: sines and cosines of each coordinate, as a fixed code of the absolute place.
+    """Returns (S, D) fp32: sines and cosines of each coordinate, as a fixed code of the absolute
+    place.
 
-    Rotary attention knows differences only, and a picture has borders: a tone that means "left" needs the place itself.
-    The width is split among the axes as in `axis_split`; wavelengths run from 2 pi to 2 pi * 100.
-    Source: JiT uses such a table beside RoPE (facts: model.md 1.2).
+    Rotary attention knows differences only, and a picture has borders: a tone that means "left"
+    needs the place itself. The width is split among the axes as in `axis_split`; wavelengths run
+    from 2 pi to 2 pi * 100. Source: JiT uses such a table beside RoPE (facts: model.md 1.2).
     """
     parts = []
     for axis, part in enumerate(axis_split(width)):

@@ -1,4 +1,6 @@
-"""Clips into tokens and back: patches of video, stretches of audio, bytes of text, and noise levels into conditions."""
+"""Clips into tokens and back: patches of video, stretches of audio, bytes of text, and noise levels
+into conditions.
+"""
 
 import math
 
@@ -7,7 +9,8 @@ from torch import Tensor, nn
 
 from ..config import RunConfig
 
-# B batch  C colours  F frames  H, W pixels  N mels  M mel steps  S tokens  P values of a patch  D width
+# B batch  C colours  F frames  H, W pixels  N mels  M mel steps  S tokens  P values of a patch  D
+# width
 
 TEXT_VOCABULARY = 257
 """Bytes 1 to 256, and 0: padding or a caption left out."""
@@ -19,7 +22,9 @@ SINUSOIDS = 256
 
 
 def patch_video(video_BCFHW: Tensor, config: RunConfig) -> Tensor:
-    """Cuts frames into patches: (B, C, F, H, W) -> (B, S, P), P = patch_frames * patch_size^2 * C, time outermost."""
+    """Cuts frames into patches: (B, C, F, H, W) -> (B, S, P), P = patch_frames * patch_size^2 * C,
+    time outermost.
+    """
     batch, colours, frames, height, width = video_BCFHW.shape
     f, p = config.model.patch_frames, config.model.patch_size
     cut = video_BCFHW.reshape(batch, colours, frames // f, f, height // p, p, width // p, p)
@@ -36,7 +41,9 @@ def unpatch_video(patch_BSP: Tensor, config: RunConfig) -> Tensor:
 
 
 def patch_mel(mel_BNM: Tensor, config: RunConfig) -> Tensor:
-    """Cuts the mel spectrogram into stretches of all bands: (B, N, M) -> (B, S, P), P = patch_mel_steps * N."""
+    """Cuts the mel spectrogram into stretches of all bands: (B, N, M) -> (B, S, P), P =
+    patch_mel_steps * N.
+    """
     batch, _, steps = mel_BNM.shape
     p = config.model.patch_mel_steps
     return mel_BNM.transpose(1, 2).reshape(batch, steps // p, -1)
@@ -49,7 +56,8 @@ def unpatch_mel(patch_BSP: Tensor, config: RunConfig) -> Tensor:
 
 
 def sinusoids(sigma: Tensor, width: int = SINUSOIDS) -> Tensor:
-    """Codes noise levels: cos and sin of 1000 * sigma * 10000^(-j / (width / 2)), cosines first. (...) -> (..., width).
+    """Codes noise levels: cos and sin of 1000 * sigma * 10000^(-j / (width / 2)), cosines first.
+    (...) -> (..., width).
 
     Source: facts: model.md section 6; equals diffusers' get_timestep_embedding(1000 * sigma, width,
     flip_sin_to_cos=True, downscale_freq_shift=0).
@@ -63,8 +71,9 @@ def sinusoids(sigma: Tensor, width: int = SINUSOIDS) -> Tensor:
 class NoiseLevels(nn.Module):
     """Turns the noise levels of a sample's video and audio into one condition per kind of token.
 
-    e_m = W_2 silu(W_1 sinusoids(sigma_m)); video: e_video, audio: e_audio, text: their mean; plus a learned vector of
-    the kind. The activation that adaLN wants in front of its linear map is applied here, once for all blocks.
+    e_m = W_2 silu(W_1 sinusoids(sigma_m)); video: e_video, audio: e_audio, text: their mean; plus a
+    learned vector of the kind. The activation that adaLN wants in front of its linear map is
+    applied here, once for all blocks.
     """
 
     def __init__(self, width: int) -> None:
@@ -74,19 +83,24 @@ class NoiseLevels(nn.Module):
         self.kind_GD = nn.Parameter(torch.randn(3, width) * 0.02)
 
     def forward(self, sigma_MB: Tensor, summary_BD: Tensor) -> Tensor:
-        """sigma_MB: (2, B), 0 is data and 1 is noise. Returns (B, 3, D) in the stream's order: text, video, audio."""
+        """sigma_MB: (2, B), 0 is data and 1 is noise. Returns (B, 3, D) in the stream's order:
+        text, video, audio.
+        """
         e_MBD = self.w_out(nn.functional.silu(self.w_in(sinusoids(sigma_MB))))
         by_kind = torch.stack([e_MBD.mean(0), e_MBD[0], e_MBD[1]], dim=1)
         return nn.functional.silu(by_kind + self.kind_GD + summary_BD[:, None])
 
 
 class Text(nn.Module):
-    """Turns a caption's bytes into tokens, and into one vector that takes part in the condition of every token.
+    """Turns a caption's bytes into tokens, and into one vector that takes part in the condition of
+    every token.
 
-    e[s] = byte[b_s] + sum over n of gram_n[hash(b_s, b_(s-1), ..., b_(s-n+1))]: a letter says little, and reading
-    words out of letters is a long way to learn; hashed n-grams know them at once, of any language.
-    token = the sum of e over a token's `patch` bytes / sqrt(patch); summary = W_2 silu(W_1 sum_s e[s] / sqrt(S)). Source: byte n-gram embeddings of BLT, arXiv 2412.09871 section
-    3.2.1; a pooled caption in the modulation as in SD3, arXiv 2403.03206.
+    e[s] = byte[b_s] + sum over n of gram_n[hash(b_s, b_(s-1), ..., b_(s-n+1))]: a letter says
+    little, and reading words out of letters is a long way to learn; hashed n-grams know them at
+    once, of any language.
+    token = the sum of e over a token's `patch` bytes / sqrt(patch); summary = W_2 silu(W_1 sum_s
+    e[s] / sqrt(S)). Source: byte n-gram embeddings of BLT, arXiv 2412.09871 section 3.2.1; a pooled
+    caption in the modulation as in SD3, arXiv 2403.03206.
     """
 
     def __init__(self, width: int, patch: int) -> None:
@@ -98,7 +112,9 @@ class Text(nn.Module):
         self.w_out = nn.Linear(width, width)
 
     def forward(self, text_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """text_BS: int64, 0 is padding. Returns the tokens (B, S / patch, D) and the summary (B, D)."""
+        """text_BS: int64, 0 is padding. Returns the tokens (B, S / patch, D) and the summary (B,
+        D).
+        """
         e_BSD = self.byte(text_BS)
         for bucket_BS in gram_buckets(text_BS):
             e_BSD = e_BSD + self.gram(bucket_BS)
@@ -109,9 +125,11 @@ class Text(nn.Module):
 
 
 def gram_buckets(text_BS: Tensor) -> list[Tensor]:
-    """Returns for each n of GRAMS the row (B, S) of the n bytes that end at each place; before the text lies padding.
+    """Returns for each n of GRAMS the row (B, S) of the n bytes that end at each place; before the
+    text lies padding.
 
-    hash = (sum_j (b_(s-j) + 1) * 1_000_003^j mod 2^31 - 1) mod GRAM_BUCKETS, and a range of rows of its own per n.
+    hash = (sum_j (b_(s-j) + 1) * 1_000_003^j mod 2^31 - 1) mod GRAM_BUCKETS, and a range of rows of
+    its own per n.
     """
     rows = []
     for index, n in enumerate(GRAMS):

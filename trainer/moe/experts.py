@@ -1,4 +1,6 @@
-"""The Mixture-of-Experts layer: shared experts for every token, routed ones for those that the router sends."""
+"""The Mixture-of-Experts layer: shared experts for every token, routed ones for those that the
+router sends.
+"""
 
 import math
 
@@ -16,10 +18,14 @@ from .router import SigmoidRouter
 
 
 class MoeLayer(nn.Module):
-    """out = shared(x) + sum over a token's chosen experts of weight * expert(x); every expert is a SwiGLU without bias."""
+    """out = shared(x) + sum over a token's chosen experts of weight * expert(x); every expert is a
+    SwiGLU without bias.
+    """
 
     counts_E: Tensor
-    """(E,) int64 on the device: tokens that each expert got in the last forward. No state: a new forward replaces it."""
+    """(E,) int64 on the device: tokens that each expert got in the last forward. No state: a new
+    forward replaces it.
+    """
 
     def __init__(self, width: int, config: MoeConfig) -> None:
         super().__init__()

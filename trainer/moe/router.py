@@ -1,4 +1,6 @@
-"""The router: sigmoid scores in fp32, and a bias that balances the experts without an auxiliary loss."""
+"""The router: sigmoid scores in fp32, and a bias that balances the experts without an auxiliary
+loss.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +16,9 @@ from ..numerics import exact
 class SigmoidRouter(nn.Module):
     """Sends each token to `num_chosen` of `num_experts` experts; all of it in fp32.
 
-    `bias_E` is a buffer without gradient: it takes part in the choice, never in the weights. The forward changes no
-    state. Source: facts: model.md 3.2 and section 4 (aux-loss-free balancing, arXiv 2408.15664).
+    `bias_E` is a buffer without gradient: it takes part in the choice, never in the weights. The
+    forward changes no state. Source: facts: model.md 3.2 and section 4 (aux-loss-free balancing,
+    arXiv 2408.15664).
     """
 
     bias_E: Tensor
@@ -36,10 +39,12 @@ class SigmoidRouter(nn.Module):
 
     @torch.no_grad()
     def update_bias(self, counts_E: Tensor, speed: float, keep: Tensor) -> None:
-        """Raises the bias of experts that got less than the mean, lowers that of the others; once per optimizer step.
+        """Raises the bias of experts that got less than the mean, lowers that of the others; once
+        per optimizer step.
 
         bias += keep * speed * sign(mean(counts) - counts)
-        counts_E: (E,) tokens of the whole optimizer step. keep: 0/1 tensor on the same device; 0 changes nothing.
+        counts_E: (E,) tokens of the whole optimizer step. keep: 0/1 tensor on the same device; 0
+        changes nothing.
         """
         counts_E = counts_E.float()
         self.bias_E.add_(torch.sign(counts_E.mean() - counts_E) * (keep * speed))

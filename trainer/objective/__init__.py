@@ -1,1 +1,3 @@
-"""What is learned: `timesteps.py` draws noise levels and noise, `flow.py` is the rectified-flow loss."""
+"""What is learned: `timesteps.py` draws noise levels and noise, `flow.py` is the rectified-flow
+loss.
+"""

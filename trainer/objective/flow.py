@@ -9,16 +9,21 @@ from ..config import RunConfig
 from ..data.batches import Batch
 from .timesteps import Draw
 
-# B batch  C colours  F frames  H, W pixels  N mels  M modality in *_MB, mel steps in mel_BNM  S text bytes
+# B batch  C colours  F frames  H, W pixels  N mels  M modality in *_MB, mel steps in mel_BNM  S
+# text bytes
 
 
 class Losses(NamedTuple):
     """The losses of a batch; both carry gradients."""
 
     per_sample_MB: Tensor
-    """(2, B) fp32: mean squared error of the flow of video and audio; 0 for the audio of a clip without sound."""
+    """(2, B) fp32: mean squared error of the flow of video and audio; 0 for the audio of a clip
+    without sound.
+    """
     total: Tensor
-    """Scalar: mean over samples of the video's, plus audio_weight times the mean over samples with sound of the audio's."""
+    """Scalar: mean over samples of the video's, plus audio_weight times the mean over samples with
+    sound of the audio's.
+    """
 
 
 def noisy(data: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """What is known of the flow before anything is learned: the network only answers for the rest.
 
-Neighbouring pixels and moments are alike. A linear filter that knows no more than this already removes most of weak
-noise, and what it leaves over is what has to be learned: shapes, motion, and what the caption and the sound tell.
+Neighbouring pixels and moments are alike. A linear filter that knows no more than this already
+removes most of weak noise, and what it leaves over is what has to be learned: shapes, motion, and
+what the caption and the sound tell.
 """
 
 import math
@@ -16,21 +17,25 @@ from torch import Tensor, nn
 
 
 class LinearPart(nn.Module):
-    """The best linear prediction of the flow for data whose spectrum falls as that of pictures and sounds does.
+    """The best linear prediction of the flow for data whose spectrum falls as that of pictures and
+    sounds does.
 
-    In the cosine basis, x has standard deviation s_k at frequency k, z = (1 - sigma) x + sigma eps, v = eps - x:
-    E[v | z] = skip_k z,  skip_k = (sigma - (1 - sigma) s_k^2) / q_k,  q_k = sigma^2 + (1 - sigma)^2 s_k^2,
-    and the rest has variance s_k^2 / q_k.
-    s_k = min(rms * sqrt(N), edge * |f_k|^(-axes / 2)), f in cycles per pixel: an equal share of energy in each octave,
-    as scale-invariant scenes have it, up to the mean (k = 0).
-    Source: EDM's preconditioning (arXiv 2206.00364, appendix B.6) derived anew for the flow and per frequency; power
-    law of natural pictures: Field 1987, doi 10.1364/JOSAA.4.002379.
+    In the cosine basis, x has standard deviation s_k at frequency k, z = (1 - sigma) x + sigma eps,
+    v = eps - x:
+    E[v | z] = skip_k z,  skip_k = (sigma - (1 - sigma) s_k^2) / q_k,  q_k = sigma^2 + (1 - sigma)^2
+    s_k^2, and the rest has variance s_k^2 / q_k.
+    s_k = min(rms * sqrt(N), edge * |f_k|^(-axes / 2)), f in cycles per pixel: an equal share of
+    energy in each octave, as scale-invariant scenes have it, up to the mean (k = 0). Source: EDM's
+    preconditioning (arXiv 2206.00364, appendix B.6) derived anew for the flow and per frequency;
+    power law of natural pictures: Field 1987, doi 10.1364/JOSAA.4.002379.
     """
 
     std: Tensor
 
     def __init__(self, shape: Sequence[int], rms: float, edge: float) -> None:
-        """shape: lengths of the data's last axes, along which neighbours are alike. rms: of a value. edge: see above."""
+        """shape: lengths of the data's last axes, along which neighbours are alike. rms: of a
+        value. edge: see above.
+        """
         super().__init__()
         self.num_axes = len(shape)
         self.register_buffer("std", _power_law(shape, rms, edge), persistent=False)
@@ -38,7 +43,9 @@ class LinearPart(nn.Module):
             self.register_buffer(f"cosines_{axis}", cosine_basis(length), persistent=False)
 
     def forward(self, noisy: Tensor, sigma_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the linear prediction, in noisy's shape, and the root mean square of the rest, (B, 1, ...)."""
+        """Returns the linear prediction, in noisy's shape, and the root mean square of the rest,
+        (B, 1, ...).
+        """
         sigma = sigma_B.view(-1, *[1] * (noisy.dim() - 1))
         power = self.std.square()
         q = sigma.square() + (1 - sigma).square() * power
@@ -58,7 +65,7 @@ class LinearPart(nn.Module):
 
 
 def cosine_basis(length: int) -> Tensor:
-    """Returns the orthonormal DCT-II matrix (n, n) fp32: row k holds the cosine of k half periods."""
+    """Returns the orthonormal DCT-II matrix (n, n), fp32: row k is a cosine of k half periods."""
     k, i = np.meshgrid(np.arange(length), np.arange(length), indexing="ij")
     basis = np.cos(np.pi * k * (i + 0.5) / length) * math.sqrt(2.0 / length)
     basis[0] /= math.sqrt(2.0)

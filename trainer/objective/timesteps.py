@@ -1,6 +1,8 @@
-"""The chance of a training step: noise levels, noise and dropped captions, each keyed by its sample.
+"""The chance of a training step: noise levels, noise and dropped captions, each keyed by its
+sample.
 
-A sample's draw depends on (seed, clip name, position) only, so that its loss can be computed again outside its batch.
+A sample's draw depends on (seed, clip name, position) only, so that its loss can be computed again
+outside its batch.
 """
 
 from typing import NamedTuple
@@ -54,9 +56,9 @@ def draw(config: RunConfig, seed: int, batch: Batch) -> Draw:
 def noise_levels(config: RunConfig, seed: int, name: str, position: int) -> tuple[float, float]:
     """Returns the noise levels of a sample's video and audio, uniform in [0, 1).
 
-    stratified: the samples of a batch share out `data.batch` equal strata, in an order that is drawn per batch and,
-    where the modalities are not tied, per modality; sigma = (stratum + u) / batch. Which stratum a sample gets follows
-    from its position alone.
+    stratified: the samples of a batch share out `data.batch` equal strata, in an order that is
+    drawn per batch and, where the modalities are not tied, per modality; sigma = (stratum + u) /
+    batch. Which stratum a sample gets follows from its position alone.
     """
     batch = config.data.batch
     place = generator(seed, name, position, "timestep").random(2)
@@ -69,10 +71,11 @@ def noise_levels(config: RunConfig, seed: int, name: str, position: int) -> tupl
 
 
 def shifted(sigma: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
-    """Moves noise levels towards noise: shift * sigma / (1 + (shift - 1) * sigma); 1 changes nothing.
+    """Moves noise levels towards noise: shift * sigma / (1 + (shift - 1) * sigma); 1 changes
+    nothing.
 
-    A video shows the same thing in thousands of pixels, so that only strong noise hides it: with uniform levels nearly
-    all steps are spent where the caption and the sound are not needed. Source: facts: model.md section 6 (SD3: 3,
-    Wan 2.2: 5 to 12).
+    A video shows the same thing in thousands of pixels, so that only strong noise hides it: with
+    uniform levels nearly all steps are spent where the caption and the sound are not needed.
+    Source: facts: model.md section 6 (SD3: 3, Wan 2.2: 5 to 12).
     """
     return shift * sigma / (1 + (shift - 1) * sigma)

@@ -9,15 +9,17 @@ from ..config import RunConfig
 def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
     """Makes a fused AdamW over the parameters that want gradients, in the module's order.
 
-    Weight decay applies to the matrices that tokens are multiplied with (also the stacked ones of the experts); not to
-    gains, biases, embeddings, kind vectors and the router.
+    Weight decay applies to the matrices that tokens are multiplied with (also the stacked ones of
+    the experts); not to gains, biases, embeddings, kind vectors and the router.
 
-    The fused update reads two attributes of the optimizer, `found_inf` and `grad_scale`. With `found_inf` set to a
-    tensor of 1.0 on the device, a step changes neither weights nor moments nor step counters, whatever the gradients
-    hold; with 0.0 it is a usual step. The loop sets the learning rate in each group before a step.
+    The fused update reads two attributes of the optimizer, `found_inf` and `grad_scale`. With
+    `found_inf` set to a tensor of 1.0 on the device, a step changes neither weights nor moments nor
+    step counters, whatever the gradients hold; with 0.0 it is a usual step. The loop sets the
+    learning rate in each group before a step.
     """
     o = config.optim
-    decays, keeps = [], []
+    decays: list[nn.Parameter] = []
+    keeps: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (decays if _decays(name, parameter) else keeps).append(parameter)
