@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..platform.errors import MoescopeError
-from ..platform.records import Action, Command, CommandState, Mode
+from ..platform.records import Action, Command, Mode
 from .rollback import carry_out
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def obey(trainer: "Trainer") -> None:
 
 def _take_all(trainer: "Trainer") -> None:
     for command in trainer.contact.commands():
-        state: CommandState = "done"
+        state: Literal["done", "refused"] = "done"
         try:
             answer = _take(trainer, command)
         except (MoescopeError, ValueError, TypeError) as refusal:
@@ -64,9 +64,10 @@ def _take(trainer: "Trainer", command: Command) -> str:
             trainer.is_paused = False
             return f"continued at step {trainer.state.step}"
         case "set_mode":
-            mode = args.get("mode")
-            if mode not in get_args(Mode):
-                raise MoescopeError(f"mode is {mode!r}: allowed are {', '.join(get_args(Mode))}")
+            modes: dict[Any, Mode] = {mode: mode for mode in get_args(Mode)}
+            mode = modes.get(args.get("mode"))
+            if mode is None:
+                raise MoescopeError(f"mode is {args.get('mode')!r}: allowed are {', '.join(modes)}")
             trainer.set_mode(mode)
             return f"automatic action is {mode}"
         case "stop":

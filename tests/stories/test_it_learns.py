@@ -30,7 +30,7 @@ NUM_GENERATED = 24
 
 
 class Trained:
-    """A training of `tiny` on generated clips, measured on held-out clips at step 50 and its end."""
+    """A training of `tiny`, measured on held-out clips at step 50 and at its end."""
 
     def __init__(self, folder: Path) -> None:
         make_clips(folder / "clips", 200, seed=3)

@@ -53,7 +53,8 @@ def on_step(trainer):
             seen["at_end"] = loss
             trainer.stop()
 
-result = train(config, settings=Settings(home=home, mlflow="off"), run_id="r", progress=False, on_step=on_step)
+settings = Settings(home=home, mlflow="off")
+result = train(config, settings=settings, run_id="r", progress=False, on_step=on_step)
 seen["status"] = result.status
 print(json.dumps(seen))
 """

@@ -88,7 +88,8 @@ def small_disk(folder: Path) -> Iterator[None]:
 def _with_trigger(file: Path, message: str) -> Iterator[None]:
     limit = sqlite3.connect(file, isolation_level=None)
     limit.execute(
-        f"CREATE TRIGGER refuse BEFORE INSERT ON scalar_rows BEGIN SELECT RAISE(ABORT, '{message}'); END"
+        "CREATE TRIGGER refuse BEFORE INSERT ON scalar_rows "
+        f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
     )
     yield
     limit.execute("DROP TRIGGER refuse")
