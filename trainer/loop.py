@@ -70,6 +70,8 @@ class Trainer:
     contact: Contact
     progress: ProgressLine
     mode: Mode
+    num_passed_over: int = 0
+    """Files of the data folder that could not be used from the start."""
     vetting: Vetting | None = None
     is_paused: bool = False
     is_stopping: bool = False
@@ -242,7 +244,7 @@ class Trainer:
         host_values = {
             catalogue.LEARNING_RATE: rate,
             catalogue.DATA_BATCH: batch.index,
-            catalogue.BAD_CLIPS: len(self.batches.bad_clips),
+            catalogue.BAD_CLIPS: self.num_passed_over + len(self.batches.bad_clips),
             catalogue.DATA_WAIT_S: wait_s,
             catalogue.FORWARD_S: forward_s,
             catalogue.BACKWARD_S: backward_s,

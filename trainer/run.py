@@ -134,6 +134,7 @@ def open_trainer(
         else:
             _go_on(store, run)
         trainer = _assemble(stack, settings, config, device, run, holder, state, batches, progress)
+        trainer.num_passed_over = len(clips.passed_over)
         _say_start(trainer, clips, origin)
         _open_segment(trainer, store, old)
         trainer.keep_first()
