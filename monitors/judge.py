@@ -20,6 +20,14 @@ from .windows import Persistence
 VET_THRESHOLD = 3.5
 """Sigmas from which an unseen batch is passed over: 0.02% of normal scores, and below the 4 that
 raises the alarm."""
+UNITS = {
+    "spike": "sigma",
+    "drift": "sigma",
+    "non_finite": "share",
+    "dead_experts": "experts",
+    "monopoly": "share",
+}
+"""Unit of each detector's score, which is an alert's value and threshold."""
 BATCH_MEMORY_STEPS = 512
 """Steps whose batch index is remembered, so that an onset can be told as a place in the data."""
 
@@ -262,7 +270,11 @@ class Judge:
     ) -> Alert:
         lasting = f" in {rule.patience} of {rule.of_last} steps" if rule.of_last > 1 else ""
         since = f", since step {onset}" if onset < step else ""
-        evidence: dict[str, Any] = {"signal": rule.signal, "detector": rule.detector}
+        evidence: dict[str, Any] = {
+            "signal": rule.signal,
+            "detector": rule.detector,
+            "unit": UNITS[rule.detector],
+        }
         if onset_batch is not None:
             evidence["onset_batch"] = onset_batch
         return Alert(

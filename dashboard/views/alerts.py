@@ -79,7 +79,8 @@ def _alert(
     st.markdown(plain(alert.message))
     signal = alert.evidence.get("signal")
     spec = CATALOGUE.get(signal) if isinstance(signal, str) else None
-    unit = f" {spec.unit}" if spec and spec.unit not in ("1", "") else ""
+    told = alert.evidence.get("unit") or (spec.unit if spec else "")
+    unit = f" {plain(str(told), 20)}" if told not in ("1", "") else ""
     began = f"began at step {alert.onset_step:,}, " if alert.onset_step != alert.fired_step else ""
     st.caption(
         f"{began}fired at step {alert.fired_step:,} · value {number(alert.value)}{unit}, "
