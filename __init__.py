@@ -1,4 +1,4 @@
-"""The public door of moescope: `watch`, `train`, `__version__`.
+"""The public door of moescope: `train`, `__version__`.
 
 Everything behind it is loaded when it is first used, so importing moescope loads neither torch nor
 a database driver.

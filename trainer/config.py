@@ -234,6 +234,8 @@ def refuse_keys_without_effect(config: RunConfig, keys: Iterable[str]) -> None:
 
 
 def _without_effect(config: RunConfig, key: str) -> str:
+    if key == "recipe":
+        return "it only says which recipe this is: name another recipe instead"
     if key.startswith("moe.") and key != "moe.num_experts" and not config.moe_blocks:
         return "moe.num_experts is 0 or model.layers is 1, so that there is no MoE block"
     if key == "moe.bias_update_speed" and config.moe.num_chosen == config.moe.num_experts:

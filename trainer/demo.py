@@ -51,17 +51,30 @@ class Account:
     loss_after: float
     is_finished: bool
 
-    def stages(self) -> dict[str, bool]:
-        """Returns {stage: whether it really happened}."""
+    def stages(self, made: Deliveries) -> dict[str, bool]:
+        """Returns {stage: whether it really happened}, held against where the corrupt clips lie."""
         back = self.rollback.details if self.rollback else {}
+        passed = self.skipped.details if self.skipped else {}
+        onset_batch = self.alert.evidence.get("onset_batch") if self.alert else None
         return {
-            "an alert was raised": self.alert is not None,
-            "it went back to a certified checkpoint from before the onset": bool(
+            "an alert was raised, with its onset in the corrupt stretch": (
+                onset_batch is not None
+                and made.first_spoiled_batch <= onset_batch <= made.last_spoiled_batch
+                and self.loss_worst > self.loss_before
+            ),
+            "it went back for that to a certified checkpoint from before the onset": bool(
                 self.alert
+                and back.get("alert_id") == self.alert.id
                 and back.get("health") == "certified"
                 and back.get("to_step", 1 << 60) <= self.alert.onset_step
             ),
-            "bad data was passed over": self.skipped is not None,
+            "the corrupt batches were passed over": (
+                passed.get("from_batch", 1 << 60) <= made.first_spoiled_batch
+                and passed.get("to_batch", -1) > made.last_spoiled_batch
+                and passed.get("num_batches", 0) >= made.last_spoiled_batch - onset_batch
+                if onset_batch is not None
+                else False
+            ),
             "the loss recovered": self.loss_after <= WORST_RECOVERY * self.loss_before,
             "the run finished": self.is_finished,
         }
@@ -98,7 +111,7 @@ def run_demo(settings: Settings, headless: bool) -> int:
         tell(account, deliveries)
         say(f"the demo took {time.monotonic() - started_s:.0f} s")
         if headless:
-            return 0 if all(account.stages().values()) else 1
+            return 0 if all(account.stages(deliveries).values()) else 1
         say("serving until Ctrl-C")
         service.wait()
     return 0
@@ -112,13 +125,14 @@ def read_account(store: Store, result: RunResult) -> Account:
     series = read_series(store, result.run_id, catalogue.LOSS_TOTAL)
     living = is_living(series, store.segments(result.run_id))
     onset = first.onset_step if first else int(series.steps.max(initial=0))
+    last = int(series.steps.max(initial=0))
     return Account(
         alert=first,
         rollback=next((e for e in events if e.kind == "rollback"), None),
         skipped=next((e for e in events if e.kind == "skip_data"), None),
         loss_before=_median(series, (series.steps < onset) & (series.steps >= onset - 40)),
         loss_worst=float(np.max(series.values, where=~living, initial=-np.inf)),
-        loss_after=_median(series, living & (series.steps >= series.steps.max() - 40)),
+        loss_after=_median(series, living & (series.steps >= last - 40)),
         is_finished=result.status == "finished",
     )
 
@@ -144,7 +158,7 @@ def tell(account: Account, deliveries: Deliveries) -> None:
         f"loss               {account.loss_before:.3f} before, {account.loss_worst:.3f} at worst, "
         f"{account.loss_after:.3f} at the end"
     )
-    for stage, happened in account.stages().items():
+    for stage, happened in account.stages(deliveries).items():
         say(f"  {'yes' if happened else 'NO '}  {stage}")
 
 

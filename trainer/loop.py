@@ -11,6 +11,8 @@ On a GPU a step is settled while the next one computes; on a CPU at once, since 
 gained.
 """
 
+import math
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -40,6 +42,8 @@ from .rollback import Vetting, carry_out, end_vetting
 from .state import TrainState
 from .step_record import StepRecord, scalar
 from .take_commands import obey
+
+ALERT_AGAIN_STEPS = 500
 
 
 @dataclass
@@ -79,6 +83,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._pending: Pending | None = None
+        self._silent_until: dict[str, int] = {}
         self._recent_s: deque[float] = deque(maxlen=50)
         tokens = self.config.data.batch * self.config.tokens_per_sample
         self.record = StepRecord(tokens)
@@ -98,7 +103,10 @@ class Trainer:
             self.settle()
             if self.state.step >= self.config.steps or self.is_stopping:
                 break
-        if self.status != "halted":
+        if self.contact.replaced_by:
+            # the folder and the record belong to another trainer now
+            self.status = "stopped"
+        elif self.status != "halted":
             self.keeper.save_now(self.state, self.segment.index)
             self.status = "finished" if self.state.step >= self.config.steps else "stopped"
         return self.status
@@ -174,8 +182,12 @@ class Trainer:
         )
 
     def raise_alert(self, rule: str, message: str, *, severity: Any = "warning") -> None:
-        """Raises an alert of the trainer's own, once for each rule and step."""
+        """Raises an alert of the trainer's own; the same again only after ALERT_AGAIN_STEPS."""
         step = self.state.step
+        subject = f"{rule} {re.sub(r'[0-9.]+', '#', message)}"
+        if step < self._silent_until.get(subject, 0):
+            return
+        self._silent_until[subject] = step + ALERT_AGAIN_STEPS
         key = f"{self.run.id}/{rule}/{step}"
         alert = Alert(
             key, self.run.id, self.segment.index, rule, severity, step, step, 0.0, 0.0, message,
@@ -208,12 +220,21 @@ class Trainer:
         with torch.no_grad():
             losses = flow_losses(self.state.model, batch, drawn, self.config)
         verdict = self.state.judge.vet(self.measure.vetted(losses, drawn))
+        if math.isinf(verdict.score) and not self._weights_are_finite():
+            # not the data: training on goes on, and the rules see it
+            self.progress.say(f"step {self.state.step}: the weights are not finite")
+            self.vetting = None
+            return False
         vetting.note(verdict.is_bad)
         return verdict.is_bad
+
+    def _weights_are_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.state.model.parameters())
 
     def _pass_over(self, batch: Batch) -> None:
         self.policy.skip_batch(batch.index)
         self.state.batch = batch.index + 1
+        self.progress.step(self.state.step, self.last_loss, self.median_step_s(), "back")
         if self.policy.skips_left == 0:
             reason = "policy.most_skipped_batches are passed over: is the data another one?"
             carry_out(self, Action("halt", reason))

@@ -4,6 +4,7 @@ process at a time.
 
 import dataclasses
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -40,9 +41,11 @@ RESOLUTION_KEYS = (
 def new_run(
     config: RunConfig, settings: Settings, name: str, run_id: str, device: str, code_version: str
 ) -> Run:
-    """Returns the record of a run that starts now; its id sorts by time."""
+    """Returns the record of a run that starts now. Raises MoescopeError on an odd id."""
     now_s = time.time()
     run_id = run_id or new_run_id()
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}", run_id):
+        raise MoescopeError(f"run id {run_id!r}: letters, digits, dots and dashes are allowed")
     return Run(
         id=run_id,
         name=name or f"{config.recipe}-{run_id[-6:]}",

@@ -1,6 +1,7 @@
 """The one place of assembly: from a configuration to a trained run."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -125,10 +126,14 @@ def open_trainer(
         origin = load_weights(state.model, store, init_from) if init_from else ""
         if origin:
             state.ema = Ema(state.model, config.optim.ema_decay)
+        if old is None and any(run.id == other.id for other in store.runs(include_archived=True)):
+            raise MoescopeError(f"there is a run {run.id} already: resume it, or leave the id out")
         holder = claim(store, run)
         stack.callback(leases.release, store, run_lease(run.id), holder)
         batches = Batches(clips, config.data, config.seed)
         stack.callback(batches.close)
+        opened: list[Trainer] = []
+        stack.callback(_undo_unless, opened, store, run, old)
         if old is None:
             store.add_run(run)
         else:
@@ -138,6 +143,8 @@ def open_trainer(
         _say_start(trainer, clips, origin)
         _open_segment(trainer, store, old)
         trainer.keep_first()
+        (Path(run.folder) / "config.json").write_text(config.model_dump_json(indent=2))
+        opened.append(trainer)
         yield trainer
 
 
@@ -165,8 +172,12 @@ def _assemble(
 ) -> Trainer:
     """Builds the trainer around the state; what must be closed is closed in reverse order."""
     folder = Path(run.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(config.model_dump_json(indent=2))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MoescopeError(
+            f"run folder {folder} cannot be made ({error.strerror}): choose another home"
+        ) from None
     line = ProgressLine(run.name, config.steps, is_on=show_progress)
     stack.callback(line.close)
     contact = Contact(settings.store_url, run.id, holder)
@@ -212,12 +223,23 @@ def _assemble(
 def _go_on(store: Store, run: Run) -> None:
     store.update_run(
         run.id,
-        status="running",
+        status=run.status,
         config=run.config,
         mode=run.mode,
-        finished_s=None,
+        finished_s=run.finished_s,
         heartbeat_s=run.heartbeat_s,
     )
+
+
+def _undo_unless(opened: list[Trainer], store: Store, run: Run, old: Run | None) -> None:
+    """Leaves nothing half done of a start that failed: no new run, an old one as it was."""
+    if opened:
+        return
+    if old is not None:
+        _go_on(store, old)
+        return
+    store.delete_run(run.id)
+    shutil.rmtree(run.folder, ignore_errors=True)
 
 
 def _open_segment(trainer: Trainer, store: Store, old: Run | None) -> None:
@@ -229,6 +251,11 @@ def _open_segment(trainer: Trainer, store: Store, old: Run | None) -> None:
     usable = [c for c in trainer.keeper.checkpoints if c.health != "tainted"]
     if not usable:
         raise MoescopeError(f"run {old.name} has no usable checkpoint in {trainer.keeper.folder}")
+    if usable[-1].step >= trainer.config.steps:
+        raise MoescopeError(
+            f"run {old.name} is at step {usable[-1].step} of {trainer.config.steps} already: "
+            "ask for more steps with --steps"
+        )
     saved, checkpoint, _ = trainer.keeper.load(usable[-1].step)
     trainer.state.restore(saved)
     trainer.keeper.drop_after(checkpoint.step)
@@ -285,7 +312,8 @@ def _train(trainer: Trainer, on_step: Callable[[Trainer], None] | None) -> RunRe
     try:
         status = trainer.train(on_step)
     finally:
-        trainer.contact.set_status(status, finished_s=time.time())
+        if not trainer.contact.replaced_by:
+            trainer.contact.set_status(status, finished_s=time.time())
     run = trainer.run
     return RunResult(
         run.id, run.name, status, trainer.state.step, trainer.last_loss, Path(run.folder)

@@ -15,7 +15,14 @@ PAUSE_POLL_S = 0.2
 
 
 def obey(trainer: "Trainer") -> None:
-    """Takes what is asked of the run, and stays here while it is paused."""
+    """Takes what is asked of the run, and stays here while it is paused.
+
+    Ends this trainer where another one has taken the run over, after this one could not beat.
+    """
+    if trainer.contact.replaced_by:
+        trainer.progress.say(f"{trainer.contact.replaced_by} trains this run now: this one stops")
+        trainer.stop()
+        return
     _take_all(trainer)
     if trainer.is_paused:
         trainer.progress.say(

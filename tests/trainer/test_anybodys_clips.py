@@ -1,4 +1,4 @@
-"""A folder of clips that moescope did not write, good and bad ones, trains without a special case."""
+"""Clips that moescope did not write, good and bad ones, train without a special case."""
 
 import subprocess
 from pathlib import Path

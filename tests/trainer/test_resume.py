@@ -242,3 +242,50 @@ def test_a_users_own_scalars_are_recorded_with_the_step(
         series = read_series(store, "r", "user/fid")
     assert series.steps.tolist() == [3]
     assert series.values.tolist() == [12.5]
+
+
+def test_a_start_that_fails_leaves_nothing_half_done(small: RunConfig, settings: Settings) -> None:
+    settings.make_home()
+    (settings.home / "runs").write_text("a file in the place of a folder")
+    with pytest.raises(MoescopeError, match=r"run folder .* cannot be made"):
+        train(small, settings=settings, progress=False)
+    with opened(settings) as store:
+        assert store.runs() == []
+
+
+def test_a_resume_that_fails_leaves_the_run_as_it_was(small: RunConfig, settings: Settings) -> None:
+    train(changed(small, {"steps": 4}), settings=settings, run_id="r", progress=False)
+    with pytest.raises(MoescopeError, match=r"is at step 4 of 4 already: ask for more steps"):
+        train(changed(small, {"steps": 4}), settings=settings, resume="r", progress=False)
+    for path in (settings.home / "runs" / "r" / "checkpoints").glob("step-*"):
+        (path / "state.json").write_text("{")
+    with pytest.raises(MoescopeError, match="has no usable checkpoint"):
+        train(changed(small, {"steps": 9}), settings=settings, resume="r", progress=False)
+    with opened(settings) as store:
+        run = store.find_run("r")
+    assert (run.status, run.config["steps"]) == ("finished", 4)
+    assert run.finished_s is not None
+
+
+def test_a_trainer_that_was_replaced_stops_and_leaves_the_run_alone(
+    small: RunConfig, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moescope.platform.contact import Contact
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.state.step == 5:
+            monkeypatch.setattr(Contact, "replaced_by", property(lambda self: "elsewhere:1"))
+
+    result = train(small, settings=settings, run_id="r", progress=False, on_step=on_step)
+    assert (result.status, result.step) == ("stopped", 5)
+    with opened(settings) as store:
+        assert store.find_run("r").status == "running"
+
+
+@pytest.mark.parametrize("run_id", ["../outside", "", ".hidden", "a" * 65])
+def test_an_id_is_a_plain_name(small: RunConfig, settings: Settings, run_id: str) -> None:
+    if not run_id:
+        assert train(changed(small, {"steps": 1}), settings=settings, progress=False).run_id
+        return
+    with pytest.raises(MoescopeError, match="letters, digits, dots and dashes"):
+        train(small, settings=settings, run_id=run_id, progress=False)
