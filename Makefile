@@ -53,7 +53,7 @@ test: $(READY)
 	$(PYTEST) -n 2 -m "not story"
 
 stories: $(READY)
-	$(PYTEST) -m story --durations=0
+	$(PYTEST) -n 2 --dist loadfile -m story --durations=0
 
 check: $(READY)
 	@$(MAKE) --no-print-directory lint

@@ -239,11 +239,21 @@ def make_clips_command(
 
     from .trainer.data.make_clips import make_clips
 
-    with Progress(console=console_for(sys.stderr), transient=True) as bar:
-        task = bar.add_task("writing clips", total=num_clips)
-        make_clips(
-            folder, num_clips, seed, progress=lambda done, _: bar.update(task, completed=done)
-        )
+    # where nobody watches it draws no bar, but would leave an empty line all the same
+    console = console_for(sys.stderr)
+    bar = Progress(console=console, transient=True)
+    task = bar.add_task("writing clips", total=num_clips)
+
+    def show(done: int, _: int) -> None:
+        if console.is_interactive:
+            bar.start()
+            bar.update(task, completed=done)
+
+    try:
+        make_clips(folder, num_clips, seed, progress=show)
+    finally:
+        if console.is_interactive:
+            bar.stop()
     say(f"{num_clips} clips in {folder}")
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ..platform import catalogue
 from ..platform.commands import commands
-from ..platform.records import Alert, Command, Run, Segment, Series
-from ..platform.series import is_living, known_signals, latest, read_series
+from ..platform.records import Alert, Command, Run, Series
+from ..platform.series import is_living, known_signals, latest, read_series, read_since
 from ..platform.store import Store, open_store
 from ..platform.watchman import SILENT_AFTER_S, is_stalled
 from .marks import Marks
@@ -119,26 +119,18 @@ class Tail:
         self._lock = threading.Lock()
         self._series: Series | None = None
 
-    def brought_up(self, store: Store, segments: Sequence[Segment]) -> Series:
+    def brought_up(self, store: Store) -> Series:
         """Returns the whole series as of now. The same object comes back while nothing is new."""
         run_id, signal, row = self._what
         with self._lock:
             known = self._series
             if known is None or not known.steps.size:
-                known = read_series(store, run_id, signal, row=row)
+                self._series = read_since(store, run_id, signal, None, row=row)
             else:
-                newest = int(known.segments[-1])
-                at_end = read_series(
-                    store, run_id, signal, row=row,
-                    from_step=int(known.steps[-1]) + 1, segments=[newest],
-                )  # fmt: skip
-                later = [s.index for s in segments if s.index > newest]
-                beyond = (
-                    [read_series(store, run_id, signal, row=row, segments=later)] if later else []
-                )
-                known = _joined([known, at_end, *beyond])
-            self._series = known
-            return known
+                cursor = int(known.segments[-1]), int(known.steps[-1])
+                new = read_since(store, run_id, signal, cursor, row=row)
+                self._series = _joined([known, new])
+            return self._series
 
 
 def _joined(parts: Sequence[Series]) -> Series:
@@ -176,7 +168,7 @@ class RunReader:
         if signal not in self.signals:
             return None
         tail = _tail(self._store.url, self.run_id, signal, row)
-        series = tail.brought_up(self._store, self.segments)
+        series = tail.brought_up(self._store)
         return series if series.steps.size else None
 
     def branches(self, signal: str, row: int | None = None) -> Branches | None:

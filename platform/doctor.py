@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,8 +20,9 @@ from typing import Literal
 from sqlalchemy import create_engine, text
 
 from .announcement import living_service
-from .engines import parsed_url, shown_url
+from .engines import Database, masked, parsed_url, shown_url
 from .errors import MoescopeError
+from .migrate import checked_version, versions
 from .settings import Settings
 
 FREE_GIB = 2.0
@@ -180,7 +182,7 @@ def _database(settings: Settings) -> Finding:
         return Finding("database", "bad", str(error), "set MOESCOPE_STORE or --store")
     shown = shown_url(url)
     if url.get_backend_name() == "sqlite":
-        return _embedded(Path(url.database or ""), shown)
+        return _embedded(Path(url.database or ""), shown, settings.store_url)
     engine = create_engine(url, connect_args={"connect_timeout": 5})
     try:
         with engine.connect() as connection:
@@ -198,10 +200,28 @@ def _database(settings: Settings) -> Finding:
         engine.dispose()
     if is_read_only == "on":
         return Finding("database", "bad", f"{shown} is read-only", "use the primary server")
-    return Finding("database", "good", f"{shown}, PostgreSQL {found}", "")
+    return _version(settings.store_url) or Finding(
+        "database", "good", f"{shown}, PostgreSQL {found}", ""
+    )
 
 
-def _embedded(path: Path, shown: str) -> Finding:
+def _version(store_url: str) -> Finding | None:
+    """What is wrong with the version of a store that can be read; None where nothing is."""
+    database = Database(store_url, patience_s=2.0)
+    try:
+        found = checked_version(database)
+    except MoescopeError as error:
+        return Finding("database", "bad", str(error), "update moescope or use another --store")
+    finally:
+        database.close()
+    needed = versions()[-1]
+    if database.is_embedded or found in ("", needed):
+        return None  # brought up to date when it is next opened
+    what = f"{database.shown} is at version {found}, this program needs {needed}"
+    return Finding("database", "bad", what, "moescope db upgrade")
+
+
+def _embedded(path: Path, shown: str, store_url: str) -> Finding:
     if not path.exists():
         folder = path.parent
         if folder.exists() and not os.access(folder, os.W_OK):
@@ -231,7 +251,7 @@ def _embedded(path: Path, shown: str) -> Finding:
             "restore a backup (`moescope db backup`)",
         )
     size_mib = path.stat().st_size / 2**20
-    return Finding(
+    return _version(store_url) or Finding(
         "database", "good", f"{shown}, {size_mib:.1f} MiB, SQLite {sqlite3.sqlite_version}", ""
     )
 
@@ -254,17 +274,29 @@ def _mlflow(settings: Settings) -> Finding:
             f"{found}; no server: runs write a file",
             "moescope up starts a server",
         )
-    if not address.startswith("http"):
-        return Finding("mlflow", "good", f"{found}; {address}", "")
-    host, _, port = address.partition("://")[2].split("/")[0].rpartition(":")
+    shown = masked(address)
+    if address.startswith("sqlite:///"):
+        return Finding("mlflow", "good", f"{found}; {shown}", "")
     try:
-        with socket.create_connection((host.strip("[]") or "127.0.0.1", int(port)), timeout=3):
-            return Finding("mlflow", "good", f"{found}; server at {address}", "")
-    except (OSError, ValueError) as error:
+        parts = urllib.parse.urlsplit(address)
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        host, port = None, 0
+    if not address.startswith(("http://", "https://")) or not host:
+        return Finding(
+            "mlflow",
+            "bad",
+            f"MOESCOPE_MLFLOW is {shown}, which names neither a server nor a file",
+            "set it to off, http://HOST:PORT, https://HOST or sqlite:///FILE",
+        )
+    try:
+        with socket.create_connection((host, port), timeout=3):
+            return Finding("mlflow", "good", f"{found}; server at {shown}", "")
+    except OSError as error:
         return Finding(
             "mlflow",
             "optional",
-            f"{found}; {address} does not answer ({error})",
+            f"{found}; {shown} does not answer ({error})",
             "start the server or set MOESCOPE_MLFLOW; the journal keeps what is to be sent",
         )
 

@@ -8,6 +8,7 @@ again until `patience_s` has passed.
 
 import os
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -185,7 +186,8 @@ def parsed_url(text: str) -> URL:
     try:
         url = make_url(text)
     except (exc.ArgumentError, ValueError):
-        raise MoescopeError(f"store address {text!r} cannot be read: {expected}") from None
+        shown = masked(text)
+        raise MoescopeError(f"store address {shown!r} cannot be read: {expected}") from None
     shown = shown_url(url)
     if url.drivername == "sqlite":
         if not url.database or url.database == ":memory:" or url.host or url.query:
@@ -200,7 +202,14 @@ def parsed_url(text: str) -> URL:
 
 def shown_url(url: URL) -> str:
     """The address as a person wrote it, without the password."""
-    return url.render_as_string(hide_password=True).replace("+psycopg", "", 1)
+    return masked(url.render_as_string(hide_password=True).replace("+psycopg", "", 1))
+
+
+def masked(address: str) -> str:
+    """The address without its password, also where it is none that could be taken apart."""
+    # up to the last @: a password that was not escaped may hold any character
+    address = re.sub(r"(//[^:@/]*:|^[^:@/]*:(?!//)).*@", r"\1***@", address, flags=re.DOTALL)
+    return re.sub(r"(password=)[^&\s]*", r"\1***", address, flags=re.IGNORECASE)
 
 
 def _engine(url: URL, patience_s: float) -> Engine:

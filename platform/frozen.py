@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import MoescopeError, did_you_mean
+from .records import DamagedConfig
 
 Config = TypeVar("Config", bound="Frozen")
 
@@ -14,7 +15,9 @@ Config = TypeVar("Config", bound="Frozen")
 class Frozen(BaseModel):
     """Base of all configurations: immutable, unknown keys refused, a docstring under each field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def leaves(config: Frozen, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -42,6 +45,8 @@ def parsed(config_type: type[Config], values: Mapping[str, Any], what: str) -> C
 
     Raises MoescopeError: one line that tells each fault with field, value and what is allowed.
     """
+    if isinstance(values, DamagedConfig):
+        raise MoescopeError(f"{what} cannot be read: restore a backup of the store")
     try:
         return config_type.model_validate(dict(values))
     except ValidationError as error:
@@ -113,4 +118,6 @@ def _advice(error: Any, known: list[str]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error" and key == "values":
         return message
-    return f"{key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+    # the words nan and inf, as YAML 1.1 reads them, are numbers to whoever wrote them
+    value = str(error["input"]) if error["type"] == "finite_number" else repr(error["input"])
+    return f"{key} is {value}: {message[0].lower()}{message[1:]}"

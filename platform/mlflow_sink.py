@@ -6,6 +6,10 @@ bytes, so it is offered at most `NUMBERS_PER_S`, never a number per expert. Only
 values are sent: an infinity comes back as 1.8e308 and would ruin the chart's axis; how many were
 not finite is a metric of its own.
 
+The run of the whole carries, of each segment that has ended, the last value of a few scalars, with
+the segment's index as MLflow's step: a list of runs then shows a loss, and no line goes back and
+forth where a rollback repeats steps.
+
 An MLflow run is found again by its tags, `moescope.run_id` and `moescope.segment`, which are set in
 the request that makes it; so neither a restart nor a lost answer makes it twice.
 """
@@ -15,13 +19,13 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .catalogue import Tier, signal_spec
+from .catalogue import GRAD_NORM, LOSS_SPIKE_SCORE, LOSS_TOTAL, TOKENS_PER_S, Tier, signal_spec
 from .record_codec import Record
-from .records import Alert, Frame, Run, Segment
+from .records import Alert, Frame, Run, RunStatus, Segment
 from .sink_thread import RecordRefused
 
 if TYPE_CHECKING:
@@ -32,6 +36,15 @@ NUMBERS_PER_S = 100.0
 """Most numbers sent per second of training (facts: tracking.md 5.8)."""
 NON_FINITE = "moescope/non_finite"
 """MLflow metric: how many scalars of the step were not finite."""
+SHOWN_OF_A_RUN = (LOSS_TOTAL, LOSS_SPIKE_SCORE, GRAD_NORM, TOKENS_PER_S)
+"""Scalars whose last values the run of the whole carries."""
+STATUSES: Mapping[RunStatus, str] = {
+    "finished": "FINISHED",
+    "stopped": "KILLED",
+    "crashed": "FAILED",
+    "halted": "FAILED",
+}
+"""{how a run ended: how MLflow calls it}"""
 _SHARES: Mapping[Tier, float] = {"step": 0.7, "sampled": 0.1, "system": 0.1, "user": 0.1}
 _MAKE_DATABASE = """
 import sys, warnings
@@ -57,18 +70,28 @@ class MlflowSink:
 
     name = "mlflow"
 
-    def __init__(self, tracking_url: str, run: Run, dashboard_url: str = "") -> None:
+    def __init__(
+        self,
+        tracking_url: str,
+        run: Run,
+        dashboard_url: str = "",
+        status: Callable[[], RunStatus] | None = None,
+    ) -> None:
         """dashboard_url: where this run can be seen live, without a token; kept as a tag and in the
-        description.
+        description. status: asked when the sink closes how the run ended, where `running` means
+        that its process ends without a word; else the run's record says how.
         """
         self._url = tracking_url
         self._run = run
         self._dashboard_url = dashboard_url
+        self._status = status
         self._client: MlflowClient | None = None
         self._parent_id = ""
         self._segment_ids: dict[int, str] = {}
         self._newest_segment = -1
         self._free_from_s: dict[Tier, float] = {}
+        # of each segment that the run of the whole does not show yet
+        self._last: dict[int, dict[str, Metric]] = {}
 
     def prepare(self) -> None:
         """Makes the database file if the address is one that is not there; `write` does so too."""
@@ -91,12 +114,19 @@ class MlflowSink:
             raise
 
     def close(self) -> None:
-        """Marks the newest segment's run and the whole run as finished."""
-        if self._client is None:
+        """Marks the newest segment's run and the whole run as ended, in the way the run has."""
+        if self._client is None or not self._parent_id:
             return
-        for run_id in (*self._segment_ids.values(), self._parent_id):
+        self._show_ends(self._client, list(self._last))
+        ended: RunStatus = self._run.status
+        if self._status is not None:
+            ended = self._status()
+            ended = "crashed" if ended == "running" else ended
+        if ended == "running":
+            return  # a record of a run that nobody has seen end
+        for run_id in (self._segment_ids.get(self._newest_segment), self._parent_id):
             if run_id:
-                self._client.set_terminated(run_id)
+                self._client.set_terminated(run_id, STATUSES[ended])
 
     def _write(self, records: Sequence[Record]) -> None:
         client = self._open()
@@ -112,12 +142,23 @@ class MlflowSink:
         for record in records:
             if isinstance(record, Frame):
                 metrics.setdefault(record.segment, []).extend(_metrics(record, free_from_s))
+                self._last.setdefault(record.segment, {}).update(_shown(record))
         for segment, found in metrics.items():
             run_id = self._segment_id(client, segment)
             for i in range(0, len(found), _METRICS_PER_REQUEST):
                 client.log_batch(run_id, metrics=found[i : i + _METRICS_PER_REQUEST])
+        newest = max(self._newest_segment, max(metrics, default=-1))
+        self._show_ends(client, [segment for segment in self._last if segment < newest])
         # only now: the same records must be thinned alike when they come again
         self._free_from_s = free_from_s
+
+    def _show_ends(self, client: "MlflowClient", segments: Sequence[int]) -> None:
+        """Gives the run of the whole the last values of these segments; twice changes nothing."""
+        ends = [metric for segment in segments for metric in self._last[segment].values()]
+        if ends:
+            client.log_batch(self._parent_id, metrics=ends)
+        for segment in segments:
+            del self._last[segment]
 
     def _open(self) -> "MlflowClient":
         if self._client is None:
@@ -288,6 +329,17 @@ def _metrics(frame: Frame, free_from_s: dict[Tier, float]) -> "list[Metric]":
         chosen[NON_FINITE] = float(num_bad)
     time_ms = int(frame.time_s * 1000)
     return [Metric(name, value, time_ms, frame.step) for name, value in chosen.items()]
+
+
+def _shown(frame: Frame) -> "dict[str, Metric]":
+    from mlflow.entities import Metric
+
+    time_ms = int(frame.time_s * 1000)
+    return {
+        name: Metric(name, float(frame.values[name]), time_ms, frame.segment)
+        for name in SHOWN_OF_A_RUN
+        if name in frame.values and math.isfinite(frame.values[name])
+    }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

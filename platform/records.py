@@ -37,13 +37,17 @@ EventKind = Literal[
 ]
 
 
+class DamagedConfig(dict[str, Any]):
+    """Empty: stands for a stored configuration that cannot be read any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     id: str
     name: str
     project: str
     config: Mapping[str, Any]
-    """The resolved configuration, as nested plain values."""
+    """The resolved configuration, as nested plain values; a DamagedConfig where it is lost."""
     status: RunStatus
     device: str
     code_version: str

@@ -51,9 +51,16 @@ def read_series(
     return _read(store.database, source, signal, stretches, row, max_points)
 
 
-def read_since(store: Store, run_id: str, signal: str, cursor: tuple[int, int] | None) -> Series:
+def read_since(
+    store: Store,
+    run_id: str,
+    signal: str,
+    cursor: tuple[int, int] | None,
+    *,
+    row: int | None = None,
+) -> Series:
     """Reads what came after a cursor: the (segment, step) of the last point that the caller has;
-    None reads all.
+    None reads all. row: as of `read_series`.
     """
     source = _sources(store.database, run_id, [signal]).get(signal)
     segment, step = cursor or (-1, -1)
@@ -62,7 +69,7 @@ def read_since(store: Store, run_id: str, signal: str, cursor: tuple[int, int] |
         for index, start, end, _ in (source.spans if source else ())
         if index >= segment
     ]
-    return _read(store.database, source, signal, stretches, None, None)
+    return _read(store.database, source, signal, stretches, row, None)
 
 
 def latest(

@@ -80,7 +80,7 @@ def serve(
         children = [_dashboard(settings, open_store_url, home, port)]
         if not settings.mlflow:
             mlflow_port = _usable(settings.host, mlflow_port, "--mlflow-port")
-            children.append(_mlflow(settings.host, home, mlflow_port))
+            children.append(mlflow_server(settings.host, home, mlflow_port))
         shown = _shown_host(settings.host)
         dashboard_url = f"http://{shown}:{port}"
         mlflow_url = settings.mlflow or f"http://{shown}:{mlflow_port}"
@@ -169,7 +169,7 @@ def _dashboard(settings: Settings, store_url: str, home: Path, port: int) -> Chi
     return Child("dashboard", command, environment, home / "logs" / "dashboard.log")
 
 
-def _mlflow(host: str, home: Path, port: int) -> Child:
+def mlflow_server(host: str, home: Path, port: int) -> Child:
     """MLflow with a database of its own: its tables `runs` and `alembic_version` would collide with
     ours.
     """
@@ -191,15 +191,6 @@ def _mlflow(host: str, home: Path, port: int) -> Child:
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     return Child("MLflow", command, environment, home / "logs" / "mlflow.log")
-
-
-def start_mlflow(host: str, home: Path, port: int) -> Child:
-    """Starts an MLflow server whose database and artifacts lie in a home; it answers in some
-    seconds.
-    """
-    child = _mlflow(host, home, port)
-    child.start()
-    return child
 
 
 def _usable(host: str, port: int, option: str) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,7 +15,7 @@ from .errors import MoescopeError
 from .terminal import ago, say, say_json, say_rows
 
 if TYPE_CHECKING:
-    from .records import Command, Run
+    from .records import AlertState, Command, Run
     from .settings import Settings
     from .store import Store
 
@@ -139,6 +139,12 @@ def delete_run(
     settings = asked_settings(home, store)
     with opened_store(settings) as open_store:
         found = open_store.find_run(run)
+        # elsewhere a name means its newest run, but what is deleted cannot be had again
+        namesakes = [known.id for known in open_store.runs(True) if known.name == run]
+        if found.id != run and len(namesakes) > 1:
+            raise MoescopeError(
+                f"{len(namesakes)} runs are named {run} ({', '.join(namesakes)}): give an id"
+            )
         if _is_alive(found, time.time()):
             raise MoescopeError(f"run {found.name} is running: stop it first, then delete it")
         if not is_sure:
@@ -211,16 +217,18 @@ def list_alerts(
 def acknowledge_alert(
     alert: Annotated[str, typer.Argument(metavar="ALERT", help="Id of the alert.")],
     state: Annotated[
-        Literal["acknowledged", "silenced", "resolved"],
-        typer.Option("--as", help="The state that it gets."),
+        str,
+        typer.Option("--as", metavar="STATE", help="acknowledged, silenced or resolved."),
     ] = "acknowledged",
     home: Home = None,
     store: StoreUrl = None,
 ) -> None:
     """Acknowledge an alert: somebody looks after it."""
+    if state not in ("acknowledged", "silenced", "resolved"):
+        raise MoescopeError(f"--as is {state}: expected acknowledged, silenced or resolved")
     with opened_store(asked_settings(home, store)) as open_store:
         found = open_store.alert(alert)
-        open_store.set_alert_state(found.id, state, _whoever(), time.time())
+        open_store.set_alert_state(found.id, cast("AlertState", state), _whoever(), time.time())
     say(f"{found.id}: {state}")
 
 
@@ -228,10 +236,14 @@ def rollback(
     run: RunName,
     to_step: Annotated[
         int | None,
-        typer.Option("--to", metavar="STEP", help="Step to go back to; else the newest good one."),
+        typer.Option(
+            "--to", metavar="STEP", min=0, help="Step to go back to; else the newest good one."
+        ),
     ] = None,
     is_waiting: Annotated[bool, typer.Option("--wait", help="Wait for the run's answer.")] = False,
-    wait_s: Annotated[float, typer.Option("--wait-s", help="How long to wait at most.")] = 120.0,
+    wait_s: Annotated[
+        float, typer.Option("--wait-s", min=0, help="How long to wait at most.")
+    ] = 120.0,
     home: Home = None,
     store: StoreUrl = None,
     as_json: Json = False,
@@ -337,13 +349,16 @@ def _is_alive(run: "Run", now_s: float) -> bool:
 
 
 def _run_row(run: "Run", now_s: float) -> dict[str, Any]:
+    from .records import DamagedConfig
+
     is_silent = run.status == "running" and not _is_alive(run, now_s)
+    is_damaged = isinstance(run.config, DamagedConfig)
     return {
         "run": run.name,
         "id": run.id,
         "status": f"silent for {ago(run.heartbeat_s, now_s)}" if is_silent else run.status,
         "mode": run.mode,
-        "recipe": run.config.get("recipe", ""),
+        "recipe": "damaged" if is_damaged else run.config.get("recipe", ""),
         "age": ago(run.created_s, now_s),
         "project": run.project,
         "tags": " ".join(run.tags),

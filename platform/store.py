@@ -35,7 +35,17 @@ from . import tables
 from .engines import PATIENCE_S, Database, UnknownRun, unknown_run
 from .errors import MoescopeError, did_you_mean
 from .migrate import prepare
-from .records import Alert, AlertState, Checkpoint, Event, EventKind, Frame, Run, Segment
+from .records import (
+    Alert,
+    AlertState,
+    Checkpoint,
+    DamagedConfig,
+    Event,
+    EventKind,
+    Frame,
+    Run,
+    Segment,
+)
 from .samples import write_frames
 from .upserts import columns_of, insert_into
 
@@ -124,7 +134,7 @@ class Store:
         )
 
     def runs(self, include_archived: bool = False) -> list[Run]:
-        """All runs, newest first."""
+        """All runs, newest first; one whose configuration is damaged has a `DamagedConfig`."""
         return self._runs() if include_archived else self._runs(~tables.runs.c.is_archived)
 
     def update_run(self, run_id: str, **fields: Any) -> None:
@@ -175,7 +185,7 @@ class Store:
         columns = [column for column in tables.runs.c if column.name != "number"]
         newest_first = (tables.runs.c.created_s.desc(), tables.runs.c.number.desc())
         statement = select(*columns).where(*wanted).order_by(*newest_first)
-        return self._all(statement, lambda row: Run(**{**row, "tags": tuple(row["tags"])}))
+        return self._all(statement, _run_of)
 
     def add_segment(self, segment: Segment) -> None:
         self._put(tables.segments, segment)
@@ -341,6 +351,13 @@ class Store:
             self._number(record.run_id)
             why = " ".join(str(error.orig).split())
             raise MoescopeError(f"store refuses a row of {table.name} ({why})") from error
+
+
+def _run_of(row: dict[str, Any]) -> Run:
+    config, tags = row["config"], row["tags"]
+    if not isinstance(config, dict):
+        config = DamagedConfig()
+    return Run(**{**row, "config": config, "tags": tuple(tags) if isinstance(tags, list) else ()})
 
 
 def _delete_some(connection: Connection, table: Table, number: int) -> int:

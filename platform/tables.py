@@ -33,6 +33,8 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
+from .errors import MoescopeError
+
 VERSION_TABLE = "moescope_version"
 """Not Alembic's own name, which MLflow's database uses too."""
 
@@ -51,7 +53,24 @@ class Json(TypeDecorator[Any]):
         return json.dumps(value, default=_plain, separators=(",", ":"))
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return json.loads(value)
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise MoescopeError(
+                f"the store is damaged, as {str(value)[:40]!r} is no JSON: restore a backup of it"
+            ) from None
+
+
+class JsonIfReadable(Json):
+    """Nested plain values of a row that must not hide all others: a damaged text reads as None."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        try:
+            return super().process_result_value(value, dialect)
+        except MoescopeError:
+            return None
 
 
 class Words(TypeDecorator[str]):
@@ -127,7 +146,7 @@ runs = Table(
     Column("id", Text, nullable=False, unique=True),
     Column("name", Words, nullable=False, index=True),
     Column("project", Words, nullable=False),
-    Column("config", Json, nullable=False),
+    Column("config", JsonIfReadable, nullable=False),
     Column("status", Text, nullable=False),
     Column("device", Words, nullable=False),
     Column("code_version", Words, nullable=False),
@@ -135,7 +154,7 @@ runs = Table(
     Column("heartbeat_s", Moment, nullable=False),
     Column("finished_s", Moment),
     Column("mode", Text, nullable=False),
-    Column("tags", Json, nullable=False),
+    Column("tags", JsonIfReadable, nullable=False),
     Column("note", Words, nullable=False),
     Column("is_archived", Boolean, nullable=False),
     Column("folder", Words, nullable=False),

@@ -109,6 +109,11 @@ def said(result: Result) -> str:
             id="value out of range",
         ),
         pytest.param(
+            ["train", "tiny", "--set", "data.height=99999999"],
+            ["data.height is 99999999", "less than or equal to 8192"],
+            id="value beyond all use",
+        ),
+        pytest.param(
             ["train", "tiny-dense", "--set", "moe.num_chosen=1"],
             ["moe.num_chosen has no effect", "moe.num_experts is 0"],
             id="key without effect",
@@ -135,7 +140,18 @@ def said(result: Result) -> str:
             ["127.0.0.1"],
             id="no server",
         ),
+        pytest.param(
+            ["runs", "--store", "postgresql://ann:hush@h:notaport/d"],
+            ["//ann:***@h:notaport/d"],
+            id="store address that cannot be read",
+        ),
         pytest.param(["rollback", "nobody"], ["nobody"], id="rollback of an unknown run"),
+        pytest.param(["rollback", "a", "--to", "-1"], ["--to", "0"], id="no such step"),
+        pytest.param(
+            ["alerts", "ack", "a", "--as", "gone"],
+            ["--as is gone: expected acknowledged, silenced or resolved"],
+            id="no such state",
+        ),
         pytest.param(["alerts", "ack", "none"], ["none"], id="unknown alert"),
         pytest.param(["data", "check", "/does/not/exist"], ["/does/not/exist"], id="no folder"),
         pytest.param(["up", "--port", "70000"], ["--port", "65535"], id="no such port"),
@@ -207,6 +223,37 @@ def test_a_run_is_listed_noted_tagged_archived_and_deleted(
     assert json.loads(moescope("runs", "--all", "--json").stdout) == []
 
 
+def test_a_name_of_several_runs_is_not_deleted_by_name(moescope: Invoke, store: Store) -> None:
+    ids = ["20260101-000000-aaaaaa", "20260102-000000-bbbbbb"]
+    for run_id in ids:
+        store.add_run(a_run(run_id))
+    line = said(moescope("runs", "delete", "tiny-aaaaaa", "--yes"))
+    assert all(run_id in line for run_id in ids)
+    assert len(store.runs()) == 2
+    assert moescope("runs", "delete", ids[0], "--yes").exit_code == 0
+    assert [run.id for run in store.runs()] == ids[1:]
+
+
+def test_a_run_with_a_damaged_configuration_is_listed_but_not_gone_on_with(
+    moescope: Invoke, store: Store
+) -> None:
+    store.add_run(a_run())
+    store.add_run(a_run("20260102-000000-bbbbbb", name="whole"))
+    store.put_alert(an_alert(a_run()))
+    spoil = "UPDATE runs SET config = '{broken' WHERE name = 'tiny-aaaaaa'"
+    store.database.write(lambda c: c.exec_driver_sql(spoil))
+    assert "damaged" in moescope("runs").stdout
+    assert [run["config"] for run in json.loads(moescope("runs", "--json").stdout)] == [
+        {"recipe": "tiny"},
+        {},
+    ]
+    assert "loss_spike" in moescope("alerts").stdout
+    for words in (["train", "--resume", "tiny-aaaaaa"], ["sample", "tiny-aaaaaa"]):
+        line = said(moescope(*words))
+        assert "stored configuration of tiny-aaaaaa cannot be read" in line
+    assert moescope("runs", "delete", "tiny-aaaaaa", "--yes").exit_code == 0
+
+
 def test_a_living_run_is_not_deleted(moescope: Invoke, store: Store) -> None:
     store.add_run(a_run(status="running"))
     assert "stop it first" in said(moescope("runs", "delete", "tiny-aaaaaa", "--yes"))
@@ -274,6 +321,12 @@ def test_a_folder_of_other_files_is_no_folder_of_clips(moescope: Invoke, tmp_pat
     (tmp_path / "clips" / "notes.txt").write_text("nothing to see")
     line = said(moescope("data", "check", str(tmp_path / "clips")))
     assert "no clip in it is usable" in line
+
+
+def test_a_file_in_the_way_of_clips_is_told_on_one_line(moescope: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = said(moescope("data", "make-clips", str(tmp_path / "file")))
+    assert "cannot write clips" in line
 
 
 def test_clips_are_made_and_found_usable(moescope: Invoke, tmp_path: Path) -> None:

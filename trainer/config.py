@@ -21,6 +21,15 @@ from pydantic import (
 from ..platform.errors import MoescopeError
 from ..platform.frozen import Frozen
 
+# upper bounds are far above what is of use: a slip of the finger is told at once, not by a machine
+# that has run out of memory
+MOST_STEPS = 1_000_000_000
+MOST_GIB = 1_000_000.0
+MOST_BATCH_GIB = 64.0
+"""Of the videos of one batch, as float32."""
+MOST_SPAN_S = 600.0
+"""Of a sample, whose sound is held at its full rate while it is read."""
+
 
 class DataConfig(Frozen):
     folder: str = ""
@@ -28,136 +37,136 @@ class DataConfig(Frozen):
     order: Literal["shuffled", "by_folder"] = "shuffled"
     """shuffled: each pass over all clips in a new order. by_folder: sub-folders in the order of
     their names, as data was delivered, shuffled within each."""
-    windows_per_clip: PositiveInt = 1
+    windows_per_clip: PositiveInt = Field(default=1, le=10_000)
     """How often a clip is drawn in one pass, each time with another crop in space and time."""
-    batch: PositiveInt = 16
+    batch: PositiveInt = Field(default=16, le=65_536)
     """Samples per optimizer step."""
-    num_frames: PositiveInt = 8
+    num_frames: PositiveInt = Field(default=8, le=4096)
     """Frames of a sample."""
-    frames_per_s: PositiveFloat = 8.0
+    frames_per_s: PositiveFloat = Field(default=8.0, le=1000)
     """Frame rate of a sample; clips of other rates are read at the nearest frames."""
-    height: PositiveInt = 32
+    height: PositiveInt = Field(default=32, le=8192)
     """Pixels; clips are scaled to cover height x width and cropped."""
-    width: PositiveInt = 32
-    num_mels: PositiveInt = 32
+    width: PositiveInt = Field(default=32, le=8192)
+    num_mels: PositiveInt = Field(default=32, le=1024)
     """Bands of the log-mel audio; the sample's audio spans the same time as its frames."""
-    num_mel_steps: PositiveInt = 32
+    num_mel_steps: PositiveInt = Field(default=32, le=65_536)
     """Time steps of the log-mel audio."""
-    num_text_bytes: PositiveInt = 48
+    num_text_bytes: PositiveInt = Field(default=48, le=65_536)
     """UTF-8 bytes kept of a caption; the rest is cut, a shorter one is padded."""
     caption_drop: float = Field(default=0.1, ge=0, le=1)
     """Share of samples whose caption is left out, for guidance."""
     validation_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the clips held out for the probe, chosen by the hash of their name."""
-    workers: PositiveInt = 1
+    workers: PositiveInt = Field(default=1, le=256)
     """Processes that decode ahead of the step."""
 
 
 class ModelConfig(Frozen):
-    width: PositiveInt = 128
-    layers: PositiveInt = 6
-    heads: PositiveInt = 4
-    mlp_ratio: PositiveFloat = 4.0
+    width: PositiveInt = Field(default=128, le=65_536)
+    layers: PositiveInt = Field(default=6, le=1024)
+    heads: PositiveInt = Field(default=4, le=1024)
+    mlp_ratio: PositiveFloat = Field(default=4.0, le=64)
     """Hidden width of the dense blocks' MLP over the model width."""
-    patch_frames: PositiveInt = 2
+    patch_frames: PositiveInt = Field(default=2, le=4096)
     """Frames per video token."""
-    patch_size: PositiveInt = 8
+    patch_size: PositiveInt = Field(default=8, le=8192)
     """Pixels per side of a video token."""
-    patch_text_bytes: PositiveInt = 4
+    patch_text_bytes: PositiveInt = Field(default=4, le=65_536)
     """Caption bytes per text token."""
-    patch_mel_steps: PositiveInt = 4
+    patch_mel_steps: PositiveInt = Field(default=4, le=65_536)
     """Mel time steps per audio token; a token spans all bands."""
-    rope_base: PositiveFloat = 10_000.0
+    rope_base: PositiveFloat = Field(default=10_000.0, le=1e9)
 
 
 class MoeConfig(Frozen):
-    num_experts: NonNegativeInt = 8
+    num_experts: NonNegativeInt = Field(default=8, le=4096)
     """Routed experts of each MoE block; 0 makes every block dense."""
-    num_chosen: PositiveInt = 2
+    num_chosen: PositiveInt = Field(default=2, le=4096)
     """Experts each token is sent to; at most num_experts. Shared experts are not counted."""
-    num_shared: NonNegativeInt = 1
+    num_shared: NonNegativeInt = Field(default=1, le=1024)
     """Experts that see every token."""
-    hidden: PositiveInt = 128
+    hidden: PositiveInt = Field(default=128, le=1_048_576)
     """Hidden width of an expert."""
-    routed_scale: PositiveFloat = 2.0
+    routed_scale: PositiveFloat = Field(default=2.0, le=1000)
     """Factor on the routed experts' sum after the weights were normalised."""
-    bias_update_speed: NonNegativeFloat = 1e-3
+    bias_update_speed: NonNegativeFloat = Field(default=1e-3, le=1)
     """Step of the balancing bias per optimizer step (aux-loss-free); 0 switches balancing off."""
 
 
 class ObjectiveConfig(Frozen):
     timesteps: Literal["stratified", "uniform"] = "stratified"
     """stratified: one noise level from each of batch equal strata."""
-    shift: PositiveFloat = 3.0
+    shift: PositiveFloat = Field(default=3.0, le=1000)
     """Moves the drawn noise levels towards noise: sigma * shift / (1 + (shift - 1) * sigma).
     1 leaves them uniform."""
     are_modalities_tied: bool = False
     """Whether video and audio share a sample's noise level; if not, each can guide the other."""
-    audio_weight: NonNegativeFloat = 0.5
+    audio_weight: NonNegativeFloat = Field(default=0.5, le=1000)
     """Weight of the audio loss beside the video loss of weight 1."""
 
 
 class OptimConfig(Frozen):
-    learning_rate: PositiveFloat = 1e-3
-    warmup_steps: NonNegativeInt = 40
+    learning_rate: PositiveFloat = Field(default=1e-3, le=10)
+    warmup_steps: NonNegativeInt = Field(default=40, le=MOST_STEPS)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.99, ge=0, lt=1)
-    eps: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.01
-    clip_norm: PositiveFloat = 1.0
+    eps: PositiveFloat = Field(default=1e-8, le=1)
+    weight_decay: NonNegativeFloat = Field(default=0.01, le=100)
+    clip_norm: PositiveFloat = Field(default=1.0, le=1e9)
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
 
 
 class WatchConfig(Frozen):
-    sample_every: PositiveInt = 10
+    sample_every: PositiveInt = Field(default=10, le=MOST_STEPS)
     """Steps between sampled-tier measurements; those hooks are absent in between."""
-    probe_every: NonNegativeInt = 100
+    probe_every: NonNegativeInt = Field(default=100, le=MOST_STEPS)
     """Steps between probe batches (slow tier); 0 switches them off."""
-    num_probe_clips: PositiveInt = 8
+    num_probe_clips: PositiveInt = Field(default=8, le=4096)
     """Held-out clips of the fixed probe batch, or as many as there are."""
 
 
 class GuardConfig(Frozen):
     is_on: bool = True
-    extreme_factor: float = Field(default=50.0, gt=1)
+    extreme_factor: float = Field(default=50.0, gt=1, le=1e9)
     """A gradient norm above this multiple of its running level is extreme and is held back."""
-    most_in_a_row: PositiveInt = 3
+    most_in_a_row: PositiveInt = Field(default=3, le=MOST_STEPS)
     """After that many extreme steps in a row the guard lets go; never of non-finite ones."""
 
 
 class PolicyConfig(Frozen):
     mode: Literal["on", "advisory", "off"] = "on"
     """on: carried out. advisory: decided and shown, nothing done. off: alerts only."""
-    grace_steps: NonNegativeInt = 2
+    grace_steps: NonNegativeInt = Field(default=2, le=MOST_STEPS)
     """Steps that a lasting spike may heal by itself before a rollback."""
-    margin_steps: NonNegativeInt = 2
+    margin_steps: NonNegativeInt = Field(default=2, le=MOST_STEPS)
     """States younger than the onset less this are not trusted."""
-    certify_after_steps: PositiveInt = 20
+    certify_after_steps: PositiveInt = Field(default=20, le=MOST_STEPS)
     """Healthy steps after a checkpoint that certify it; no less than the slowest rollback rule's
     detection delay."""
-    most_rollbacks: PositiveInt = 4
+    most_rollbacks: PositiveInt = Field(default=4, le=MOST_STEPS)
     """Rollbacks within window_steps; one more halts the run and calls for help."""
-    window_steps: PositiveInt = 1000
-    cooldown_steps: NonNegativeInt = 10
+    window_steps: PositiveInt = Field(default=1000, le=MOST_STEPS)
+    cooldown_steps: NonNegativeInt = Field(default=10, le=MOST_STEPS)
     """Steps after an action in which no further one is taken, unless the state is non-finite."""
-    most_skipped_batches: PositiveInt = 400
+    most_skipped_batches: PositiveInt = Field(default=400, le=MOST_STEPS)
     """Batches that one incident may pass over before the run halts."""
     damp_scale: float = Field(default=0.5, gt=0, lt=1)
     """Learning-rate factor of a damped stretch."""
-    damp_steps: PositiveInt = 50
+    damp_steps: PositiveInt = Field(default=50, le=MOST_STEPS)
 
 
 class CheckpointConfig(Frozen):
-    memory_every_steps: PositiveInt = 10
+    memory_every_steps: PositiveInt = Field(default=10, le=MOST_STEPS)
     """Steps between snapshots into host memory, from which a rollback takes about a step's time."""
-    ring_gib: NonNegativeFloat = 2.0
+    ring_gib: NonNegativeFloat = Field(default=2.0, le=MOST_GIB)
     """Host memory for snapshots; 0 switches the ring off."""
-    disk_every_steps: PositiveInt = 100
-    keep: PositiveInt = 4
+    disk_every_steps: PositiveInt = Field(default=100, le=MOST_STEPS)
+    keep: PositiveInt = Field(default=4, le=100_000)
     """Certified checkpoints kept on disk beside the newest."""
-    quota_gib: PositiveFloat = 50.0
+    quota_gib: PositiveFloat = Field(default=50.0, le=MOST_GIB)
     """Disk that the run's checkpoints may take."""
-    min_free_gib: NonNegativeFloat = 0.5
+    min_free_gib: NonNegativeFloat = Field(default=0.5, le=MOST_GIB)
     """Below that much free disk no checkpoint is written, which raises an alert."""
 
 
@@ -166,8 +175,8 @@ class RunConfig(Frozen):
 
     recipe: str = "tiny"
     project: str = "default"
-    seed: NonNegativeInt = 0
-    steps: PositiveInt = 600
+    seed: NonNegativeInt = Field(default=0, le=2**63 - 1)
+    steps: PositiveInt = Field(default=600, le=MOST_STEPS)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -196,6 +205,19 @@ class RunConfig(Frozen):
                     f"{what} is {whole}, but it must be a multiple of {part}: "
                     f"use {near} or {near + part}"
                 )
+        batch_gib = d.batch * 3 * d.num_frames * d.height * d.width * 4 / 2**30
+        if batch_gib > MOST_BATCH_GIB:
+            raise ValueError(
+                f"data.batch is {d.batch}, so that its videos take {batch_gib:.0f} GiB, but at "
+                f"most {MOST_BATCH_GIB:.0f} GiB can be: lower it, or data.num_frames, data.height "
+                "or data.width"
+            )
+        span_s = d.num_frames / d.frames_per_s
+        if span_s > MOST_SPAN_S:
+            raise ValueError(
+                f"data.num_frames / data.frames_per_s is {span_s:.0f} s, but a sample lasts at "
+                f"most {MOST_SPAN_S:.0f} s: raise data.frames_per_s"
+            )
         if (m.width // m.heads) % 8:
             raise ValueError(
                 f"model.width / model.heads is {m.width // m.heads}, "

@@ -187,7 +187,10 @@ def _assemble(
     stack.callback(delivery.close)
     sinks: list[Sink] = [SqlSink(settings.store_url, run)]
     if settings.mlflow != "off":
-        sinks.append(MlflowSink(mlflow_address(settings), run, dashboard_address(settings)))
+        mlflow_url, dashboard_url = mlflow_address(settings), dashboard_address(settings)
+        # asked when the sink closes: by then the trainer knows how it ended
+        mirror = MlflowSink(mlflow_url, run, dashboard_url, status=lambda: trainer.status)
+        sinks.append(mirror)
     fan_out = FanOut(folder / "journal", sinks)
     stack.callback(fan_out.close)
     policy = Policy(config.policy, folder / "memory.jsonl")

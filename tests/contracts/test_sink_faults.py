@@ -23,7 +23,7 @@ from moescope.platform.catalogue import EXPERT_TOKENS, LOSS_TOTAL
 from moescope.platform.mlflow_sink import MlflowSink
 from moescope.platform.records import Alert, Frame, Run, Segment
 from moescope.platform.series import read_series
-from moescope.platform.service import start_mlflow
+from moescope.platform.service import mlflow_server
 from moescope.platform.sinks import FanOut
 from moescope.platform.sql_sink import SqlSink
 from moescope.platform.store import Store, open_store
@@ -257,7 +257,8 @@ def test_an_mlflow_that_hangs_and_then_comes_back_is_caught_up_with(
     assert time.monotonic() - start_s < 2
     assert_took_microseconds(taken_s)
     hanging.close()
-    server = start_mlflow("127.0.0.1", tmp_path, port)
+    server = mlflow_server("127.0.0.1", tmp_path, port)
+    server.start()
     try:
         # nobody listens at first, as when the service is just starting
         fan_out = FanOut(tmp_path / "journal", [MlflowSink(url, RUN)])

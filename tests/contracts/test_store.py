@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from moescope.platform import catalogue, commands, tables
 from moescope.platform.engines import UnknownRun
 from moescope.platform.errors import MoescopeError
-from moescope.platform.records import Alert, Checkpoint, Event, Frame, Run, Segment
+from moescope.platform.records import Alert, Checkpoint, DamagedConfig, Event, Frame, Run, Segment
 from moescope.platform.series import known_signals, latest, read_series, read_since
 from moescope.platform.store import Store, open_store
 
@@ -388,6 +388,24 @@ def test_the_newest_value_is_that_of_the_newest_segment(filled: Store) -> None:
     }
     with pytest.raises(MoescopeError, match="unknown signal"):
         latest(filled, "r1", ["loss/totl"])
+
+
+def test_a_damaged_configuration_hides_no_other_run(filled: Store) -> None:
+    filled.add_run(replace(filled.find_run("r1"), id="r9", name="other"))
+    spoil = "UPDATE runs SET config = '{broken', tags = '[' WHERE id = 'r9'"
+    filled.database.write(lambda c: c.exec_driver_sql(spoil))
+    damaged = filled.find_run("other")
+    assert isinstance(damaged.config, DamagedConfig)
+    assert (damaged.config, damaged.tags) == ({}, ())
+    assert not isinstance(filled.find_run("r1").config, DamagedConfig)
+    assert "r1" in {run.id for run in filled.runs()}
+
+
+def test_a_damaged_event_is_told_on_one_line(filled: Store) -> None:
+    filled.add_event(Event("r1", 0, 1, 1.0, "note", "words"))
+    filled.database.write(lambda c: c.exec_driver_sql("UPDATE events SET details = '{broken'"))
+    with pytest.raises(MoescopeError, match=r"the store is damaged, as '\{broken' is no JSON"):
+        filled.events("r1")
 
 
 def test_two_who_opened_the_store_see_each_others_writes(filled: Store, store_url: str) -> None:

@@ -22,14 +22,14 @@ def test_a_second_look_reads_only_what_is_new(
     assert first.steps.size == 64 + 41
     store.write_frames([make.frame(spiked_run.id, 1, 91, 0.8)])
     asked: list[Any] = []
-    read = reads.read_series
+    read = reads.read_since
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         series = read(*args, **kwargs)
         asked.append(series.steps.size)
         return series
 
-    monkeypatch.setattr(reads, "read_series", spy)
+    monkeypatch.setattr(reads, "read_since", spy)
     second = RunReader(store, spiked_run.id).series(catalogue.LOSS_TOTAL)
     assert second is not None
     assert asked == [1]

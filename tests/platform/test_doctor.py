@@ -5,6 +5,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -107,6 +108,50 @@ def test_an_mlflow_that_does_not_answer_only_delays_the_mirror(tmp_path: Path) -
     finding = found(Settings(home=tmp_path, mlflow=f"http://127.0.0.1:{port}"), "mlflow")
     assert finding.state == "optional"
     assert "does not answer" in finding.what
+
+
+@pytest.mark.parametrize("address", ["ftp://somewhere", "http://", "http://h:port", "yes"])
+def test_an_mlflow_address_of_no_known_kind_is_bad(tmp_path: Path, address: str) -> None:
+    finding = found(Settings(home=tmp_path, mlflow=address), "mlflow")
+    assert finding.state == "bad"
+    assert address in finding.what
+    assert "sqlite:///FILE" in finding.todo
+
+
+def test_mlflow_that_is_off_or_a_file_is_good(tmp_path: Path) -> None:
+    for address in ("off", f"sqlite:///{tmp_path / 'mlflow.db'}"):
+        assert found(Settings(home=tmp_path, mlflow=address), "mlflow").state == "good"
+
+
+def test_a_store_that_is_newer_than_the_program_is_bad(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    open_store(settings.store_url).close()
+    with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE moescope_version SET version_num = '9999'")
+    finding = found(settings, "database")
+    assert finding.state == "bad"
+    assert "newer than this program" in finding.what
+    assert "update moescope" in finding.todo
+
+
+def test_a_file_with_the_tables_of_something_else_is_bad(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "store.db")) as connection:
+        connection.execute("CREATE TABLE experiments (id INTEGER)")
+    finding = found(Settings(home=tmp_path), "database")
+    assert finding.state == "bad"
+    assert "something else" in finding.what
+
+
+@pytest.mark.postgres
+def test_an_older_store_on_a_server_is_bad_until_it_is_upgraded(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path, store=postgres_url)
+    assert found(settings, "database").state == "good"
+    open_store(postgres_url).close()
+    assert found(settings, "database").state == "good"
+    monkeypatch.setattr(doctor, "versions", lambda: ["0001", "0002"])
+    assert found(settings, "database").todo == "moescope db upgrade"
 
 
 def test_an_address_to_notify_that_cannot_be_read_is_bad(tmp_path: Path) -> None:

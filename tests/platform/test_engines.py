@@ -10,13 +10,41 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moescope.platform.engines import Database, StoreAway
+from moescope.platform.engines import Database, StoreAway, parsed_url, shown_url
+from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Frame, Run
 from moescope.platform.series import known_signals, read_series
 from moescope.platform.store import open_store
 
 RUN = Run("r1", "run", "p", {}, "running", "cpu", "0", 0.0, 0.0)
 FRAME = Frame("r1", 0, 1, 0.0, {"loss/total": np.float32(1)})
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://ann:hush@h:notaport/d",
+        "postgresql://ann:hush@hush:hush@h:notaport/d",
+        "postgresql://ann:://hush@h:notaport/d",
+        "postgresql//ann:hush@h/d",
+        "ann:hush@h/d",
+        "mysql://ann:hush@h/d",
+        "postgresql://ann:hush@h",
+        "postgresql://h:notaport/d?password=hush",
+    ],
+)
+def test_a_wrong_address_is_told_without_its_password(address: str) -> None:
+    with pytest.raises(MoescopeError) as error:
+        parsed_url(address)
+    assert "hush" not in str(error.value)
+    assert "***" in str(error.value) or "h:notaport" not in address
+
+
+def test_an_address_is_shown_without_its_password_wherever_that_stands() -> None:
+    url = parsed_url("postgresql://ann:hush@h:1/d?sslmode=require&password=hush")
+    assert shown_url(url) == "postgresql://ann:***@h:1/d?password=***&sslmode=require"
+    for address in ("postgresql://ann@h/d", "sqlite:////folder/store.db"):
+        assert shown_url(parsed_url(address)) == address
 
 
 def test_a_writer_waits_for_another_one(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def on_step(trainer):
     is_end = data >= until_batch and seen["at_end"] is None
     if trainer.segment.reason == "rollback" and len(seen["back"]) < trainer.segment.index:
         seen["back"].append([step, data])
-    if is_end or step >= 120 and step % every == 0:
+    if is_end or step >= 70 and step % every == 0:
         loss = probe(trainer.state.model, batch, passes, config).total
         seen["by_step"][step] = loss
         if is_end:
@@ -70,7 +70,7 @@ def config() -> RunConfig:
 def arms(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     root = tmp_path_factory.mktemp("arms")
     poisoned, clean = root / "poisoned", root / "clean"
-    deliveries = make_demo_deliveries(poisoned, config.data, clean_batches=160, last_batches=60)
+    deliveries = make_demo_deliveries(poisoned, config.data, clean_batches=120, last_batches=40)
     copytree(poisoned, clean)
     # the same clips of the second delivery, before anybody spoiled them
     num_clips = len(list((clean / "part-2").glob("*.mp4")))

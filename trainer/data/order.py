@@ -8,9 +8,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ...platform.errors import MoescopeError
 from ..config import DataConfig
 from .chance import generator, share_of
 from .clips import Clip
+
+MOST_DRAWS = 50_000_000
+"""Of one pass: its order is held in memory, with 8 bytes a draw."""
 
 
 class DrawOrder:
@@ -19,12 +23,17 @@ class DrawOrder:
     shuffled: each pass draws every clip windows_per_clip times, in a new order. by_folder: a pass
     goes through the sub-folders as they were delivered and draws every clip of one windows_per_clip
     times, in random order, before the next one begins; after the last folder it starts again with
-    the first, in a new order.
+    the first, in a new order. Raises MoescopeError where a pass has more than MOST_DRAWS.
     """
 
     def __init__(self, clips: Sequence[Clip], data: DataConfig, seed: int) -> None:
         assert clips, "an order of no clips"
         self._clips = clips
+        if len(clips) * data.windows_per_clip > MOST_DRAWS:
+            raise MoescopeError(
+                f"data.windows_per_clip is {data.windows_per_clip}: with {len(clips)} clips a pass "
+                f"would have more than {MOST_DRAWS} draws: use {max(1, MOST_DRAWS // len(clips))}"
+            )
         self._windows = data.windows_per_clip
         self._seed = seed
         names = [clip.folder if data.order == "by_folder" else "" for clip in clips]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moescope.platform.errors import MoescopeError
 from moescope.trainer.config import DataConfig
 from moescope.trainer.data.clips import Clip
 from moescope.trainer.data.order import DrawOrder, split
@@ -36,6 +37,13 @@ def test_a_pass_draws_every_clip_windows_per_clip_times(
     for number in range(2):
         drawn = Counter(draws.draw(p).name for p in range(number * length, (number + 1) * length))
         assert drawn == {clip.name: windows for clip in clips}
+
+
+def test_a_pass_too_long_for_the_memory_is_refused_with_what_fits() -> None:
+    clips = clips_in(a=3) * 2000
+    with pytest.raises(MoescopeError, match=r"with 6000 clips .* use 8333"):
+        DrawOrder(clips, DataConfig(windows_per_clip=10_000), seed=0)
+    assert DrawOrder(clips, DataConfig(windows_per_clip=8333), seed=0)
 
 
 def test_folders_come_one_after_the_other_and_then_again() -> None:
