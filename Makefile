@@ -52,8 +52,10 @@ up: $(READY)
 test: $(READY)
 	$(PYTEST) -n 2 -m "not story"
 
+# the demo has five minutes on two cores: nothing else runs beside it
 stories: $(READY)
-	$(PYTEST) -n 2 --dist loadfile -m story --durations=0
+	$(PYTEST) -m story tests/stories/test_demo.py --durations=0
+	$(PYTEST) -n 2 --dist loadfile -m story --ignore=tests/stories/test_demo.py --durations=0
 
 check: $(READY)
 	@$(MAKE) --no-print-directory lint
