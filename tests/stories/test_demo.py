@@ -52,6 +52,11 @@ class Demo:
         self._reader.join(10)
         return code
 
+    def close(self) -> None:
+        self._reader.join(10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Demo]:
@@ -60,6 +65,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
     if running.process.poll() is None:
         running.process.send_signal(signal.SIGTERM)
         running.process.wait(30)
+    running.close()
 
 
 def shown_step(page: Page) -> int:
