@@ -98,6 +98,8 @@ def run_demo(settings: Settings, headless: bool) -> int:
     serves until Ctrl-C."""
     started_s = time.monotonic()
     home = settings.make_home()
+    # as Ctrl-C: what was started is ended
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _service(settings) as service:
         config = demo_config(home / "demo-clips")
         deliveries = _deliveries(home / "demo-clips", config)
@@ -114,7 +116,8 @@ def run_demo(settings: Settings, headless: bool) -> int:
             return 0 if all(account.stages(deliveries).values()) else 1
         say("serving until Ctrl-C")
         service.wait()
-    return 0
+    # only an interrupt leads here before the end
+    return 1 if headless else 0
 
 
 def read_account(store: Store, result: RunResult) -> Account:
