@@ -7,28 +7,30 @@ from torch import Tensor
 from ..choice import Path
 from ..permutation.op import expert_order, permute, unpermute
 from ..routing.reference import Routing
-from .reference import expert_mlp_reference
+from .reference import Experts, activate, expert_mlp_reference
 
-# T tokens  D width  E experts  K chosen experts  H hidden  G 2*H  N rows (T*K)
+# T tokens  D width  E experts  K chosen experts  H hidden  G rows of w_in  N rows (T*K)
 
 
-def expert_mlp(
-    x_TD: Tensor, routing: Routing, w_in_EDG: Tensor, w_out_EHD: Tensor, path: Path
-) -> Tensor:
+def expert_mlp(x_TD: Tensor, routing: Routing, experts: Experts, path: Path) -> Tensor:
     """Does what `reference.expert_mlp_reference` defines, by the path that
     `choice.choose_expert_path` chose.
 
-    x_TD, w_in_EDG, w_out_EHD: one dtype. Returns (T, D) in it. No tokens, and experts without
+    x_TD and the experts' weights: one dtype. Returns (T, D) in it. No tokens, and experts without
     tokens, are fine.
     """
     if path == "reference":
-        return expert_mlp_reference(x_TD, routing.chosen_TK, routing.weight_TK, w_in_EDG, w_out_EHD)
+        return expert_mlp_reference(x_TD, routing, experts)
     order = expert_order(routing.chosen_TK, routing.counts_E)
-    rows_ND = permute(x_TD, order)
-    gate_NH, up_NH = F.grouped_mm(rows_ND, w_in_EDG, offs=order.end_E).chunk(2, dim=-1)
+    expert_N = routing.chosen_TK.reshape(-1)[order.source_N]
+    h_NG = F.grouped_mm(permute(x_TD, order), experts.w_in_EDG, offs=order.end_E)
+    if experts.b_in_EG is not None:
+        h_NG = h_NG + experts.b_in_EG[expert_N]
     # every row belongs to an expert, so that end_E[-1] == N and no row of the products is left
     # unwritten
-    y_ND = F.grouped_mm(F.silu(gate_NH) * up_NH, w_out_EHD, offs=order.end_E)
+    y_ND = F.grouped_mm(activate(h_NG, experts.form), experts.w_out_EHD, offs=order.end_E)
+    if experts.b_out_ED is not None:
+        y_ND = y_ND + experts.b_out_ED[expert_N]
     y_TKD = unpermute(y_ND, order, routing.chosen_TK.shape[1])
     return combine(y_TKD, routing.weight_TK)
 

@@ -1,28 +1,71 @@
 """The definition of the routed experts, as a loop over them."""
 
+from typing import Literal, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# T tokens  D width  E experts  K chosen experts  H hidden
+from ..routing.reference import Routing
+
+# T tokens  D width  E experts  K chosen experts  H hidden  G rows of w_in: 2*H if gated, else H
+# n tokens of one expert
+
+Form = Literal["swiglu", "silu", "gelu", "gelu_exact"]
+"""swiglu: silu(gate) * up with [gate | up] = x W_in. silu, gelu (tanh), gelu_exact (erf): of x W_in
+itself."""
 
 
-def expert_mlp_reference(
-    x_TD: Tensor, chosen_TK: Tensor, weight_TK: Tensor, w_in_EDG: Tensor, w_out_EHD: Tensor
-) -> Tensor:
-    """Adds up the answers of each token's chosen SwiGLU experts, weighted by the router.
+class Experts(NamedTuple):
+    """The stacked weights of all experts; all of one dtype."""
 
-    out[t] = sum_k weight[t, k] * f_chosen[t, k](x[t]),  f_e(x) = (silu(gate) * up) @ w_out[e],
-    [gate | up] = x @ w_in[e] x_TD: (T, D). w_in_EDG: (E, D, G = 2H). w_out_EHD: (E, H, D).
-    weight_TK: (T, K) fp32. Returns (T, D) in x's dtype; weighting and sum run in fp32, or fp64 if
-    x is fp64. Source: arXiv 2002.05202 (SwiGLU), facts: model.md 1.1.
+    w_in_EDG: Tensor
+    """(E, D, G): G = 2H for swiglu, gate before up; otherwise H."""
+    w_out_EHD: Tensor
+    """(E, H, D)."""
+    b_in_EG: Tensor | None = None
+    """(E, G), added to x W_in."""
+    b_out_ED: Tensor | None = None
+    """(E, D), added to the answer before it is weighted."""
+    form: Form = "swiglu"
+
+
+def expert_mlp_reference(x_TD: Tensor, routing: Routing, experts: Experts) -> Tensor:
+    """Adds up the answers of each token's chosen experts, weighted by the router.
+
+    out[t] = sum_k weight[t, k] * f_chosen[t, k](x[t])
+    f_e(x) = activate(x @ w_in[e] + b_in[e]) @ w_out[e] + b_out[e]
+    x_TD: (T, D). routing.weight_TK: (T, K) fp32. Returns (T, D) in x's dtype; weighting and sum run
+    in fp32, or fp64 if x is fp64. Source: facts: model.md 1.1 (SwiGLU: arXiv 2002.05202), 1.2 (with
+    biases), section 2 (GELU).
     """
     out_TD = torch.zeros_like(x_TD, dtype=torch.promote_types(x_TD.dtype, torch.float32))
-    experts = zip(w_in_EDG.unbind(0), w_out_EHD.unbind(0), strict=True)
-    for expert, (w_in_DG, w_out_HD) in enumerate(experts):
-        token_n, k_n = torch.where(chosen_TK == expert)
-        gate_nH, up_nH = (x_TD[token_n] @ w_in_DG).chunk(2, dim=-1)
-        y_nD = (F.silu(gate_nH) * up_nH) @ w_out_HD
-        weighted_nD = y_nD.to(out_TD.dtype) * weight_TK[token_n, k_n].to(out_TD.dtype)[:, None]
-        out_TD = out_TD.index_add(0, token_n, weighted_nD)
+    for expert in range(len(experts.w_in_EDG)):
+        token_n, k_n = torch.where(routing.chosen_TK == expert)
+        y_nD = answer(x_TD[token_n], experts, expert)
+        weight_n = routing.weight_TK[token_n, k_n].to(out_TD.dtype)
+        out_TD = out_TD.index_add(0, token_n, y_nD.to(out_TD.dtype) * weight_n[:, None])
     return out_TD.to(x_TD.dtype)
+
+
+def answer(x_nD: Tensor, experts: Experts, expert: int) -> Tensor:
+    """Returns what one expert says to the tokens x_nD, unweighted: f_e(x), (n, D)."""
+    h_nG = x_nD @ experts.w_in_EDG[expert]
+    if experts.b_in_EG is not None:
+        h_nG = h_nG + experts.b_in_EG[expert]
+    y_nD = activate(h_nG, experts.form) @ experts.w_out_EHD[expert]
+    return y_nD if experts.b_out_ED is None else y_nD + experts.b_out_ED[expert]
+
+
+def activate(h_nG: Tensor, form: Form) -> Tensor:
+    """Returns the hidden layer (n, H) from its pre-activations (n, G)."""
+    match form:
+        case "swiglu":
+            gate_nH, up_nH = h_nG.chunk(2, dim=-1)
+            return F.silu(gate_nH) * up_nH
+        case "silu":
+            return F.silu(h_nG)
+        case "gelu":
+            return F.gelu(h_nG, approximate="tanh")
+        case "gelu_exact":
+            return F.gelu(h_nG)

@@ -7,6 +7,7 @@ from torch import Tensor
 from moescope.kernels.choice import choose_expert_path
 from moescope.kernels.compare import relative_error
 from moescope.kernels.expert_mlp.op import combine, expert_mlp
+from moescope.kernels.expert_mlp.reference import Experts
 from moescope.kernels.routing.op import route
 
 # T tokens  D width  E experts  K chosen experts  H hidden  G 2*H
@@ -55,7 +56,7 @@ def test_grouped_products_are_the_loop_over_experts(
     results = []
     for path in ("reference", "grouped_mm"):
         routing = route(logit_TE, torch.zeros(experts), chosen, 2.0)
-        out_TD = expert_mlp(x_TD, routing, w_in_EDG, w_out_EHD, path)
+        out_TD = expert_mlp(x_TD, routing, Experts(w_in_EDG, w_out_EHD), path)
         results.append((out_TD, *torch.autograd.grad(out_TD, inputs, upstream_TD)))
     names = ("out_TD", "d_x_TD", "d_logit_TE", "d_w_in_EDG", "d_w_out_EHD")
     for name, want, got in zip(names, *results, strict=True):
@@ -70,7 +71,7 @@ def test_the_gradient_of_an_idle_expert_is_zero() -> None:
     # the first two experts win by far, so that the last two get nothing
     logit_TE = torch.tensor([3.0, 2.0, -3.0, -4.0]).repeat(6, 1)
     routing = route(logit_TE, torch.zeros(4), 2, 1.0)
-    out_TD = expert_mlp(x_TD, routing, w_in_EDG, w_out_EHD, "grouped_mm")
+    out_TD = expert_mlp(x_TD, routing, Experts(w_in_EDG, w_out_EHD), "grouped_mm")
     d_in, d_out = torch.autograd.grad(out_TD, (w_in_EDG, w_out_EHD), torch.randn_like(out_TD))
     for gradient in (d_in, d_out):
         assert bool((gradient[2:] == 0).all())
@@ -83,7 +84,7 @@ def test_the_gradient_of_an_idle_expert_is_zero() -> None:
 def test_no_tokens_give_no_answers_and_zero_gradients(path: str) -> None:
     x_TD, logit_TE, w_in_EDG, w_out_EHD = _inputs(0, 4, 16, 8, torch.float32)
     routing = route(logit_TE, torch.zeros(4), 2, 1.0)
-    out_TD = expert_mlp(x_TD, routing, w_in_EDG, w_out_EHD, path)  # type: ignore[arg-type]
+    out_TD = expert_mlp(x_TD, routing, Experts(w_in_EDG, w_out_EHD), path)  # type: ignore[arg-type]
     assert out_TD.shape == (0, 16)
     (d_in,) = torch.autograd.grad(out_TD, w_in_EDG, torch.zeros_like(out_TD))
     assert bool((d_in == 0).all())
@@ -97,7 +98,7 @@ def test_the_loop_passes_a_numerical_check_of_its_gradient() -> None:
     routing = route(torch.randn(4, 3), torch.zeros(3), 2, 1.0)
 
     def loop(x_TD: Tensor, w_in_EDG: Tensor, w_out_EHD: Tensor) -> Tensor:
-        return expert_mlp(x_TD, routing, w_in_EDG, w_out_EHD, "reference")
+        return expert_mlp(x_TD, routing, Experts(w_in_EDG, w_out_EHD), "reference")
 
     assert torch.autograd.gradcheck(loop, (x_TD, w_in_EDG, w_out_EHD))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...kernels.choice import choose_expert_path
 from ...kernels.expert_mlp.op import expert_mlp
+from ...kernels.expert_mlp.reference import Experts
 from ..config import MoeConfig
 from ..numerics import exact, matmul_dtype
 from .router import SigmoidRouter
@@ -50,9 +51,8 @@ class MoeLayer(nn.Module):
         _, width, wide = self.w_in_EDG.shape
         path = choose_expert_path(x_TD.device, dtype, width, wide // 2).path
         with exact(x_TD.device):
-            routed_TD = expert_mlp(
-                x_TD.to(dtype), routing, self.w_in_EDG.to(dtype), self.w_out_EHD.to(dtype), path
-            ).to(x_TD.dtype)
+            experts = Experts(self.w_in_EDG.to(dtype), self.w_out_EHD.to(dtype))
+            routed_TD = expert_mlp(x_TD.to(dtype), routing, experts, path).to(x_TD.dtype)
         return routed_TD if self.shared is None else routed_TD + self.shared(x_TD)
 
 
