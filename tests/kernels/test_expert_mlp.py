@@ -9,6 +9,7 @@ from moescope.kernels.compare import relative_error
 from moescope.kernels.expert_mlp.op import combine, expert_mlp
 from moescope.kernels.expert_mlp.reference import Experts
 from moescope.kernels.routing.op import route
+from moescope.kernels.routing.reference import RoutingRule
 
 # T tokens  D width  E experts  K chosen experts  H hidden  G 2*H
 
@@ -55,7 +56,7 @@ def test_grouped_products_are_the_loop_over_experts(
     upstream_TD = torch.randn(tokens, width).to(dtype)
     results = []
     for path in ("reference", "grouped_mm"):
-        routing = route(logit_TE, torch.zeros(experts), chosen, 2.0)
+        routing = route(logit_TE, torch.zeros(experts), RoutingRule(chosen, scale=2.0))
         out_TD = expert_mlp(x_TD, routing, Experts(w_in_EDG, w_out_EHD), path)
         results.append((out_TD, *torch.autograd.grad(out_TD, inputs, upstream_TD)))
     names = ("out_TD", "d_x_TD", "d_logit_TE", "d_w_in_EDG", "d_w_out_EHD")
@@ -70,7 +71,7 @@ def test_the_gradient_of_an_idle_expert_is_zero() -> None:
     x_TD, _, w_in_EDG, w_out_EHD = _inputs(6, 4, 16, 8, torch.float32)
     # the first two experts win by far, so that the last two get nothing
     logit_TE = torch.tensor([3.0, 2.0, -3.0, -4.0]).repeat(6, 1)
-    routing = route(logit_TE, torch.zeros(4), 2, 1.0)
+    routing = route(logit_TE, torch.zeros(4), RoutingRule(2))
     out_TD = expert_mlp(x_TD, routing, Experts(w_in_EDG, w_out_EHD), "grouped_mm")
     d_in, d_out = torch.autograd.grad(out_TD, (w_in_EDG, w_out_EHD), torch.randn_like(out_TD))
     for gradient in (d_in, d_out):
@@ -83,7 +84,7 @@ def test_the_gradient_of_an_idle_expert_is_zero() -> None:
 @pytest.mark.usefixtures("unwritten_is_nan")
 def test_no_tokens_give_no_answers_and_zero_gradients(path: str) -> None:
     x_TD, logit_TE, w_in_EDG, w_out_EHD = _inputs(0, 4, 16, 8, torch.float32)
-    routing = route(logit_TE, torch.zeros(4), 2, 1.0)
+    routing = route(logit_TE, torch.zeros(4), RoutingRule(2))
     out_TD = expert_mlp(x_TD, routing, Experts(w_in_EDG, w_out_EHD), path)  # type: ignore[arg-type]
     assert out_TD.shape == (0, 16)
     (d_in,) = torch.autograd.grad(out_TD, w_in_EDG, torch.zeros_like(out_TD))
@@ -95,7 +96,7 @@ def test_the_loop_passes_a_numerical_check_of_its_gradient() -> None:
     x_TD = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     w_in_EDG = torch.randn(3, 3, 4, dtype=torch.float64, requires_grad=True)
     w_out_EHD = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
-    routing = route(torch.randn(4, 3), torch.zeros(3), 2, 1.0)
+    routing = route(torch.randn(4, 3), torch.zeros(3), RoutingRule(2))
 
     def loop(x_TD: Tensor, w_in_EDG: Tensor, w_out_EHD: Tensor) -> Tensor:
         return expert_mlp(x_TD, routing, Experts(w_in_EDG, w_out_EHD), "reference")

@@ -1,50 +1,229 @@
-"""The router: sigmoid scores in fp32, and a bias that balances the experts without an auxiliary
-loss.
+"""Routers: which experts a token goes to. All of them compute in fp32, and their forward changes no
+state.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...kernels.routing.op import route
-from ...kernels.routing.reference import Routing
+from ...kernels.routing.op import route, route_heads
+from ...kernels.routing.reference import Routing, RoutingRule
 from ..numerics import exact
 
-# T tokens  D width  E experts
+# B batch  S stream tokens  T tokens (B*S)  D width  E experts  H heads
 
 
-class SigmoidRouter(nn.Module):
-    """Sends each token to `num_chosen` of `num_experts` experts; all of it in fp32.
+class LinearRouter(nn.Module):
+    """logit = x @ weight.T; sigmoid or softmax, as the rule says. E * D parameters.
 
-    `bias_E` is a buffer without gradient: it takes part in the choice, never in the weights. The
-    forward changes no state. Source: facts: model.md 3.2 and section 4 (aux-loss-free balancing,
+    `bias_E` is a buffer without gradient, where `has_bias`, else None: it takes part in the choice,
+    never in the weights. Source: facts: model.md 3.1, 3.2 and section 4 (aux-loss-free balancing,
     arXiv 2408.15664).
     """
 
-    bias_E: Tensor
+    bias_E: Tensor | None
 
-    def __init__(self, width: int, num_experts: int, num_chosen: int, scale: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_experts: int,
+        rule: RoutingRule,
+        std: float = 0.02,  # facts: model.md 3.2
+        *,
+        has_bias: bool,
+    ) -> None:
         super().__init__()
-        self.num_chosen = num_chosen
-        self.scale = scale
-        # std 0.02: facts: model.md 3.2
-        self.weight_ED = nn.Parameter(torch.randn(num_experts, width) * 0.02)
-        self.register_buffer("bias_E", torch.zeros(num_experts))
+        rule.check(num_experts)
+        self.rule = rule
+        self.weight_ED = nn.Parameter(torch.randn(num_experts, width) * std)
+        self.register_buffer("bias_E", torch.zeros(num_experts) if has_bias else None)
 
-    def forward(self, x_TD: Tensor) -> Routing:
-        """x_TD: (T, D), any float dtype. Returns the routing of each token."""
-        with exact(x_TD.device):
-            logit_TE = F.linear(x_TD.float(), self.weight_ED)
-            return route(logit_TE, self.bias_E, self.num_chosen, self.scale)
+    def forward(self, x_BSD: Tensor, told_BSD: Tensor | None = None) -> Routing:
+        """x_BSD: (B, S, D) or (T, D), any float dtype. told_BSD is not looked at. Returns the
+        routing of each token."""
+        with exact(x_BSD.device):
+            logit_TE = F.linear(x_BSD.flatten(0, -2).float(), self.weight_ED)
+            return route(logit_TE, self.bias_E, self.rule)
 
-    @torch.no_grad()
     def update_bias(self, counts_E: Tensor, speed: float, keep: Tensor) -> None:
-        """Raises the bias of experts that got less than the mean, lowers that of the others; once
-        per optimizer step.
+        """As the function `update_bias`. Raises ValueError where the router has no bias."""
+        _update_bias_of(self, counts_E, speed, keep)
 
-        bias += keep * speed * sign(mean(counts) - counts)
-        counts_E: (E,) tokens of the whole optimizer step. keep: 0/1 tensor on the same device; 0
-        changes nothing.
-        """
-        counts_E = counts_E.float()
-        self.bias_E.add_(torch.sign(counts_E.mean() - counts_E) * (keep * speed))
+
+class SigmoidRouter(LinearRouter):
+    def __init__(self, width: int, num_experts: int, num_chosen: int, scale: float) -> None:
+        super().__init__(width, num_experts, RoutingRule(num_chosen, scale=scale), has_bias=True)
+
+
+class MlpRouter(nn.Module):
+    """logit = last(gelu(first(x))), two linear layers with biases; D * hidden + hidden + hidden * E
+    + E parameters.
+
+    The last weights start at N(0, 0.002^2): at zero all scores would tie, and the first experts win.
+    Source: facts: model.md 3.3 (arXiv 2605.19378).
+    """
+
+    bias_E: Tensor | None
+
+    def __init__(
+        self,
+        width: int,
+        num_experts: int,
+        rule: RoutingRule,
+        hidden: int = 256,
+        *,
+        has_bias: bool,
+    ) -> None:
+        super().__init__()
+        rule.check(num_experts)
+        self.rule = rule
+        self.first = nn.Linear(width, hidden)
+        self.last = _small_linear(hidden, num_experts)
+        self.register_buffer("bias_E", torch.zeros(num_experts) if has_bias else None)
+
+    def forward(self, x_BSD: Tensor, told_BSD: Tensor | None = None) -> Routing:
+        """As `LinearRouter.forward`."""
+        with exact(x_BSD.device):
+            logit_TE = self.last(F.gelu(self.first(x_BSD.flatten(0, -2).float())))
+            return route(logit_TE, self.bias_E, self.rule)
+
+    def update_bias(self, counts_E: Tensor, speed: float, keep: Tensor) -> None:
+        """As the function `update_bias`. Raises ValueError where the router has no bias."""
+        _update_bias_of(self, counts_E, speed, keep)
+
+
+class CrossAttentionRouter(nn.Module):
+    """logit = last(attention of each token to the told tokens of its sample), as in
+    torch.nn.MultiheadAttention; where nothing is told, to its own sample's tokens.
+
+    4 * D^2 + 4 * D parameters of the attention, D * E + E of the last layer, whose weights start at
+    N(0, 0.002^2) and biases at 0. Attention weights start as those of MultiheadAttention (Xavier,
+    biases 0). Source: facts: model.md 3.4 (arXiv 2605.19378); the told tokens being the caption's
+    rows of the same sequence is a moescope choice.
+    """
+
+    bias_E: Tensor | None
+
+    def __init__(
+        self,
+        width: int,
+        num_experts: int,
+        rule: RoutingRule,
+        heads: int = 2,
+        *,
+        has_bias: bool,
+    ) -> None:
+        super().__init__()
+        rule.check(num_experts)
+        if width % heads:
+            raise ValueError(f"the router's {heads} heads do not divide the width {width}")
+        self.rule = rule
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.mix = nn.Linear(width, width)
+        self.last = _small_linear(width, num_experts)
+        # MultiheadAttention draws query, key and value as one matrix of 3 * D rows
+        bound = (6 / (4 * width)) ** 0.5
+        for linear in (self.query, self.key_value):
+            nn.init.uniform_(linear.weight, -bound, bound)
+            nn.init.zeros_(linear.bias)
+        nn.init.zeros_(self.mix.bias)
+        self.register_buffer("bias_E", torch.zeros(num_experts) if has_bias else None)
+
+    def forward(self, x_BSD: Tensor, told_BSD: Tensor | None = None) -> Routing:
+        """x_BSD: (B, S, D), any float dtype. told_BSD: (B, any number, D), or None. Returns the
+        routing of each token of x."""
+        if told_BSD is None or not told_BSD.shape[1]:
+            told_BSD = x_BSD
+        with exact(x_BSD.device):
+            query_BHSP = self._by_head(self.query(x_BSD.float()))
+            key, value = self.key_value(told_BSD.float()).chunk(2, dim=-1)
+            answer_BHSP = F.scaled_dot_product_attention(
+                query_BHSP, self._by_head(key), self._by_head(value)
+            )
+            answer_TD = self.mix(answer_BHSP.transpose(1, 2).flatten(2)).flatten(0, 1)
+            return route(self.last(answer_TD), self.bias_E, self.rule)
+
+    def update_bias(self, counts_E: Tensor, speed: float, keep: Tensor) -> None:
+        """As the function `update_bias`. Raises ValueError where the router has no bias."""
+        _update_bias_of(self, counts_E, speed, keep)
+
+    def _by_head(self, x_BSD: Tensor) -> Tensor:
+        return x_BSD.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class HeadRouters(nn.Module):
+    """A router for each head of a token: logit = z_h @ weight_h.T; each part of a token goes to K
+    experts of its head, weighed by a softmax over the K chosen logits. H * E * d parameters.
+
+    `bias_HE` is a buffer without gradient that takes part in the choice only. K = 1 is refused: its
+    weight would be 1 whatever the logit, and the router would learn nothing.
+    Source: facts: model.md 3.6 (Multi-Head LatentMoE, arXiv 2602.04870).
+    """
+
+    bias_HE: Tensor
+
+    def __init__(
+        self,
+        head_width: int,
+        num_heads: int,
+        num_experts: int,
+        num_chosen: int,
+        std: float = 0.02,  # facts: model.md 3.2
+    ) -> None:
+        super().__init__()
+        if num_chosen < 2:
+            raise ValueError(
+                f"num_chosen is {num_chosen}, but a softmax over the chosen experts of a head needs "
+                "two or more to have a gradient"
+            )
+        RoutingRule(num_chosen).check(num_experts)
+        self.num_chosen = num_chosen
+        self.weight_HED = nn.Parameter(torch.randn(num_heads, num_experts, head_width) * std)
+        self.register_buffer("bias_HE", torch.zeros(num_heads, num_experts))
+
+    def forward(self, z_THD: Tensor) -> Routing:
+        """z_THD: (T, H, d), any float dtype. Returns a Routing of the T * H parts, row t * H + h
+        being part h of token t: chosen is h * E + expert, counts are (H, E), scores (a softmax over
+        the head's experts) and logits are (H, T, E)."""
+        with exact(z_THD.device):
+            logit_HTE = torch.bmm(z_THD.float().transpose(0, 1), self.weight_HED.transpose(1, 2))
+            return route_heads(logit_HTE, self.bias_HE, self.num_chosen)
+
+    def update_bias(self, counts_HE: Tensor, speed: float, keep: Tensor) -> None:
+        """As the function `update_bias`, each head against its own mean."""
+        update_bias(self.bias_HE, counts_HE, speed, keep)
+
+
+@torch.no_grad()
+def update_bias(bias_E: Tensor, counts_E: Tensor, speed: float, keep: Tensor) -> None:
+    """Raises the bias of experts that got less than the mean, lowers that of the others; once
+    per optimizer step.
+
+    bias += keep * speed * sign(mean(counts) - counts), along the last dimension
+    counts_E: (..., E) tokens of the whole optimizer step, all ranks and micro-batches (see
+    `balance.GlobalCounts`). keep: 0/1 tensor on the same device; 0 changes nothing.
+    Source: facts: model.md section 4 (arXiv 2408.15664).
+    """
+    counts_E = counts_E.float()
+    mean_1 = counts_E.mean(-1, keepdim=True)
+    bias_E.add_(torch.sign(mean_1 - counts_E) * (keep * speed))
+
+
+def _update_bias_of(
+    router: LinearRouter | MlpRouter | CrossAttentionRouter,
+    counts_E: Tensor,
+    speed: float,
+    keep: Tensor,
+) -> None:
+    if router.bias_E is None:
+        raise ValueError("this router has no balancing bias: make it with has_bias=True")
+    update_bias(router.bias_E, counts_E, speed, keep)
+
+
+def _small_linear(width: int, num_experts: int) -> nn.Linear:
+    linear = nn.Linear(width, num_experts)
+    nn.init.normal_(linear.weight, std=0.002)  # facts: model.md 3.3, 3.4
+    nn.init.zeros_(linear.bias)
+    return linear
