@@ -22,7 +22,7 @@ def route(logit_TE: Tensor, bias_E: Tensor | None, rule: RoutingRule) -> Routing
     """Does what `reference.route_reference` defines.
 
     logit_TE: (T, E). bias_E: (E,), without gradient; None is 0. Of equal choices the lower index
-    wins, on every device. A NaN counts as the highest, so that the experts of a token always differ.
+    wins, on every device. A NaN counts as the highest; the experts of a token differ in any case.
     Raises TypeError unless logits and bias are fp32 (or both fp64): in bf16 close experts round to
     a tie, and the choice is an accident. Raises ValueError where the rule does not fit E.
     """

@@ -1,4 +1,5 @@
-"""The definitions of routing: token by token where tokens choose, expert by expert where experts do.
+"""The definitions of routing: token by token where tokens choose, expert by expert where experts
+do.
 
 Readable and slow; `op.py` is the fast path and is held to these.
 """

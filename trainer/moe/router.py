@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...kernels.routing.op import route, route_heads
 from ...kernels.routing.reference import Routing, RoutingRule
 from ..numerics import exact
+from .expert_choice import BatchChoiceRouter, ExpertChoiceRouter
 
 # B batch  S stream tokens  T tokens (B*S)  D width  E experts  H heads
 
@@ -59,7 +60,7 @@ class MlpRouter(nn.Module):
     """logit = last(gelu(first(x))), two linear layers with biases; D * hidden + hidden + hidden * E
     + E parameters.
 
-    The last weights start at N(0, 0.002^2): at zero all scores would tie, and the first experts win.
+    The last weights start at N(0, 0.002^2): at zero all scores tie, and the first experts win.
     Source: facts: model.md 3.3 (arXiv 2605.19378).
     """
 
@@ -175,8 +176,8 @@ class HeadRouters(nn.Module):
         super().__init__()
         if num_chosen < 2:
             raise ValueError(
-                f"num_chosen is {num_chosen}, but a softmax over the chosen experts of a head needs "
-                "two or more to have a gradient"
+                f"num_chosen is {num_chosen}, but a softmax over the chosen experts of a head has "
+                "no gradient with fewer than 2"
             )
         RoutingRule(num_chosen).check(num_experts)
         self.num_chosen = num_chosen
@@ -194,6 +195,10 @@ class HeadRouters(nn.Module):
     def update_bias(self, counts_HE: Tensor, speed: float, keep: Tensor) -> None:
         """As the function `update_bias`, each head against its own mean."""
         update_bias(self.bias_HE, counts_HE, speed, keep)
+
+
+Router = LinearRouter | MlpRouter | CrossAttentionRouter | ExpertChoiceRouter | BatchChoiceRouter
+"""What a layer of experts can have: x_BSD, told_BSD -> Routing, or ExpertChoice."""
 
 
 @torch.no_grad()
