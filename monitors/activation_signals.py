@@ -27,15 +27,39 @@ def rms_and_absmax(x: Tensor) -> Tensor:
     return torch.stack((rms, torch.linalg.vector_norm(flat, ord=torch.inf).float()))
 
 
-def router_entropy_nats(score_TE: Tensor) -> Tensor:
-    """Mean over tokens of the entropy of the normalised scores, 0-d fp32, in nats.
+def sampled_tokens(values_TE: Tensor) -> Tensor:
+    """Returns (R, T', E) fp32: of (T, E) or (R, T, E) an evenly spaced part of the tokens, about
+    MOST_ROUTER_TOKENS where there are more."""
+    stride = max(1, values_TE.shape[-2] // MOST_ROUTER_TOKENS)
+    values = values_TE.detach()[..., ::stride, :].float()
+    return values if values.dim() == 3 else values[None]
+
+
+def router_entropy_nats(score_RTE: Tensor) -> Tensor:
+    """Mean over tokens of the entropy of the normalised scores, (R,) fp32, in nats.
 
     p = s / sum_e s;  H_t = -sum_e p ln p = ln(sum_e s) - sum_e s ln s / sum_e s. Scores are >= 0
-    (sigmoid or softmax). Of more than MOST_ROUTER_TOKENS tokens an evenly spaced part is read.
-    Source: facts, health.md section 4, 8.
+    (sigmoid or softmax). Source: facts, health.md section 4, 8.
     """
-    stride = max(1, score_TE.shape[0] // MOST_ROUTER_TOKENS)
-    score = score_TE.detach()[::stride].float()
-    total_T = score.sum(dim=-1).clamp_min(1e-30)
-    entropy_T: Tensor = total_T.log() - torch.special.xlogy(score, score).sum(dim=-1) / total_T
-    return entropy_T.mean()
+    total_RT = score_RTE.sum(dim=-1).clamp_min(1e-30)
+    dot_RT = torch.special.xlogy(score_RTE, score_RTE).sum(dim=-1)
+    entropy_RT: Tensor = total_RT.log() - dot_RT / total_RT
+    return entropy_RT.mean(dim=-1)
+
+
+def router_balance(score_RTE: Tensor, tokens_RE: Tensor) -> Tensor:
+    """The auxiliary balance loss without its weight, (R,) fp32: E * sum_e f_e P_e.
+
+    f: an expert's share of the routed tokens. P: mean over tokens of its normalised score. 1 where
+    either is uniform, up to E where one expert has all of both. Source: facts: model.md section 4.
+    """
+    num_experts = tokens_RE.shape[-1]
+    share_RE = tokens_RE / tokens_RE.sum(dim=-1, keepdim=True).clamp_min(1)
+    normal_RTE = score_RTE / score_RTE.sum(dim=-1, keepdim=True).clamp_min(1e-30)
+    return num_experts * (share_RE * normal_RTE.mean(dim=1)).sum(dim=-1)
+
+
+def router_z(logit_RTE: Tensor) -> Tensor:
+    """Mean over tokens of logsumexp(logits)^2, (R,) fp32. Source: ST-MoE's z-loss, facts: model.md
+    section 4."""
+    return torch.logsumexp(logit_RTE, dim=-1).square().mean(dim=-1)

@@ -1,6 +1,6 @@
 """Taps: forward hooks that measure activations and routers of one sampled step, on the device only.
 
-L blocks  M MoE layers  E experts
+L blocks  M routers' rows  R rows of one router (its heads)  T tokens  E experts
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..platform import catalogue
-from .activation_signals import rms_and_absmax, router_entropy_nats
+from .activation_signals import (
+    rms_and_absmax,
+    router_balance,
+    router_entropy_nats,
+    router_z,
+    sampled_tokens,
+)
 from .collect import Packed
 from .expert_signals import expert_load, load_entropy_nats, max_violation
 
@@ -30,9 +36,11 @@ class Taps:
         if none was sent
 
     blocks: modules that return a tensor, or a tuple that starts with one. routers: modules that
-    return kernels' `Routing` (`score_TE`, `counts_E`); a router's `bias_E` buffer, where there is
-    one, gives the bias range. Of several forwards in one `watching()` the last counts. Hooks do not
-    fire in a graph that was compiled without them.
+    return kernels' `Routing` or `ExpertChoice` (`score_TE`, `logit_TE`, `counts_E`); a `bias_E` or
+    `bias_HE` buffer, where all have one, gives the bias range. num_rows: rows that each router
+    has, its heads; one where it is left out. A block or router that did not run while it was
+    watched has zeros. Of several forwards in one `watching()` the last counts. Hooks do not fire in
+    a graph that was compiled without them.
     """
 
     def __init__(
@@ -41,6 +49,7 @@ class Taps:
         routers: Sequence[nn.Module],
         *,
         num_experts: int | None = None,
+        num_rows: Sequence[int] = (),
         device: torch.device | str | None = None,
     ) -> None:
         self._blocks = list(blocks)
@@ -48,16 +57,22 @@ class Taps:
         if device is None:
             parameter = next((p for block in self._blocks for p in block.parameters()), None)
             device = "cpu" if parameter is None else parameter.device
-        biases = [getattr(router, "bias_E", None) for router in self._routers]
-        self._has_bias = bool(biases) and all(isinstance(bias, Tensor) for bias in biases)
+        biases = [_bias_of(router) for router in self._routers]
+        self._has_bias = bool(biases) and all(bias is not None for bias in biases)
         if num_experts is None:
-            num_experts = int(biases[0].shape[0]) if self._has_bias and biases[0] is not None else 0
-        num_moe = len(self._routers) if num_experts else 0
+            num_experts = biases[0].shape[-1] if biases and biases[0] is not None else 0
+        rows = list(num_rows) or [1] * len(self._routers)
+        assert len(rows) == len(self._routers), (rows, len(self._routers))
+        # rows of router i: from _row_ends[i] to _row_ends[i + 1]
+        self._row_ends = [sum(rows[:i]) for i in range(len(rows) + 1)]
+        num_moe = self._row_ends[-1] if num_experts else 0
         self._packed = Packed(
             {
                 "activation_L2": (len(self._blocks), 2),
                 "tokens_ME": (num_moe, num_experts),
                 "entropy_M": (num_moe,),
+                "balance_M": (num_moe,),
+                "z_M": (num_moe,),
                 "bias_range_M": (num_moe,),
             },
             device,
@@ -67,6 +82,7 @@ class Taps:
     def watching(self) -> Iterator[None]:
         """Attaches the hooks for the forwards inside the block and takes them away again, also
         after an error."""
+        self._packed.clear()
         handles = [
             block.register_forward_hook(self._block_hook(i)) for i, block in enumerate(self._blocks)
         ]
@@ -109,6 +125,8 @@ class Taps:
                 catalogue.MAX_VIOLATION: max_violation(tokens),
                 catalogue.LOAD_ENTROPY_NATS: load_entropy_nats(tokens),
                 catalogue.ROUTER_ENTROPY_NATS: host["entropy_M"],
+                catalogue.ROUTER_BALANCE: host["balance_M"],
+                catalogue.ROUTER_Z: host["z_M"],
             }
             if self._has_bias:
                 values[catalogue.BIAS_RANGE] = host["bias_range_M"]
@@ -124,16 +142,29 @@ class Taps:
         return measure
 
     def _router_hook(self, index: int) -> Any:
-        tokens_E = self._packed["tokens_ME"][index]
-        entropy = self._packed["entropy_M"][index]
-        bias_range = self._packed["bias_range_M"][index]
+        rows = slice(*self._row_ends[index : index + 2])
+        tokens_RE = self._packed["tokens_ME"][rows]
+        entropy_R = self._packed["entropy_M"][rows]
+        balance_R, z_R = self._packed["balance_M"][rows], self._packed["z_M"][rows]
+        bias_range_R = self._packed["bias_range_M"][rows]
 
         @torch.no_grad()
         def measure(module: nn.Module, args: Any, output: Any) -> None:
-            tokens_E.copy_(output.counts_E)
-            entropy.copy_(router_entropy_nats(output.score_TE))
-            if self._has_bias:
-                low, high = torch.aminmax(module.bias_E)  # type: ignore[arg-type]
-                bias_range.copy_(high - low)
+            tokens_RE.copy_(output.counts_E.view_as(tokens_RE))
+            score_RTE = sampled_tokens(output.score_TE)
+            entropy_R.copy_(router_entropy_nats(score_RTE))
+            balance_R.copy_(router_balance(score_RTE, tokens_RE))
+            z_R.copy_(router_z(sampled_tokens(output.logit_TE)))
+            bias = _bias_of(module)
+            if self._has_bias and bias is not None:
+                bias_range_R.copy_(bias.amax(-1) - bias.amin(-1))
 
         return measure
+
+
+def _bias_of(router: nn.Module) -> Tensor | None:
+    for name in ("bias_E", "bias_HE"):
+        bias = getattr(router, name, None)
+        if isinstance(bias, Tensor):
+            return bias
+    return None

@@ -46,6 +46,7 @@ LOSS_VIDEO = "loss/video"
 LOSS_AUDIO = "loss/audio"
 LOSS_PER_SAMPLE = "loss/per_sample"
 LOSS_SIGMA = "loss/sigma"
+LOSS_EXPERTS = "loss/experts"
 LOSS_SPIKE_SCORE = "loss/spike_score"
 LOSS_DRIFT_SCORE = "loss/drift_score"
 GRAD_NORM = "grad/norm"
@@ -56,6 +57,8 @@ EXPERT_TOKENS = "router/expert_tokens"
 EXPERT_LOAD = "router/expert_load"
 MAX_VIOLATION = "router/max_violation"
 ROUTER_ENTROPY_NATS = "router/entropy_nats"
+ROUTER_BALANCE = "router/balance"
+ROUTER_Z = "router/z"
 LOAD_ENTROPY_NATS = "router/load_entropy_nats"
 DEAD_EXPERTS = "router/dead_experts"
 BIAS_RANGE = "router/bias_range"
@@ -177,6 +180,18 @@ _SPECS = (
         "Less noise.",
     ),
     _spec(
+        LOSS_EXPERTS,
+        "1",
+        (),
+        "step",
+        "step",
+        _FREE,
+        "What the layers of experts add to the loss: balance, z and contrast losses, weighted.",
+        "Unbalanced routing, large logits or experts that are alike.",
+        "Little to mend; 0 where no such loss is on.",
+        "facts: model.md section 4",
+    ),
+    _spec(
         LOSS_SPIKE_SCORE,
         "sigma",
         (),
@@ -292,6 +307,30 @@ _SPECS = (
         "Near ln E the router does not decide: soft saturation.",
         "Near 0 it is certain; with low load entropy it has collapsed.",
         _HEALTH + ", 8",
+    ),
+    _spec(
+        ROUTER_BALANCE,
+        "1",
+        _MOE,
+        "sampled",
+        "router",
+        _PACKED,
+        "Auxiliary balance loss without its weight: experts times the sum of load share x score.",
+        "Towards the number of experts: one has the load and the scores.",
+        "1: balanced.",
+        "facts: model.md section 4",
+    ),
+    _spec(
+        ROUTER_Z,
+        "1",
+        _MOE,
+        "sampled",
+        "router",
+        _PACKED,
+        "Mean squared log-sum-exp of the router's logits.",
+        "Large logits: saturated scores, and rounding in bf16.",
+        "Small logits.",
+        "facts: model.md section 4",
     ),
     _spec(
         LOAD_ENTROPY_NATS,

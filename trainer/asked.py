@@ -9,7 +9,8 @@ from typing import Any
 
 from ..platform.errors import MoescopeError
 from ..platform.frozen import changed, parse_assignment, parsed
-from .config import RunConfig, refuse_keys_without_effect
+from .coherence import refuse_keys_without_effect
+from .config import RunConfig
 from .recipes import recipe
 
 

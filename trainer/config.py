@@ -1,12 +1,13 @@
 """What a recipe can say.
 
-Every key of seed, steps, data, model, moe, objective and optim changes what is computed; the keys
-of watch, guard, policy and checkpoint change how the run is looked after.
+Every key of seed, steps, data, model, moe, noise_experts, objective and optim changes what is
+computed; the keys of watch, guard, policy and checkpoint change how the run is looked after.
+What goes together and what does not is told by `coherence.py`.
 
 No torch here: a plan needs counts, not tensors.
 """
 
-from collections.abc import Iterable
+import math
 from typing import Literal, Self
 
 from pydantic import (
@@ -18,17 +19,15 @@ from pydantic import (
     model_validator,
 )
 
-from ..platform.errors import MoescopeError
 from ..platform.frozen import Frozen
+from .coherence import misfits
+from .model_config import ModelConfig, MoeConfig, NoiseExpertsConfig
 
 # upper bounds are far above what is of use: a slip of the finger is told at once, not by a machine
 # that has run out of memory
 MOST_STEPS = 1_000_000_000
 MOST_GIB = 1_000_000.0
-MOST_BATCH_GIB = 64.0
-"""Of the videos of one batch, as float32."""
-MOST_SPAN_S = 600.0
-"""Of a sample, whose sound is held at its full rate while it is read."""
+COLOURS = 3
 
 
 class DataConfig(Frozen):
@@ -50,48 +49,27 @@ class DataConfig(Frozen):
     width: PositiveInt = Field(default=32, le=8192)
     num_mels: PositiveInt = Field(default=32, le=1024)
     """Bands of the log-mel audio; the sample's audio spans the same time as its frames."""
-    num_mel_steps: PositiveInt = Field(default=32, le=65_536)
-    """Time steps of the log-mel audio."""
-    num_text_bytes: PositiveInt = Field(default=48, le=65_536)
-    """UTF-8 bytes kept of a caption; the rest is cut, a shorter one is padded."""
+    num_mel_steps: NonNegativeInt = Field(default=32, le=65_536)
+    """Time steps of the log-mel audio; 0: sound is not read."""
+    num_text_bytes: NonNegativeInt = Field(default=48, le=65_536)
+    """UTF-8 bytes kept of a caption; the rest is cut, a shorter one is padded. 0: none."""
+    latents: Literal["none", "cosine"] = "none"
+    """What the model sees of the pictures. none: pixels. cosine: the lowest frequencies of each
+    block of pixels, a fixed linear code that stands where a VAE would."""
+    latent_size: PositiveInt = Field(default=8, le=256)
+    """Pixels per side of a latent cell."""
+    latent_frames: PositiveInt = Field(default=1, le=256)
+    """Frames of a latent cell."""
+    latent_channels: PositiveInt = Field(default=4, le=4096)
+    """Numbers kept of a cell."""
     caption_drop: float = Field(default=0.1, ge=0, le=1)
-    """Share of samples whose caption is left out, for guidance."""
+    """Share of samples whose caption, or class, is left out, for guidance."""
+    reference_drop: float = Field(default=0.1, ge=0, le=1)
+    """Share of samples whose reference picture is left out (model.has_reference)."""
     validation_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the clips held out for the probe, chosen by the hash of their name."""
     workers: PositiveInt = Field(default=1, le=256)
     """Processes that decode ahead of the step."""
-
-
-class ModelConfig(Frozen):
-    width: PositiveInt = Field(default=128, le=65_536)
-    layers: PositiveInt = Field(default=6, le=1024)
-    heads: PositiveInt = Field(default=4, le=1024)
-    mlp_ratio: PositiveFloat = Field(default=4.0, le=64)
-    """Hidden width of the dense blocks' MLP over the model width."""
-    patch_frames: PositiveInt = Field(default=2, le=4096)
-    """Frames per video token."""
-    patch_size: PositiveInt = Field(default=8, le=8192)
-    """Pixels per side of a video token."""
-    patch_text_bytes: PositiveInt = Field(default=4, le=65_536)
-    """Caption bytes per text token."""
-    patch_mel_steps: PositiveInt = Field(default=4, le=65_536)
-    """Mel time steps per audio token; a token spans all bands."""
-    rope_base: PositiveFloat = Field(default=10_000.0, le=1e9)
-
-
-class MoeConfig(Frozen):
-    num_experts: NonNegativeInt = Field(default=8, le=4096)
-    """Routed experts of each MoE block; 0 makes every block dense."""
-    num_chosen: PositiveInt = Field(default=2, le=4096)
-    """Experts each token is sent to; at most num_experts. Shared experts are not counted."""
-    num_shared: NonNegativeInt = Field(default=1, le=1024)
-    """Experts that see every token."""
-    hidden: PositiveInt = Field(default=128, le=1_048_576)
-    """Hidden width of an expert."""
-    routed_scale: PositiveFloat = Field(default=2.0, le=1000)
-    """Factor on the routed experts' sum after the weights were normalised."""
-    bias_update_speed: NonNegativeFloat = Field(default=1e-3, le=1)
-    """Step of the balancing bias per optimizer step (aux-loss-free); 0 switches balancing off."""
 
 
 class ObjectiveConfig(Frozen):
@@ -104,6 +82,9 @@ class ObjectiveConfig(Frozen):
     """Whether video and audio share a sample's noise level; if not, each can guide the other."""
     audio_weight: NonNegativeFloat = Field(default=0.5, le=1000)
     """Weight of the audio loss beside the video loss of weight 1."""
+    prediction: Literal["flow", "data"] = "flow"
+    """What the network answers with. data: the clean clip, from which the flow follows, as in JiT
+    (x-prediction with v-loss)."""
 
 
 class OptimConfig(Frozen):
@@ -181,6 +162,7 @@ class RunConfig(Frozen):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     moe: MoeConfig = MoeConfig()
+    noise_experts: NoiseExpertsConfig = NoiseExpertsConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
     watch: WatchConfig = WatchConfig()
@@ -190,84 +172,65 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        m, d, e = self.model, self.data, self.moe
-        for what, whole, part in (
-            ("model.width", m.width, m.heads),
-            ("data.num_frames", d.num_frames, m.patch_frames),
-            ("data.height", d.height, m.patch_size),
-            ("data.width", d.width, m.patch_size),
-            ("data.num_text_bytes", d.num_text_bytes, m.patch_text_bytes),
-            ("data.num_mel_steps", d.num_mel_steps, m.patch_mel_steps),
-        ):
-            if whole % part:
-                near = max(part, whole // part * part)
-                raise ValueError(
-                    f"{what} is {whole}, but it must be a multiple of {part}: "
-                    f"use {near} or {near + part}"
-                )
-        batch_gib = d.batch * 3 * d.num_frames * d.height * d.width * 4 / 2**30
-        if batch_gib > MOST_BATCH_GIB:
-            raise ValueError(
-                f"data.batch is {d.batch}, so that its videos take {batch_gib:.0f} GiB, but at "
-                f"most {MOST_BATCH_GIB:.0f} GiB can be: lower it, or data.num_frames, data.height "
-                "or data.width"
-            )
-        span_s = d.num_frames / d.frames_per_s
-        if span_s > MOST_SPAN_S:
-            raise ValueError(
-                f"data.num_frames / data.frames_per_s is {span_s:.0f} s, but a sample lasts at "
-                f"most {MOST_SPAN_S:.0f} s: raise data.frames_per_s"
-            )
-        if (m.width // m.heads) % 8:
-            raise ValueError(
-                f"model.width / model.heads is {m.width // m.heads}, "
-                "but 3-axis RoPE needs a multiple of 8"
-            )
-        if e.num_experts and e.num_chosen > e.num_experts:
-            raise ValueError(
-                f"moe.num_chosen is {e.num_chosen}, but moe.num_experts is {e.num_experts}: "
-                "choose at most as many"
-            )
+        fault = next(misfits(self), "")
+        if fault:
+            raise ValueError(fault)
         return self
 
     @property
     def moe_blocks(self) -> tuple[int, ...]:
-        """Indices of the MoE blocks, counted from 0: the odd ones (facts: model.md 1.1)."""
-        return tuple(range(1, self.model.layers, 2)) if self.moe.num_experts else ()
+        """Indices of the MoE blocks, counted from 0: the last of every `moe.every` blocks, so that
+        with 2 they are the odd ones (facts: model.md 1.1)."""
+        every = self.moe.every
+        return tuple(range(every - 1, self.model.layers, every)) if self.moe.num_experts else ()
+
+    @property
+    def video_shape(self) -> tuple[int, int, int, int]:
+        """Channels, frames, height and width of a sample as the model sees it."""
+        d = self.data
+        if d.latents == "none":
+            return COLOURS, d.num_frames, d.height, d.width
+        return (
+            d.latent_channels,
+            d.num_frames // d.latent_frames,
+            d.height // d.latent_size,
+            d.width // d.latent_size,
+        )
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Video tokens of a sample along time, height and width."""
+        _, frames, height, width = self.video_shape
+        m = self.model
+        return frames // m.patch_frames, height // m.patch_size, width // m.patch_size
+
+    @property
+    def video_patch(self) -> int:
+        """Values of a video token's patch."""
+        return self.video_shape[0] * self.model.patch_frames * self.model.patch_size**2
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Hidden width of the dense blocks' MLP."""
+        return round(self.model.mlp_ratio * self.model.width)
+
+    @property
+    def has_audio(self) -> bool:
+        return self.data.num_mel_steps > 0
+
+    @property
+    def has_text(self) -> bool:
+        return self.data.num_text_bytes > 0
 
     @property
     def tokens_per_sample(self) -> int:
+        """Tokens of the sequence that the blocks work on."""
         d, m = self.data, self.model
-        video = (
-            (d.num_frames // m.patch_frames)
-            * (d.height // m.patch_size)
-            * (d.width // m.patch_size)
-        )
+        video = math.prod(self.grid)
+        if m.family == "wan":
+            return video
+        if m.family == "class":
+            return video + m.num_class_tokens
         text, audio = d.num_text_bytes // m.patch_text_bytes, d.num_mel_steps // m.patch_mel_steps
-        return text + video + audio
-
-
-def refuse_keys_without_effect(config: RunConfig, keys: Iterable[str]) -> None:
-    """Raises MoescopeError where one of the keys that somebody set does nothing here."""
-    for key in keys:
-        reason = _without_effect(config, key)
-        if reason:
-            raise MoescopeError(f"{key} has no effect: {reason}")
-
-
-def _without_effect(config: RunConfig, key: str) -> str:
-    if key == "recipe":
-        return "it only says which recipe this is: name another recipe instead"
-    if key.startswith("moe.") and key != "moe.num_experts" and not config.moe_blocks:
-        return "moe.num_experts is 0 or model.layers is 1, so that there is no MoE block"
-    if key == "moe.bias_update_speed" and config.moe.num_chosen == config.moe.num_experts:
-        return "every token goes to every expert (moe.num_chosen equals moe.num_experts)"
-    if key == "watch.num_probe_clips" and not config.watch.probe_every:
-        return "watch.probe_every is 0"
-    if key.startswith("guard.") and key != "guard.is_on" and not config.guard.is_on:
-        return "guard.is_on is false"
-    if key.startswith("policy.") and key != "policy.mode" and config.policy.mode == "off":
-        return "policy.mode is off"
-    if key == "checkpoint.memory_every_steps" and not config.checkpoint.ring_gib:
-        return "checkpoint.ring_gib is 0"
-    return ""
+        reference = math.prod(self.grid[1:]) if m.has_reference else 0
+        return text + reference + video + audio

@@ -2,7 +2,8 @@
 its inputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from .config import RunConfig
 from .data.batches import Batch
 from .data.chance import generator
+from .model.inputs import Flow, Inputs
 from .objective.flow import flow_losses
 from .objective.timesteps import Draw, shifted
 
@@ -86,6 +88,7 @@ def probe_passes(config: RunConfig, batch: Batch, num_bins: int = NUM_BINS) -> l
             torch.from_numpy(np.stack(video)).to(device),
             torch.from_numpy(np.stack(mel)).to(device),
             told,
+            told,
         )
         passes.append(ProbePass(drawn, torch.from_numpy(bin_MB).to(device)))
     return passes
@@ -109,24 +112,34 @@ def _plan(
 def probe(
     model: nn.Module, batch: Batch, passes: Sequence[ProbePass], config: RunConfig
 ) -> BinLosses:
-    """Measures the model's losses by noise level. Changes no state, except the layers' last
-    counts."""
+    """Measures the model's losses by noise level, in evaluation mode. Changes no state, except the
+    layers' counts of a step."""
     loss, hits = torch.zeros(2, len(passes)), torch.zeros(2, len(passes))
     for drawn, bin_MB in passes:
-        per_sample_MB = flow_losses(model, batch, drawn, config).per_sample_MB.cpu()
+        with evaluating(model):
+            per_sample_MB = flow_losses(model, batch, drawn, config).per_sample_MB.cpu()
         counted_MB = torch.stack([torch.ones_like(batch.has_sound_B), batch.has_sound_B]).cpu()
         loss.scatter_add_(1, bin_MB.cpu(), per_sample_MB)
         hits.scatter_add_(1, bin_MB.cpu(), counted_MB.float())
     return BinLosses((loss / hits).double().numpy(), config.objective.audio_weight)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts the model into evaluation mode, and back into the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 class ZeroFlow(nn.Module):
     """The model that always answers zero: what it loses is the mean square of the target."""
 
-    def forward(
-        self, video: Tensor, mel: Tensor, text: Tensor, sigma: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(video), torch.zeros_like(mel)
+    def forward(self, inputs: Inputs) -> Flow:
+        return Flow(torch.zeros_like(inputs.video_BCFHW), torch.zeros_like(inputs.mel_BNM))
 
 
 def with_other_captions(batch: Batch) -> Batch:

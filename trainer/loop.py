@@ -33,6 +33,7 @@ from .config import RunConfig
 from .data.batches import Batch, Batches
 from .keeping import Keeper
 from .measure import Measure
+from .moe.steps import ExpertSteps
 from .objective.flow import flow_losses
 from .objective.timesteps import draw
 from .optim.schedule import learning_rate
@@ -88,6 +89,7 @@ class Trainer:
         tokens = self.config.data.batch * self.config.tokens_per_sample
         self.record = StepRecord(tokens)
         self.last_loss = float("nan")
+        self._experts = ExpertSteps(self.state.model, self.config.moe)
 
     def train(self, on_step: Callable[["Trainer"], None] | None = None) -> RunStatus:
         """Trains until the steps are done, somebody stops the run or the policy halts it.
@@ -249,17 +251,20 @@ class Trainer:
             group["lr"] = rate
         drawn = draw(config, config.seed, batch)
         start_s = time.perf_counter()
+        self._experts.start()
         with self.measure.watching(is_sampled):
             losses = flow_losses(state.model, batch, drawn, config)
+            extra = self._experts.loss()
+        objective = losses.total if extra is None else losses.total + extra
         forward_s = time.perf_counter() - start_s
         start_s = time.perf_counter()
-        losses.total.backward()
+        objective.backward()
         backward_s = time.perf_counter() - start_s
         start_s = time.perf_counter()
-        grad_norm, held = self._update(losses.total.detach())
+        grad_norm, held = self._update(objective.detach())
         optimizer_s = time.perf_counter() - start_s
         start_s = time.perf_counter()
-        self.measure.take(losses, drawn, grad_norm, held, is_sampled)
+        self.measure.take(losses, extra, drawn, grad_norm, held, is_sampled)
         state.step = step + 1
         state.batch = batch.index + 1
         host_values = {
@@ -290,8 +295,7 @@ class Trainer:
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         keep = 1.0 - held
-        for layer in state.model.moe_layers:
-            layer.router.update_bias(layer.counts_E, config.moe.bias_update_speed, keep)
+        self._experts.end(keep)
         state.ema.update(keep)
         return grad_norm, held
 

@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..monitors.collect import Packed
 from ..monitors.taps import Taps
 from ..platform import catalogue
 from .config import RunConfig
-from .model.dit import VideoMoeDit
+from .model.make import watched_blocks
+from .moe.steps import moe_layers
 from .objective.flow import Losses
 from .objective.timesteps import Draw
 from .step_record import Values, scalar
@@ -24,9 +25,11 @@ class Measure:
     """Writes device tensors into one buffer; nothing here waits for the device but `read` and
     `vetted`."""
 
-    def __init__(self, model: VideoMoeDit, config: RunConfig, device: torch.device) -> None:
-        self._layers = model.moe_layers
-        num_moe, num_experts = len(self._layers), config.moe.num_experts
+    def __init__(self, model: nn.Module, config: RunConfig, device: torch.device) -> None:
+        self._layers = moe_layers(model)
+        num_experts = config.moe.num_experts
+        # a layer of several routers (heads) has a row for each
+        num_rows = sum(len(layer.tally.counts_RE) for layer in self._layers)
         samples = (len(catalogue.MODALITIES), config.data.batch)
         layout: dict[str, tuple[int, ...]] = {
             catalogue.LOSS_TOTAL: (),
@@ -35,13 +38,15 @@ class Measure:
             catalogue.GRAD_NORM: (),
             catalogue.GUARD_HELD: (),
         }
-        if num_moe:
-            layout[catalogue.EXPERT_TOKENS] = (num_moe, num_experts)
+        if num_rows:
+            layout[catalogue.LOSS_EXPERTS] = ()
+            layout[catalogue.EXPERT_TOKENS] = (num_rows, num_experts)
         self._step = Packed(layout, device)
         self._taps = Taps(
-            list(model.blocks),
+            watched_blocks(model),
             [layer.router for layer in self._layers],
             num_experts=num_experts,
+            num_rows=[len(layer.tally.counts_RE) for layer in self._layers],
             device=device,
         )
 
@@ -51,17 +56,27 @@ class Measure:
 
     @torch.no_grad()
     def take(
-        self, losses: Losses, drawn: Draw, grad_norm: Tensor, held: Tensor, is_sampled: bool
+        self,
+        losses: Losses,
+        extra: Tensor | None,
+        drawn: Draw,
+        grad_norm: Tensor,
+        held: Tensor,
+        is_sampled: bool,
     ) -> None:
-        """Packs a step's measurements and starts their copy to the host."""
+        """Packs a step's measurements and starts their copy to the host. extra: the loss of the
+        layers of experts, where they have one."""
         packed = self._step
         packed[catalogue.LOSS_TOTAL].copy_(losses.total)
         packed[catalogue.LOSS_PER_SAMPLE].copy_(losses.per_sample_MB)
         packed[catalogue.LOSS_SIGMA].copy_(drawn.sigma_MB)
         packed[catalogue.GRAD_NORM].copy_(grad_norm)
         packed[catalogue.GUARD_HELD].copy_(held)
-        for i, layer in enumerate(self._layers):
-            packed[catalogue.EXPERT_TOKENS][i].copy_(layer.counts_E)
+        if self._layers:
+            tokens_RE = [layer.tally.counts_RE for layer in self._layers]
+            packed[catalogue.EXPERT_TOKENS].copy_(torch.cat(tokens_RE))
+            if extra is not None:
+                packed[catalogue.LOSS_EXPERTS].copy_(extra)
         packed.send()
         if is_sampled:
             self._taps.send()

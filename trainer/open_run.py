@@ -24,10 +24,20 @@ from .config import RunConfig
 
 SHAPE_KEYS = (
     "model.",
+    "moe.layer",
     "moe.num_experts",
+    "moe.every",
     "moe.num_shared",
     "moe.hidden",
+    "moe.expert",
+    "moe.has_expert_bias",
+    "moe.router",
+    "moe.latent_",
+    "noise_experts.num_experts",
+    "noise_experts.is_learned",
+    "noise_experts.shared_blocks",
     "data.num_mels",
+    "data.latent",
 )
 RESOLUTION_KEYS = (
     "data.height",

@@ -5,7 +5,8 @@ from typing import Any
 
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import changed
-from .config import RunConfig, refuse_keys_without_effect
+from .coherence import refuse_keys_without_effect
+from .config import RunConfig
 
 
 def tiny() -> RunConfig:

@@ -36,7 +36,7 @@ from .data.clips import ClipIndex, find_clips
 from .keeping import Keeper
 from .loop import Trainer
 from .measure import Measure
-from .model.dit import VideoMoeDit
+from .model.make import make_model
 from .open_run import (
     announced_changes,
     changes,
@@ -149,7 +149,7 @@ def open_trainer(
 
 
 def _state(config: RunConfig, device: torch.device, run_id: str) -> TrainState:
-    model = VideoMoeDit(config).to(device)
+    model = make_model(config).to(device)
     return TrainState(
         model,
         make_optimizer(model, config),

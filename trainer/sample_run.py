@@ -16,8 +16,8 @@ from .data.clips import find_clips
 from .data.order import split
 from .data.sound import SAMPLE_RATE_HZ, sound_of
 from .data.write_clip import write_clip
-from .generate import generate
-from .model.dit import VideoMoeDit
+from .generate import Prompt, generate
+from .model.make import make_model
 from .open_run import load_weights
 
 NUM_FROM_DATA = 4
@@ -39,7 +39,7 @@ def sample_run(
     try:
         run = store.find_run(name_or_id)
         config = parsed(RunConfig, run.config, f"stored configuration of {run.name}")
-        model = VideoMoeDit(config)
+        model = make_model(config)
         load_weights(model, store, run.id)
     finally:
         store.close()
@@ -49,7 +49,8 @@ def sample_run(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MoescopeError(f"--to {folder} cannot be written: {error.strerror}") from None
-    made = generate(model, config, captions, seed, steps=steps, guidance=GUIDANCE)
+    told = [Prompt(caption) for caption in captions]
+    made = generate(model, config, told, seed, steps=steps, guidance=GUIDANCE)
     paths = []
     for i, caption in enumerate(captions):
         path = folder / f"{_file_name(caption)}-seed{seed}-{i}.mp4"

@@ -13,13 +13,13 @@ import torch
 
 from ..monitors.guard import Guard
 from ..monitors.judge import Judge
-from .model.dit import VideoMoeDit
+from .model.make import Network
 from .optim.ema import Ema
 
 
 @dataclass
 class TrainState:
-    model: VideoMoeDit
+    model: Network
     optimizer: torch.optim.Optimizer
     ema: Ema
     guard: Guard

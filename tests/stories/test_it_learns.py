@@ -17,7 +17,7 @@ from moescope.trainer.evaluate import Learned, evaluate
 from moescope.trainer.frechet import frechet_distance, random_features
 from moescope.trainer.generate import generate
 from moescope.trainer.loop import Trainer
-from moescope.trainer.model.dit import VideoMoeDit
+from moescope.trainer.model.make import make_model
 from moescope.trainer.open_run import load_weights
 from moescope.trainer.recipes import tiny
 from moescope.trainer.run import train
@@ -45,7 +45,7 @@ class Trained:
         self.result = train(
             self.config, settings=self.settings, run_id="r", progress=False, on_step=self.measure
         )
-        self.model = VideoMoeDit(self.config)
+        self.model = make_model(self.config)
         store = open_store(self.settings.store_url)
         try:
             load_weights(self.model, store, "r")
@@ -82,10 +82,10 @@ def test_captions_sound_and_pictures_of_other_clips_make_it_worse(trained: Train
 
 
 def test_generated_clips_are_nearer_to_real_ones_than_those_of_step_0(trained: Trained) -> None:
-    untrained = VideoMoeDit(trained.config)
+    untrained = make_model(trained.config)
     real = random_features(trained.held_out.video_BCFHW, trained.held_out.mel_BNM)
 
-    def distance(model: VideoMoeDit) -> float:
+    def distance(model: nn.Module) -> float:
         made = generate(model, trained.config, trained.captions, seed=0, steps=16)
         return frechet_distance(real, random_features(made.video_BCFHW, made.mel_BNM))
 

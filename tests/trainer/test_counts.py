@@ -5,7 +5,7 @@ import torch
 
 from moescope.platform.frozen import changed
 from moescope.trainer.counts import count_parameters
-from moescope.trainer.model.dit import VideoMoeDit
+from moescope.trainer.model.make import make_model
 from moescope.trainer.recipes import recipe
 
 
@@ -16,7 +16,7 @@ def test_the_count_equals_the_built_module(name: str, changes: dict[str, int]) -
         changes = {key: value for key, value in changes.items() if not key.startswith("moe.")}
     config = changed(recipe(name), changes)
     with torch.device("meta"):
-        model = VideoMoeDit(config)
+        model = make_model(config)
     count = count_parameters(config)
     assert count.total == sum(p.numel() for p in model.parameters())
     assert sum(count.parts.values()) == count.total

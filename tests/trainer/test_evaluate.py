@@ -19,7 +19,7 @@ from moescope.trainer.evaluate import (
     with_other_sound,
     with_other_video,
 )
-from moescope.trainer.model.dit import VideoMoeDit
+from moescope.trainer.model.make import make_model
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_every_clip_meets_every_bin_once_in_each_modality(small: RunConfig, batc
 def test_measuring_twice_gives_the_same_and_changes_no_weight(
     small: RunConfig, batch: Batch
 ) -> None:
-    model = VideoMoeDit(small)
+    model = make_model(small)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     passes = probe_passes(small, batch)
     first, again = (probe(model, batch, passes, small).by_bin_MQ for _ in range(2))

@@ -12,12 +12,14 @@ import torch
 from moescope.monitors.guard import Guard
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed, leaves
-from moescope.trainer.config import RunConfig, refuse_keys_without_effect
+from moescope.trainer.coherence import refuse_keys_without_effect
+from moescope.trainer.config import RunConfig
 from moescope.trainer.counts import count_parameters
 from moescope.trainer.data.batches import Batches
 from moescope.trainer.data.clips import ClipIndex, find_clips
 from moescope.trainer.data.make_clips import make_clips
-from moescope.trainer.model.dit import VideoMoeDit
+from moescope.trainer.model.make import make_model
+from moescope.trainer.moe.steps import ExpertSteps
 from moescope.trainer.objective.flow import flow_losses
 from moescope.trainer.objective.timesteps import draw
 from moescope.trainer.optim.ema import Ema
@@ -108,21 +110,23 @@ def computed() -> dict[str, str]:
 def fingerprint(config: RunConfig, clips: ClipIndex) -> str:
     """A digest of everything that a few steps compute: losses, weights, averages."""
     torch.manual_seed(0)
-    model = VideoMoeDit(config)
+    model = make_model(config)
     optimizer, ema = make_optimizer(model, config), Ema(model, config.optim.ema_decay)
+    experts = ExpertSteps(model, config.moe)
     digest, keep = hashlib.blake2b(), torch.ones(())
     with Batches(clips, config.data, config.seed) as batches:
         for step in range(NUM_STEPS):
             batch = batches.get(step)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
+            experts.start()
             losses = flow_losses(model, batch, draw(config, config.seed, batch), config)
-            losses.total.backward()
+            extra = experts.loss()
+            (losses.total if extra is None else losses.total + extra).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
-            for layer in model.moe_layers:
-                layer.router.update_bias(layer.counts_E, config.moe.bias_update_speed, keep)
+            experts.end(keep)
             ema.update(keep)
             digest.update(losses.total.detach().numpy().tobytes())
     for state in (model.state_dict(), ema.state_dict()):

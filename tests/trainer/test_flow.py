@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from moescope.platform.frozen import changed
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.batches import Batch
+from moescope.trainer.model.inputs import Flow, Inputs
 from moescope.trainer.objective.flow import flow_losses, noisy
 from moescope.trainer.objective.timesteps import Draw
 
@@ -17,11 +18,11 @@ class Answers(nn.Module):
     def __init__(self, video: Tensor, mel: Tensor) -> None:
         super().__init__()
         self.video, self.mel = video, mel
-        self.asked: tuple[Tensor, ...] = ()
+        self.asked: Inputs | None = None
 
-    def forward(self, *asked: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, asked: Inputs) -> Flow:
         self.asked = asked
-        return self.video, self.mel
+        return Flow(self.video, self.mel)
 
 
 @pytest.fixture
@@ -36,6 +37,7 @@ def batch(small: RunConfig) -> Batch:
         mel_BNM=torch.randn(2, d.num_mels, d.num_mel_steps),
         text_BS=torch.full((2, d.num_text_bytes), 98),
         has_sound_B=torch.tensor([True, True]),
+        label_B=torch.tensor([0, 0]),
     )
 
 
@@ -45,6 +47,7 @@ def drawn(batch: Batch) -> Draw:
         torch.tensor([[0.25, 0.75], [0.5, 0.5]]),
         torch.randn_like(batch.video_BCFHW),
         torch.randn_like(batch.mel_BNM),
+        torch.tensor([False, True]),
         torch.tensor([False, True]),
     )
 

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from moescope.platform.frozen import changed
 from moescope.trainer.config import RunConfig
-from moescope.trainer.generate import generate, noise_schedule
-from moescope.trainer.model.dit import VideoMoeDit
+from moescope.trainer.generate import Prompt, generate, noise_schedule
+from moescope.trainer.model.inputs import Flow, Inputs
+from moescope.trainer.model.make import make_model
 
 
 class TowardsOneClip(nn.Module):
@@ -19,13 +20,11 @@ class TowardsOneClip(nn.Module):
         self.anchor = nn.Parameter(torch.zeros(1))
         self.sizes: list[int] = []
 
-    def forward(
-        self, video: Tensor, mel: Tensor, text: Tensor, sigma: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        self.sizes.append(len(video))
-        return (
-            (video - self.video) / sigma[0].view(-1, 1, 1, 1, 1),
-            (mel - self.mel) / sigma[1].view(-1, 1, 1),
+    def forward(self, inputs: Inputs) -> Flow:
+        self.sizes.append(len(inputs.video_BCFHW))
+        return Flow(
+            (inputs.video_BCFHW - self.video) / inputs.sigma_MB[0].view(-1, 1, 1, 1, 1),
+            (inputs.mel_BNM - self.mel) / inputs.sigma_MB[1].view(-1, 1, 1),
         )
 
 
@@ -36,13 +35,11 @@ class SaysWhatItIsTold(nn.Module):
         super().__init__()
         self.anchor = nn.Parameter(torch.zeros(1))
 
-    def forward(
-        self, video: Tensor, mel: Tensor, text: Tensor, sigma: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        told = (text != 0).any(dim=1).float()
-        return (
-            told.view(-1, 1, 1, 1, 1).expand_as(video) * 1.0,
-            told.view(-1, 1, 1).expand_as(mel) * 1.0,
+    def forward(self, inputs: Inputs) -> Flow:
+        told = (inputs.text_BS != 0).any(dim=1).float()
+        return Flow(
+            told.view(-1, 1, 1, 1, 1).expand_as(inputs.video_BCFHW) * 1.0,
+            told.view(-1, 1, 1).expand_as(inputs.mel_BNM) * 1.0,
         )
 
 
@@ -58,7 +55,7 @@ def test_the_true_flow_ends_at_the_clip_in_any_number_of_steps(
     small: RunConfig, steps: int
 ) -> None:
     video, mel = _clip(small)
-    made = generate(TowardsOneClip(video, mel), small, ["a"], seed=3, steps=steps)
+    made = generate(TowardsOneClip(video, mel), small, [Prompt("a")], seed=3, steps=steps)
     torch.testing.assert_close(made.video_BCFHW, video, atol=1e-5, rtol=0)
     torch.testing.assert_close(made.mel_BNM, mel, atol=1e-5, rtol=0)
 
@@ -66,7 +63,7 @@ def test_the_true_flow_ends_at_the_clip_in_any_number_of_steps(
 def test_guidance_exaggerates_what_the_caption_adds(small: RunConfig) -> None:
     # one step from 1 to 0: mel = noise - guidance * (1 - 0)
     mels = [
-        generate(SaysWhatItIsTold(), small, ["a"], seed=0, steps=1, guidance=g).mel_BNM
+        generate(SaysWhatItIsTold(), small, [Prompt("a")], seed=0, steps=1, guidance=g).mel_BNM
         for g in (1.0, 3.0)
     ]
     torch.testing.assert_close(mels[0] - mels[1], torch.full_like(mels[0], 2.0))
@@ -75,8 +72,8 @@ def test_guidance_exaggerates_what_the_caption_adds(small: RunConfig) -> None:
 def test_no_guidance_asks_the_model_once_per_clip(small: RunConfig) -> None:
     video, mel = _clip(small)
     model = TowardsOneClip(video, mel)
-    generate(model, small, ["a", "b"], seed=0, steps=2, guidance=1.0)
-    generate(model, small, ["a", "b"], seed=0, steps=2, guidance=2.0)
+    generate(model, small, [Prompt("a"), Prompt("b")], seed=0, steps=2, guidance=1.0)
+    generate(model, small, [Prompt("a"), Prompt("b")], seed=0, steps=2, guidance=2.0)
     assert model.sizes == [2, 2, 4, 4]
 
 
@@ -87,8 +84,8 @@ def test_levels_fall_from_noise_to_data_and_linger_at_noise_when_shifted() -> No
 
 
 def test_the_same_seed_makes_the_same_clip_and_another_does_not(small: RunConfig) -> None:
-    model = VideoMoeDit(small)
-    first, again, other = (generate(model, small, ["x"], seed, 2) for seed in (1, 1, 2))
+    model = make_model(small)
+    first, again, other = (generate(model, small, [Prompt("x")], seed, 2) for seed in (1, 1, 2))
     assert torch.equal(first.video_BCFHW, again.video_BCFHW)
     assert torch.equal(first.mel_BNM, again.mel_BNM)
     assert not torch.equal(first.video_BCFHW, other.video_BCFHW)
@@ -96,7 +93,7 @@ def test_the_same_seed_makes_the_same_clip_and_another_does_not(small: RunConfig
 
 def test_what_is_made_has_the_shape_of_the_data_and_stays_in_range(small: RunConfig) -> None:
     config = changed(small, {"data.num_frames": 6, "data.width": 24})
-    made = generate(VideoMoeDit(config), config, ["x", "y", "z"], seed=0, steps=2)
+    made = generate(make_model(config), config, [Prompt(word) for word in "xyz"], seed=0, steps=2)
     assert made.video_BCFHW.shape == (3, 3, 6, 16, 24)
     assert made.mel_BNM.shape == (3, 8, 8)
     assert float(made.video_BCFHW.abs().max()) <= 1.0

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from moescope.trainer.config import RunConfig
-from moescope.trainer.model.dit import VideoMoeDit
+from moescope.trainer.model.make import make_model
 from moescope.trainer.optim.groups import make_optimizer
 
 
@@ -22,7 +22,7 @@ def _state_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[Tensor
 def test_a_held_step_changes_neither_weights_nor_moments_nor_counters(
     small: RunConfig, poison: float
 ) -> None:
-    model = VideoMoeDit(small)
+    model = make_model(small)
     optimizer = make_optimizer(model, small)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -40,7 +40,7 @@ def test_a_held_step_changes_neither_weights_nor_moments_nor_counters(
 def test_a_step_that_is_let_through_is_a_usual_step(small: RunConfig) -> None:
     results = []
     for is_guarded in (False, True):
-        model = VideoMoeDit(small)
+        model = make_model(small)
         optimizer = make_optimizer(model, small)
         torch.manual_seed(1)
         for parameter in model.parameters():
@@ -53,14 +53,14 @@ def test_a_step_that_is_let_through_is_a_usual_step(small: RunConfig) -> None:
 
 
 def test_every_parameter_is_optimised_once(small: RunConfig) -> None:
-    model = VideoMoeDit(small)
+    model = make_model(small)
     groups = make_optimizer(model, small).param_groups
     optimised = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(optimised) == sorted(id(parameter) for parameter in model.parameters())
 
 
 def test_matrices_decay_but_routers_embeddings_and_biases_do_not(small: RunConfig) -> None:
-    model = VideoMoeDit(small)
+    model = make_model(small)
     decays, keeps = make_optimizer(model, small).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decaying = {names[id(parameter)] for parameter in decays["params"]}

@@ -39,7 +39,9 @@ class Batch:
     text_BS: Tensor
     """int64: UTF-8 byte + 1, 0 is padding."""
     has_sound_B: Tensor
-    """bool."""
+    """bool; all false where sound is not read."""
+    label_B: Tensor
+    """int64: each clip's class, 0 where there are none."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch with its tensors on the device."""
@@ -49,6 +51,7 @@ class Batch:
             mel_BNM=self.mel_BNM.to(device, non_blocking=True),
             text_BS=self.text_BS.to(device, non_blocking=True),
             has_sound_B=self.has_sound_B.to(device, non_blocking=True),
+            label_B=self.label_B.to(device, non_blocking=True),
         )
 
 
@@ -135,6 +138,7 @@ class Batches:
             mel_BNM=torch.from_numpy(np.stack([s.mel_NM for s in samples])),
             text_BS=torch.from_numpy(np.stack([s.text_S for s in samples])).long(),
             has_sound_B=torch.tensor([s.has_sound for s in samples]),
+            label_B=torch.zeros(len(samples), dtype=torch.int64),
         )
 
     def _sample(self, position: int, clip: Clip, clips: list[Clip]) -> tuple[Clip, DecodedSample]:

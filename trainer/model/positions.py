@@ -1,5 +1,6 @@
 """Where tokens are: a clock and two axes of space, for rotary attention and as a fixed table."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,64 +16,87 @@ from ..config import RunConfig
 class Extent(NamedTuple):
     """How many tokens of each kind a sample has; this is also their order in the stream."""
 
-    text: int
+    told: int
+    """What the clip is told by, without noise: its caption, then its reference picture."""
     video: int
     audio: int
 
     @property
     def total(self) -> int:
-        return self.text + self.video + self.audio
+        return self.told + self.video + self.audio
 
 
 def extent(config: RunConfig) -> Extent:
     """Counts the tokens of one sample."""
     d, m = config.data, config.model
-    grid = (d.height // m.patch_size) * (d.width // m.patch_size)
+    reference = math.prod(config.grid[1:]) if m.has_reference else 0
     return Extent(
-        d.num_text_bytes // m.patch_text_bytes,
-        d.num_frames // m.patch_frames * grid,
+        d.num_text_bytes // m.patch_text_bytes + reference,
+        math.prod(config.grid),
         d.num_mel_steps // m.patch_mel_steps,
     )
 
 
 def coordinates(config: RunConfig) -> NDArray[np.float64]:
-    """Returns (S, 3): time in frames, height and width in patches, of every token of a sample.
+    """Returns (S, 3): time in frames, height and width in patches, of every token of the stream.
 
     Video: the middle of its frames, and its place in the grid, from 1. Audio: the middle of its
     stretch on the same clock, and 0 in space, since it is nowhere in the picture. Text: one frame
     per token before the clip begins, and 0 in space. So audio and video of the same moment have the
-    same time.
+    same time. The reference picture is where the clip begins, at time 0.
     """
     d, m = config.data, config.model
-    time, height, width = (
-        d.num_frames // m.patch_frames,
-        d.height // m.patch_size,
-        d.width // m.patch_size,
-    )
-    t, h, w = np.meshgrid(
-        (np.arange(time) + 0.5) * m.patch_frames,
-        np.arange(height) + 1.0,
-        np.arange(width) + 1.0,
-        indexing="ij",
-    )
-    video = np.stack([t, h, w], axis=-1).reshape(-1, 3)
+    frames = config.video_shape[1]
+    video = grid_coordinates(config.grid)
+    video[:, 0] *= m.patch_frames
     num_audio = d.num_mel_steps // m.patch_mel_steps
     audio = np.zeros((num_audio, 3))
-    audio[:, 0] = (np.arange(num_audio) + 0.5) * d.num_frames / num_audio
+    audio[:, 0] = (np.arange(num_audio) + 0.5) * frames / max(1, num_audio)
     num_text = d.num_text_bytes // m.patch_text_bytes
     text = np.zeros((num_text, 3))
     text[:, 0] = np.arange(num_text) - num_text
-    return np.concatenate([text, video, audio])
+    reference = grid_coordinates((int(m.has_reference), *config.grid[1:]))
+    reference[:, 0] = 0
+    return np.concatenate([text, reference, video, audio])
 
 
-def axis_split(head_width: int) -> tuple[int, int, int]:
-    """Splits a head's width into time, height and width parts: d - 4 * (d // 6), 2 * (d // 6), 2 *
-    (d // 6).
+def grid_coordinates(grid: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Returns (S, 3): the places of a grid's tokens; time from 0.5, height and width from 1."""
+    time, height, width = grid
+    t, h, w = np.meshgrid(
+        np.arange(time) + 0.5, np.arange(height) + 1.0, np.arange(width) + 1.0, indexing="ij"
+    )
+    return np.stack([t, h, w], axis=-1).reshape(-1, 3)
 
-    Source: Wan (facts: model.md 6.2). head_width is even.
+
+def axis_split(head_width: int, num_axes: int = 3) -> tuple[int, ...]:
+    """Splits a head's width among the axes. 3: time, height and width get d - 4 * (d // 6), 2 *
+    (d // 6), 2 * (d // 6). 2: half each. 1: all.
+
+    Source: Wan, and DSMoE for two axes (facts: model.md 6.2). head_width is even, for two axes a
+    multiple of 4.
     """
-    space = 2 * (head_width // 6)
-    return head_width - 2 * space, space, space
+    if num_axes == 3:
+        space = 2 * (head_width // 6)
+        return head_width - 2 * space, space, space
+    return (head_width // num_axes,) * num_axes
+
+
+def rotary_positions(config: RunConfig, coordinates_S3: NDArray[np.float64]) -> Tensor | None:
+    """Returns the rotary table that model.rotary asks for, or None.
+
+    3d: all coordinates. 2d: height and width, so that frames differ by content only. 1d: the place
+    in the sequence.
+    """
+    m = config.model
+    if m.rotary == "none":
+        return None
+    axes = {
+        "3d": coordinates_S3,
+        "2d": coordinates_S3[:, 1:],
+        "1d": np.arange(len(coordinates_S3), dtype=np.float64)[:, None],
+    }[m.rotary]
+    return rotary_table(axes, m.width // m.heads, m.rope_base)
 
 
 def rotary_table(coordinates_SA: NDArray[np.float64], head_width: int, base: float) -> Tensor:
@@ -82,7 +106,7 @@ def rotary_table(coordinates_SA: NDArray[np.float64], head_width: int, base: flo
     behind the other.
     """
     angles = []
-    for axis, part in enumerate(axis_split(head_width)):
+    for axis, part in enumerate(axis_split(head_width, coordinates_SA.shape[1])):
         frequency = base ** (-np.arange(0, part, 2) / max(1, part))
         angles.append(coordinates_SA[:, axis, None] * frequency)
     angle_SP = np.concatenate(angles, axis=1)

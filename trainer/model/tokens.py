@@ -23,21 +23,20 @@ SINUSOIDS = 256
 
 def patch_video(video_BCFHW: Tensor, config: RunConfig) -> Tensor:
     """Cuts frames into patches: (B, C, F, H, W) -> (B, S, P), P = patch_frames * patch_size^2 * C,
-    time outermost.
+    time outermost. A single frame becomes patches of one frame.
     """
     batch, colours, frames, height, width = video_BCFHW.shape
-    f, p = config.model.patch_frames, config.model.patch_size
+    f, p = min(config.model.patch_frames, frames), config.model.patch_size
     cut = video_BCFHW.reshape(batch, colours, frames // f, f, height // p, p, width // p, p)
     return cut.permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(batch, -1, f * p * p * colours)
 
 
 def unpatch_video(patch_BSP: Tensor, config: RunConfig) -> Tensor:
     """Is the inverse of `patch_video`."""
-    d, f, p = config.data, config.model.patch_frames, config.model.patch_size
-    grid = (d.num_frames // f, d.height // p, d.width // p)
-    cut = patch_BSP.reshape(patch_BSP.shape[0], *grid, f, p, p, -1)
+    f, p = config.model.patch_frames, config.model.patch_size
+    cut = patch_BSP.reshape(patch_BSP.shape[0], *config.grid, f, p, p, config.video_shape[0])
     video_BCFHW = cut.permute(0, 7, 1, 4, 2, 5, 3, 6)
-    return video_BCFHW.reshape(patch_BSP.shape[0], -1, d.num_frames, d.height, d.width)
+    return video_BCFHW.reshape(patch_BSP.shape[0], *config.video_shape)
 
 
 def patch_mel(mel_BNM: Tensor, config: RunConfig) -> Tensor:
@@ -46,7 +45,7 @@ def patch_mel(mel_BNM: Tensor, config: RunConfig) -> Tensor:
     """
     batch, _, steps = mel_BNM.shape
     p = config.model.patch_mel_steps
-    return mel_BNM.transpose(1, 2).reshape(batch, steps // p, -1)
+    return mel_BNM.transpose(1, 2).reshape(batch, steps // p, p * mel_BNM.shape[1])
 
 
 def unpatch_mel(patch_BSP: Tensor, config: RunConfig) -> Tensor:

@@ -5,66 +5,66 @@ router sends.
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...kernels.choice import choose_expert_path
 from ...kernels.expert_mlp.op import expert_mlp
 from ...kernels.expert_mlp.reference import Experts
+from ...kernels.routing.reference import ExpertChoice
 from ..config import MoeConfig
+from ..model.mlp import Mlp
 from ..numerics import exact, matmul_dtype
-from .router import SigmoidRouter
+from .router import Router
+from .tally import Tally
 
-# T tokens  D width  E experts  H hidden  G 2*H
+# B batch  S stream tokens  T tokens (B*S)  D width  E experts  H hidden  G 2*H where gated, else H
 
 
 class MoeLayer(nn.Module):
-    """out = shared(x) + sum over a token's chosen experts of weight * expert(x); every expert is a
-    SwiGLU without bias.
+    """out = shared(x) + sum over a token's experts of weight * expert(x); shared and routed experts
+    are of one form.
     """
 
-    counts_E: Tensor
-    """(E,) int64 on the device: tokens that each expert got in the last forward. No state: a new
-    forward replaces it.
-    """
-
-    def __init__(self, width: int, config: MoeConfig) -> None:
+    def __init__(self, width: int, config: MoeConfig, router: Router) -> None:
         super().__init__()
-        self.router = SigmoidRouter(
-            width, config.num_experts, config.num_chosen, config.routed_scale
+        self.router = router
+        self.config = config
+        num, hidden, has_bias = config.num_experts, config.hidden, config.has_expert_bias
+        rows = 2 * hidden if config.expert == "swiglu" else hidden
+        self.w_in_EDG = nn.Parameter(torch.randn(num, width, rows) / math.sqrt(width))
+        self.w_out_EHD = nn.Parameter(torch.randn(num, hidden, width) / math.sqrt(hidden))
+        self.b_in_EG = nn.Parameter(torch.zeros(num, rows)) if has_bias else None
+        self.b_out_ED = nn.Parameter(torch.zeros(num, width)) if has_bias else None
+        self.shared = (
+            Mlp(width, config.num_shared * hidden, config.expert, has_bias)
+            if config.num_shared
+            else None
         )
-        hidden = config.hidden
-        self.w_in_EDG = nn.Parameter(
-            torch.randn(config.num_experts, width, 2 * hidden) / math.sqrt(width)
+        self.tally = Tally(config, num_rows=1)
+
+    def forward(self, x_BSD: Tensor, told_BSD: Tensor | None = None) -> Tensor:
+        """x_BSD: (B, S, D). told_BSD: tokens of the same width that a router may read beside the
+        token itself. Returns (B, S, D) and notes the routing in `tally`."""
+        routing = self.router(x_BSD, told_BSD)
+        self.tally.note(routing, self.w_in_EDG)
+        dtype = matmul_dtype(x_BSD.device)
+        path = choose_expert_path(x_BSD.device, dtype, x_BSD.shape[-1], self.config.hidden).path
+        x_TD = x_BSD.flatten(0, 1)
+        with exact(x_BSD.device):
+            experts = self.experts(dtype)
+            from ...kernels.expert_mlp import op
+
+            compute = op.expert_mlp_chosen if isinstance(routing, ExpertChoice) else expert_mlp
+            routed_BSD = compute(x_TD.to(dtype), routing, experts, path).view_as(x_BSD)
+        routed_BSD = routed_BSD.to(x_BSD.dtype)
+        return routed_BSD if self.shared is None else routed_BSD + self.shared(x_BSD)
+
+    def experts(self, dtype: torch.dtype) -> Experts:
+        """Returns the routed experts' weights in a dtype, with gradients to the layer's own."""
+        biases = (
+            None if self.b_in_EG is None else self.b_in_EG.to(dtype),
+            None if self.b_out_ED is None else self.b_out_ED.to(dtype),
         )
-        self.w_out_EHD = nn.Parameter(
-            torch.randn(config.num_experts, hidden, width) / math.sqrt(hidden)
+        return Experts(
+            self.w_in_EDG.to(dtype), self.w_out_EHD.to(dtype), *biases, self.config.expert
         )
-        self.shared = SwiGlu(width, config.num_shared * hidden) if config.num_shared else None
-        self.counts_E = torch.zeros(config.num_experts, dtype=torch.int64)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        """x_TD: (T, D). Returns (T, D) and leaves the counts of this forward in `counts_E`."""
-        routing = self.router(x_TD)
-        self.counts_E = routing.counts_E
-        dtype = matmul_dtype(x_TD.device)
-        _, width, wide = self.w_in_EDG.shape
-        path = choose_expert_path(x_TD.device, dtype, width, wide // 2).path
-        with exact(x_TD.device):
-            experts = Experts(self.w_in_EDG.to(dtype), self.w_out_EHD.to(dtype))
-            routed_TD = expert_mlp(x_TD.to(dtype), routing, experts, path).to(x_TD.dtype)
-        return routed_TD if self.shared is None else routed_TD + self.shared(x_TD)
-
-
-class SwiGlu(nn.Module):
-    """f(x) = (silu(gate) * up) @ W_out with [gate | up] = x @ W_in; no bias."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.w_in = nn.Linear(width, 2 * hidden, bias=False)
-        self.w_out = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        gate_TH, up_TH = self.w_in(x_TD).chunk(2, dim=-1)
-        out_TD: Tensor = self.w_out(F.silu(gate_TH) * up_TH)
-        return out_TD

@@ -2,6 +2,8 @@
 state.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,18 +13,49 @@ from ...kernels.routing.reference import Routing, RoutingRule
 from ..numerics import exact
 from .expert_choice import BatchChoiceRouter, ExpertChoiceRouter
 
-# B batch  S stream tokens  T tokens (B*S)  D width  E experts  H heads
+# B batch  S stream tokens  T tokens (B*S)  D width  E experts  H heads  P width of a head
 
 
-class LinearRouter(nn.Module):
-    """logit = x @ weight.T; sigmoid or softmax, as the rule says. E * D parameters.
+class TokenRouter(nn.Module):
+    """What the routers have in common with which tokens choose: logits, a rule, and a bias.
 
     `bias_E` is a buffer without gradient, where `has_bias`, else None: it takes part in the choice,
-    never in the weights. Source: facts: model.md 3.1, 3.2 and section 4 (aux-loss-free balancing,
-    arXiv 2408.15664).
+    never in the weights. Source: facts: model.md section 4 (aux-loss-free balancing, arXiv
+    2408.15664).
     """
 
     bias_E: Tensor | None
+
+    def __init__(self, num_experts: int, rule: RoutingRule, has_bias: bool) -> None:
+        super().__init__()
+        rule.check(num_experts)
+        self.rule = rule
+        self.register_buffer("bias_E", torch.zeros(num_experts) if has_bias else None)
+
+    def logits(self, x_BSD: Tensor, told_BSD: Tensor | None) -> Tensor:
+        """Returns (B, S, E). x_BSD, told_BSD: fp32."""
+        raise NotImplementedError
+
+    def forward(self, x_BSD: Tensor, told_BSD: Tensor | None = None) -> Routing:
+        """x_BSD: (B, S, D), any float dtype. told_BSD: (B, any number, D) tokens that the
+        cross-attention router reads beside, and the others do not; or None. Returns the routing of
+        the B * S tokens, sample after sample."""
+        with exact(x_BSD.device):
+            told_BSD = None if told_BSD is None else told_BSD.float()
+            logit_TE = self.logits(x_BSD.float(), told_BSD).flatten(0, -2)
+            return route(logit_TE, self.bias_E, self.rule)
+
+    def update_bias(self, counts_E: Tensor, speed: float, keep: Tensor) -> None:
+        """As the function `update_bias`. Raises ValueError where the router has no bias."""
+        if self.bias_E is None:
+            raise ValueError("this router has no balancing bias: make it with has_bias=True")
+        update_bias(self.bias_E, counts_E, speed, keep)
+
+
+class LinearRouter(TokenRouter):
+    """logit = x @ weight.T; sigmoid or softmax, as the rule says. E * D parameters. Source: facts:
+    model.md 3.1, 3.2.
+    """
 
     def __init__(
         self,
@@ -33,22 +66,11 @@ class LinearRouter(nn.Module):
         *,
         has_bias: bool,
     ) -> None:
-        super().__init__()
-        rule.check(num_experts)
-        self.rule = rule
+        super().__init__(num_experts, rule, has_bias)
         self.weight_ED = nn.Parameter(torch.randn(num_experts, width) * std)
-        self.register_buffer("bias_E", torch.zeros(num_experts) if has_bias else None)
 
-    def forward(self, x_BSD: Tensor, told_BSD: Tensor | None = None) -> Routing:
-        """x_BSD: (B, S, D) or (T, D), any float dtype. told_BSD is not looked at. Returns the
-        routing of each token."""
-        with exact(x_BSD.device):
-            logit_TE = F.linear(x_BSD.flatten(0, -2).float(), self.weight_ED)
-            return route(logit_TE, self.bias_E, self.rule)
-
-    def update_bias(self, counts_E: Tensor, speed: float, keep: Tensor) -> None:
-        """As the function `update_bias`. Raises ValueError where the router has no bias."""
-        _update_bias_of(self, counts_E, speed, keep)
+    def logits(self, x_BSD: Tensor, told_BSD: Tensor | None) -> Tensor:
+        return F.linear(x_BSD, self.weight_ED)
 
 
 class SigmoidRouter(LinearRouter):
@@ -56,15 +78,13 @@ class SigmoidRouter(LinearRouter):
         super().__init__(width, num_experts, RoutingRule(num_chosen, scale=scale), has_bias=True)
 
 
-class MlpRouter(nn.Module):
+class MlpRouter(TokenRouter):
     """logit = last(gelu(first(x))), two linear layers with biases; D * hidden + hidden + hidden * E
     + E parameters.
 
     The last weights start at N(0, 0.002^2): at zero all scores tie, and the first experts win.
     Source: facts: model.md 3.3 (arXiv 2605.19378).
     """
-
-    bias_E: Tensor | None
 
     def __init__(
         self,
@@ -75,35 +95,24 @@ class MlpRouter(nn.Module):
         *,
         has_bias: bool,
     ) -> None:
-        super().__init__()
-        rule.check(num_experts)
-        self.rule = rule
+        super().__init__(num_experts, rule, has_bias)
         self.first = nn.Linear(width, hidden)
         self.last = _small_linear(hidden, num_experts)
-        self.register_buffer("bias_E", torch.zeros(num_experts) if has_bias else None)
 
-    def forward(self, x_BSD: Tensor, told_BSD: Tensor | None = None) -> Routing:
-        """As `LinearRouter.forward`."""
-        with exact(x_BSD.device):
-            logit_TE = self.last(F.gelu(self.first(x_BSD.flatten(0, -2).float())))
-            return route(logit_TE, self.bias_E, self.rule)
-
-    def update_bias(self, counts_E: Tensor, speed: float, keep: Tensor) -> None:
-        """As the function `update_bias`. Raises ValueError where the router has no bias."""
-        _update_bias_of(self, counts_E, speed, keep)
+    def logits(self, x_BSD: Tensor, told_BSD: Tensor | None) -> Tensor:
+        logit_BSE: Tensor = self.last(F.gelu(self.first(x_BSD)))
+        return logit_BSE
 
 
-class CrossAttentionRouter(nn.Module):
+class CrossAttentionRouter(TokenRouter):
     """logit = last(attention of each token to the told tokens of its sample), as in
     torch.nn.MultiheadAttention; where nothing is told, to its own sample's tokens.
 
-    4 * D^2 + 4 * D parameters of the attention, D * E + E of the last layer, whose weights start at
-    N(0, 0.002^2) and biases at 0. Attention weights start as those of MultiheadAttention (Xavier,
-    biases 0). Source: facts: model.md 3.4 (arXiv 2605.19378); the told tokens being the caption's
-    rows of the same sequence is a moescope choice.
+    4 * D^2 + 4 * D parameters of the attention, which start as those of MultiheadAttention do, and
+    D * E + E of the last layer, whose weights start at N(0, 0.002^2) and biases at 0. Every told
+    token is looked at: there is no mask. Source: facts: model.md 3.4 (arXiv 2605.19378); that the
+    told tokens are the caption's rows of the same sequence is a moescope choice.
     """
-
-    bias_E: Tensor | None
 
     def __init__(
         self,
@@ -114,41 +123,30 @@ class CrossAttentionRouter(nn.Module):
         *,
         has_bias: bool,
     ) -> None:
-        super().__init__()
-        rule.check(num_experts)
+        super().__init__(num_experts, rule, has_bias)
         if width % heads:
             raise ValueError(f"the router's {heads} heads do not divide the width {width}")
-        self.rule = rule
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.mix = nn.Linear(width, width)
         self.last = _small_linear(width, num_experts)
-        # MultiheadAttention draws query, key and value as one matrix of 3 * D rows
-        bound = (6 / (4 * width)) ** 0.5
+        # MultiheadAttention draws query, key and value as one Xavier matrix of 3 * D rows
+        bound = math.sqrt(6 / (4 * width))
         for linear in (self.query, self.key_value):
             nn.init.uniform_(linear.weight, -bound, bound)
             nn.init.zeros_(linear.bias)
         nn.init.zeros_(self.mix.bias)
-        self.register_buffer("bias_E", torch.zeros(num_experts) if has_bias else None)
 
-    def forward(self, x_BSD: Tensor, told_BSD: Tensor | None = None) -> Routing:
-        """x_BSD: (B, S, D), any float dtype. told_BSD: (B, any number, D), or None. Returns the
-        routing of each token of x."""
+    def logits(self, x_BSD: Tensor, told_BSD: Tensor | None) -> Tensor:
         if told_BSD is None or not told_BSD.shape[1]:
             told_BSD = x_BSD
-        with exact(x_BSD.device):
-            query_BHSP = self._by_head(self.query(x_BSD.float()))
-            key, value = self.key_value(told_BSD.float()).chunk(2, dim=-1)
-            answer_BHSP = F.scaled_dot_product_attention(
-                query_BHSP, self._by_head(key), self._by_head(value)
-            )
-            answer_TD = self.mix(answer_BHSP.transpose(1, 2).flatten(2)).flatten(0, 1)
-            return route(self.last(answer_TD), self.bias_E, self.rule)
-
-    def update_bias(self, counts_E: Tensor, speed: float, keep: Tensor) -> None:
-        """As the function `update_bias`. Raises ValueError where the router has no bias."""
-        _update_bias_of(self, counts_E, speed, keep)
+        key_BSD, value_BSD = self.key_value(told_BSD).chunk(2, dim=-1)
+        answer_BHSP = F.scaled_dot_product_attention(
+            self._by_head(self.query(x_BSD)), self._by_head(key_BSD), self._by_head(value_BSD)
+        )
+        logit_BSE: Tensor = self.last(self.mix(answer_BHSP.transpose(1, 2).flatten(2)))
+        return logit_BSE
 
     def _by_head(self, x_BSD: Tensor) -> Tensor:
         return x_BSD.unflatten(2, (self.heads, -1)).transpose(1, 2)
@@ -214,17 +212,6 @@ def update_bias(bias_E: Tensor, counts_E: Tensor, speed: float, keep: Tensor) ->
     counts_E = counts_E.float()
     mean_1 = counts_E.mean(-1, keepdim=True)
     bias_E.add_(torch.sign(mean_1 - counts_E) * (keep * speed))
-
-
-def _update_bias_of(
-    router: LinearRouter | MlpRouter | CrossAttentionRouter,
-    counts_E: Tensor,
-    speed: float,
-    keep: Tensor,
-) -> None:
-    if router.bias_E is None:
-        raise ValueError("this router has no balancing bias: make it with has_bias=True")
-    update_bias(router.bias_E, counts_E, speed, keep)
 
 
 def _small_linear(width: int, num_experts: int) -> nn.Linear:

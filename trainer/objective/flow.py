@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..data.batches import Batch
+from ..model.inputs import Inputs
+from .data_prediction import flow_target
 from .timesteps import Draw
 
 # B batch  C colours  F frames  H, W pixels  N mels  M modality in *_MB, mel steps in mel_BNM  S
@@ -35,23 +37,42 @@ def noisy(data: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
 def flow_losses(model: nn.Module, batch: Batch, draw: Draw, config: RunConfig) -> Losses:
     """Computes the flow loss of each sample and modality: mean((model(noisy) - (noise - data))^2).
 
-    Source: facts: model.md section 6 (the diffusers convention).
+    Where the network predicts the data it is mean((x_model - x)^2) / max(sigma, LEAST_SIGMA)^2.
+    Source: facts: model.md section 6 (the diffusers convention; JiT's x-prediction with v-loss).
     """
-    text_BS = batch.text_BS.masked_fill(draw.is_caption_dropped_B[:, None], 0)
-    flow_video, flow_mel = model(
-        noisy(batch.video_BCFHW, draw.noise_video_BCFHW, draw.sigma_MB[0]),
-        noisy(batch.mel_BNM, draw.noise_mel_BNM, draw.sigma_MB[1]),
-        text_BS,
-        draw.sigma_MB,
-    )
-    video_B = _mean_square(flow_video - (draw.noise_video_BCFHW - batch.video_BCFHW))
-    audio_B = _mean_square(flow_mel - (draw.noise_mel_BNM - batch.mel_BNM))
+    flow = model(given(batch, draw, config))
+    video = draw.noise_video_BCFHW - batch.video_BCFHW
+    mel = draw.noise_mel_BNM - batch.mel_BNM
+    if config.objective.prediction == "data":
+        video = flow_target(draw.noise_video_BCFHW, batch.video_BCFHW, draw.sigma_MB[0])
+        mel = flow_target(draw.noise_mel_BNM, batch.mel_BNM, draw.sigma_MB[1])
+    video_B = _mean_square(flow.video_BCFHW - video)
     has_sound_B = batch.has_sound_B
+    if not config.has_audio:
+        return Losses(torch.stack([video_B, torch.zeros_like(video_B)]), video_B.mean())
+    audio_B = _mean_square(flow.mel_BNM - mel)
     # selected, not multiplied: a NaN in masked audio must not reach the mean
     audio_B = torch.where(has_sound_B, audio_B, torch.zeros_like(audio_B))
     audio = audio_B.sum() / has_sound_B.sum().clamp_min(1)
     total = video_B.mean() + config.objective.audio_weight * audio
     return Losses(torch.stack([video_B, audio_B]), total)
+
+
+def given(batch: Batch, draw: Draw, config: RunConfig) -> Inputs:
+    """Returns what the network is given of a batch: noisy data, and what it is told of it."""
+    reference_BCHW = None
+    if config.model.has_reference:
+        dropped = draw.is_reference_dropped_B.view(-1, 1, 1, 1)
+        first_BCHW = batch.video_BCFHW[:, :, 0]
+        reference_BCHW = torch.where(dropped, torch.zeros_like(first_BCHW), first_BCHW)
+    return Inputs(
+        noisy(batch.video_BCFHW, draw.noise_video_BCFHW, draw.sigma_MB[0]),
+        noisy(batch.mel_BNM, draw.noise_mel_BNM, draw.sigma_MB[1]),
+        batch.text_BS.masked_fill(draw.is_caption_dropped_B[:, None], 0),
+        batch.label_B.masked_fill(draw.is_caption_dropped_B, config.model.num_classes),
+        reference_BCHW,
+        draw.sigma_MB,
+    )
 
 
 def _mean_square(error: Tensor) -> Tensor:

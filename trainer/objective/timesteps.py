@@ -1,5 +1,5 @@
-"""The chance of a training step: noise levels, noise and dropped captions, each keyed by its
-sample.
+"""The chance of a training step: noise levels, noise, and captions and references left out, each
+keyed by its sample.
 
 A sample's draw depends on (seed, clip name, position) only, so that its loss can be computed again
 outside its batch.
@@ -27,14 +27,16 @@ class Draw(NamedTuple):
     noise_video_BCFHW: Tensor
     noise_mel_BNM: Tensor
     is_caption_dropped_B: Tensor
+    """Of the class, too."""
+    is_reference_dropped_B: Tensor
 
 
 def draw(config: RunConfig, seed: int, batch: Batch) -> Draw:
-    """Draws the noise levels, the noise and the dropped captions of a batch, on the batch's device.
+    """Draws the noise levels, the noise and what is left out of a batch, on the batch's device.
 
     A clip without sound gets audio noise level 1: its audio tokens are pure noise and tell nothing.
     """
-    sigma, video, mel, dropped = [], [], [], []
+    sigma, video, mel, captions, references = [], [], [], [], []
     has_sound = batch.has_sound_B.tolist()
     for slot, (name, position) in enumerate(zip(batch.names, batch.positions, strict=True)):
         video_level, audio_level = noise_levels(config, seed, name, position)
@@ -43,13 +45,16 @@ def draw(config: RunConfig, seed: int, batch: Batch) -> Draw:
         video.append(noise.standard_normal(batch.video_BCFHW.shape[1:], dtype=np.float32))
         mel.append(noise.standard_normal(batch.mel_BNM.shape[1:], dtype=np.float32))
         chance = generator(seed, name, position, "caption").random()
-        dropped.append(chance < config.data.caption_drop)
+        captions.append(chance < config.data.caption_drop)
+        chance = generator(seed, name, position, "reference").random()
+        references.append(chance < config.data.reference_drop)
     device = batch.video_BCFHW.device
     return Draw(
         torch.tensor(sigma, dtype=torch.float32).T.contiguous().to(device),
         torch.from_numpy(np.stack(video)).to(device),
         torch.from_numpy(np.stack(mel)).to(device),
-        torch.tensor(dropped, dtype=torch.bool).to(device),
+        torch.tensor(captions, dtype=torch.bool).to(device),
+        torch.tensor(references, dtype=torch.bool).to(device),
     )
 
 

@@ -1,0 +1,339 @@
+"""What of a configuration does not go together, and which of its keys do nothing: each with its
+reason.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from ..platform.errors import MoescopeError
+
+if TYPE_CHECKING:
+    from .config import RunConfig
+
+MOST_BATCH_GIB = 64.0
+"""Of the videos of one batch, as float32."""
+MOST_SPAN_S = 600.0
+"""Of a sample, whose sound is held at its full rate while it is read."""
+
+
+def misfits(config: "RunConfig") -> Iterator[str]:
+    """Yields a line for each thing that does not go together: value, what is allowed."""
+    yield from _indivisible(config)
+    yield from _too_large(config)
+    yield from _attention(config)
+    yield from _family(config)
+    if config.moe.num_experts:
+        yield from _moe(config)
+    yield from _noise_experts(config)
+
+
+def _indivisible(config: "RunConfig") -> Iterator[str]:
+    m, d = config.model, config.data
+    whole_cells: tuple[tuple[str, int, int], ...] = ()
+    if d.latents != "none":
+        whole_cells = (
+            ("data.num_frames", d.num_frames, d.latent_frames),
+            ("data.height", d.height, d.latent_size),
+            ("data.width", d.width, d.latent_size),
+        )
+    cells = (d.latent_frames, d.latent_size) if d.latents != "none" else (1, 1)
+    for what, whole, part in (
+        ("model.width", m.width, m.heads),
+        ("model.heads", m.heads, m.kv_heads or 1),
+        *whole_cells,
+        ("data.num_frames", d.num_frames, m.patch_frames * cells[0]),
+        ("data.height", d.height, m.patch_size * cells[1]),
+        ("data.width", d.width, m.patch_size * cells[1]),
+        ("data.num_text_bytes", d.num_text_bytes, m.patch_text_bytes),
+        ("data.num_mel_steps", d.num_mel_steps, m.patch_mel_steps),
+    ):
+        if whole % part:
+            near = max(part, whole // part * part)
+            yield (
+                f"{what} is {whole}, but it must be a multiple of {part}: "
+                f"use {near} or {near + part}"
+            )
+
+
+def _too_large(config: "RunConfig") -> Iterator[str]:
+    d = config.data
+    batch_gib = d.batch * 3 * d.num_frames * d.height * d.width * 4 / 2**30
+    if batch_gib > MOST_BATCH_GIB:
+        yield (
+            f"data.batch is {d.batch}, so that its videos take {batch_gib:.0f} GiB, but at "
+            f"most {MOST_BATCH_GIB:.0f} GiB can be: lower it, or data.num_frames, data.height "
+            "or data.width"
+        )
+    span_s = d.num_frames / d.frames_per_s
+    if span_s > MOST_SPAN_S:
+        yield (
+            f"data.num_frames / data.frames_per_s is {span_s:.0f} s, but a sample lasts at "
+            f"most {MOST_SPAN_S:.0f} s: raise data.frames_per_s"
+        )
+    if d.latents == "cosine":
+        values = 3 * d.latent_frames * d.latent_size**2
+        if d.latent_channels > values:
+            yield (
+                f"data.latent_channels is {d.latent_channels}, but a cell has {values} values: "
+                "use at most as many"
+            )
+
+
+def _attention(config: "RunConfig") -> Iterator[str]:
+    m = config.model
+    step = {"3d": 8, "2d": 4, "1d": 2, "none": 1}[m.rotary]
+    if (m.width // m.heads) % step:
+        yield (
+            f"model.width / model.heads is {m.width // m.heads}, "
+            f"but {m.rotary[0]}-axis RoPE needs a multiple of {step}"
+        )
+    if m.rotary == "none" and not m.has_place_table:
+        yield (
+            "model.rotary is none and model.has_place_table is false, so that no token knows its "
+            "place: keep one of them"
+        )
+
+
+def _family(config: "RunConfig") -> Iterator[str]:
+    m, d = config.model, config.data
+    if m.family == "stream" and config.objective.prediction == "data":
+        yield (
+            "objective.prediction is data, but the stream family answers for what its linear part "
+            "leaves of the flow: use flow"
+        )
+    if m.family == "class":
+        if not m.num_classes:
+            yield "model.num_classes is 0, but the class family learns classes: use 1 or more"
+        if d.num_text_bytes:
+            yield (
+                f"data.num_text_bytes is {d.num_text_bytes}, but the class family reads no "
+                "caption: use 0"
+            )
+        if m.num_class_tokens and m.class_tokens_from >= m.layers:
+            yield (
+                f"model.class_tokens_from is {m.class_tokens_from}, but model.layers is "
+                f"{m.layers}: use a block that there is"
+            )
+    if m.family != "stream" and d.num_mel_steps:
+        yield (
+            f"data.num_mel_steps is {d.num_mel_steps}, but the {m.family} family has no "
+            "sound: use 0"
+        )
+
+
+def _moe(config: "RunConfig") -> Iterator[str]:
+    e = config.moe
+    if e.num_chosen > e.num_experts:
+        yield (
+            f"moe.num_chosen is {e.num_chosen}, but moe.num_experts is {e.num_experts}: "
+            "choose at most as many"
+        )
+    if e.every > config.model.layers:
+        yield (
+            f"moe.every is {e.every}, but model.layers is {config.model.layers}, so that no block "
+            "is MoE: lower it, or set moe.num_experts to 0"
+        )
+    if e.num_experts % e.num_groups:
+        yield (
+            f"moe.num_groups is {e.num_groups}, but it must divide moe.num_experts, {e.num_experts}"
+        )
+    elif e.num_chosen_groups > e.num_groups:
+        yield (
+            f"moe.num_chosen_groups is {e.num_chosen_groups}, but moe.num_groups is "
+            f"{e.num_groups}: choose at most as many"
+        )
+    elif e.num_chosen > e.num_chosen_groups * (e.num_experts // e.num_groups):
+        yield (
+            f"moe.num_chosen is {e.num_chosen}, but the chosen groups hold "
+            f"{e.num_chosen_groups * (e.num_experts // e.num_groups)} experts: choose more groups"
+        )
+    elif e.num_groups > 1 and e.num_experts // e.num_groups < 2:
+        yield (
+            f"moe.num_groups is {e.num_groups}, but a group is judged by its best two experts: "
+            f"use at most {e.num_experts // 2}"
+        )
+    if e.router == "cross_attention" and config.model.width % e.router_heads:
+        yield (
+            f"moe.router_heads is {e.router_heads}, but it must divide model.width, "
+            f"{config.model.width}"
+        )
+    if e.contrast_weight and e.num_experts < 2:
+        yield "moe.contrast_weight keeps experts apart, but there is one: use 0"
+    yield from _balance(config)
+    if e.layer == "latent":
+        yield from _latent(config)
+
+
+def _balance(config: "RunConfig") -> Iterator[str]:
+    e = config.moe
+    if e.router in ("expert_choice", "batch_choice"):
+        for key, value in (
+            ("bias_update_speed", e.bias_update_speed),
+            ("balance_weight", e.balance_weight),
+        ):
+            if value:
+                yield (
+                    f"moe.{key} is {value}, but with moe.router {e.router} all experts take "
+                    "equally many tokens, so that there is nothing to balance: use 0"
+                )
+        if e.num_groups > 1:
+            yield (
+                f"moe.num_groups is {e.num_groups}, but with moe.router {e.router} a token chooses "
+                "no groups: use 1"
+            )
+
+
+def _latent(config: "RunConfig") -> Iterator[str]:
+    e = config.moe
+    if e.router != "softmax":
+        yield f"moe.router is {e.router}, but LatentMoE routes each head by softmax: use softmax"
+    if e.num_chosen < 2:
+        yield (
+            "moe.num_chosen is 1, but LatentMoE's weights are a softmax over the chosen, which is "
+            "always 1 for one: use 2 or more"
+        )
+    if e.num_shared:
+        yield f"moe.num_shared is {e.num_shared}, but LatentMoE has no shared expert: use 0"
+
+
+def _noise_experts(config: "RunConfig") -> Iterator[str]:
+    n = config.noise_experts
+    if len(n.boundaries) != n.num_experts - 1:
+        yield (
+            f"noise_experts.boundaries has {len(n.boundaries)} values, but {n.num_experts} experts "
+            f"need {n.num_experts - 1}"
+        )
+    edges = (0.0, *n.boundaries, 1.0)
+    gaps = [after - before for before, after in pairwise(edges)]
+    if min(gaps) <= 0:
+        yield (
+            f"noise_experts.boundaries is {list(n.boundaries)}, but they must ascend "
+            "between 0 and 1"
+        )
+    elif n.num_experts > 2 and min(gaps[1:-1]) < n.transition:
+        yield (
+            f"noise_experts.transition is {n.transition}, but two boundaries are "
+            f"{min(gaps[1:-1]):.3g} apart, so that three experts would blend: lower it"
+        )
+    if n.is_learned and not n.transition:
+        yield (
+            "noise_experts.is_learned is true, but with a hard switch no gradient reaches a "
+            "boundary: set noise_experts.transition, as 0.1"
+        )
+    if n.guidance and len(n.guidance) != n.num_experts:
+        yield (
+            f"noise_experts.guidance has {len(n.guidance)} values, but there are {n.num_experts} "
+            "experts"
+        )
+    if n.shared_blocks >= config.model.layers:
+        yield (
+            f"noise_experts.shared_blocks is {n.shared_blocks}, but model.layers is "
+            f"{config.model.layers}: nothing would differ"
+        )
+
+
+def refuse_keys_without_effect(config: "RunConfig", keys: Iterable[str]) -> None:
+    """Raises MoescopeError where one of the keys that somebody set does nothing here."""
+    for key in keys:
+        reason = _without_effect(config, key)
+        if reason:
+            raise MoescopeError(f"{key} has no effect: {reason}")
+
+
+def _without_effect(config: "RunConfig", key: str) -> str:
+    if key == "recipe":
+        return "it only says which recipe this is: name another recipe instead"
+    room, _, name = key.partition(".")
+    if room == "moe":
+        return _moe_key_without_effect(config, name)
+    if room in ("model", "data", "objective"):
+        return _model_key_without_effect(config, key)
+    if room == "noise_experts" and name != "num_experts":
+        if config.noise_experts.num_experts == 1:
+            return "noise_experts.num_experts is 1"
+        if name == "blend" and not config.noise_experts.transition:
+            return "noise_experts.transition is 0"
+    if key == "watch.num_probe_clips" and not config.watch.probe_every:
+        return "watch.probe_every is 0"
+    if room == "guard" and name != "is_on" and not config.guard.is_on:
+        return "guard.is_on is false"
+    if room == "policy" and name != "mode" and config.policy.mode == "off":
+        return "policy.mode is off"
+    if key == "checkpoint.memory_every_steps" and not config.checkpoint.ring_gib:
+        return "checkpoint.ring_gib is 0"
+    return ""
+
+
+def _moe_key_without_effect(config: "RunConfig", name: str) -> str:
+    e = config.moe
+    if name != "num_experts" and not config.moe_blocks:
+        return "moe.num_experts is 0 or model.layers is 1, so that there is no MoE block"
+    if name in ("latent_heads", "latent_head_width") and e.layer != "latent":
+        return "moe.layer is not latent"
+    if name == "router_hidden" and e.router != "mlp":
+        return "moe.router is not mlp"
+    if name == "router_heads" and e.router != "cross_attention":
+        return "moe.router is not cross_attention"
+    if name == "balance_scope" and not e.balance_weight:
+        return "moe.balance_weight is 0"
+    if name == "num_chosen_groups" and e.num_groups == 1:
+        return "moe.num_groups is 1"
+    if name == "bias_update_speed" and e.num_chosen == e.num_experts:
+        return "every token goes to every expert (moe.num_chosen equals moe.num_experts)"
+    if e.layer == "latent" and name in (
+        "expert",
+        "has_expert_bias",
+        "is_normalised",
+        "routed_scale",
+        "num_groups",
+        "num_chosen_groups",
+    ):
+        return "LatentMoE fixes it (moe.layer is latent)"
+    if name == "is_normalised" and e.router in ("expert_choice", "batch_choice"):
+        return f"with moe.router {e.router} a token's weights are the scores as they are"
+    return ""
+
+
+_OF_FAMILY = {
+    "model.patch_bottleneck": "class",
+    "model.num_classes": "class",
+    "model.num_class_tokens": "class",
+    "model.class_tokens_from": "class",
+    "model.has_variance_output": "class",
+    "model.text_width": "wan",
+    "model.has_reference": "stream",
+}
+_OF_AUDIO = (
+    "data.num_mels",
+    "model.patch_mel_steps",
+    "objective.audio_weight",
+    "objective.are_modalities_tied",
+)
+_OF_LATENTS = ("data.latent_size", "data.latent_frames", "data.latent_channels")
+
+
+def _model_key_without_effect(config: "RunConfig", key: str) -> str:
+    m, d = config.model, config.data
+    family = _OF_FAMILY.get(key, m.family)
+    if family != m.family:
+        return f"it belongs to the {family} family, and model.family is {m.family}"
+    if key in _OF_AUDIO and not config.has_audio:
+        return "data.num_mel_steps is 0, so that there is no sound"
+    if key == "model.patch_text_bytes" and not config.has_text:
+        return "data.num_text_bytes is 0, so that no caption is read"
+    if key == "data.caption_drop" and not config.has_text and m.family != "class":
+        return "data.num_text_bytes is 0, so that no caption is read"
+    if key == "data.reference_drop" and not m.has_reference:
+        return "model.has_reference is false"
+    if key in _OF_LATENTS and d.latents == "none":
+        return "data.latents is none"
+    if key == "model.class_tokens_from" and not m.num_class_tokens:
+        return "model.num_class_tokens is 0"
+    if key == "model.rope_base" and m.rotary == "none":
+        return "model.rotary is none"
+    if key == "model.norm" and m.family == "wan":
+        return "the wan family has its own norms"
+    if key in ("model.mlp", "model.mlp_ratio") and len(config.moe_blocks) == m.layers:
+        return "every block is MoE"
+    return ""

@@ -1,0 +1,24 @@
+"""Which network a configuration asks for."""
+
+import torch
+from torch import nn
+
+from ..config import RunConfig
+from .block import Block
+from .stream import VideoMoeDit
+
+Network = VideoMoeDit
+
+
+def make_model(config: RunConfig) -> Network:
+    """Makes the network. Its weights at the start depend on the configuration alone (its seed,
+    too), not on any global generator.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return VideoMoeDit(config)
+
+
+def watched_blocks(model: nn.Module) -> list[nn.Module]:
+    """Returns the transformer blocks, in the network's order."""
+    return [block for block in model.modules() if isinstance(block, Block)]
