@@ -3,15 +3,12 @@
 from typing import NamedTuple
 
 from .config import RunConfig
+from .count_parts import SINUSOIDS, block_parts, linear, text_parameters
+from .counts_class import class_parts
+from .counts_wan import wan_parts
 
-TEXT_VOCABULARY = 257
-"""256 bytes and the padding."""
-NUM_GRAM_ROWS = 2 * 1024
-"""Hashed byte n-grams of two lengths."""
-SINUSOIDS = 256
 NUM_KINDS = 3
-"""Kinds of token with a modulation of their own: text, video, audio."""
-COLOURS = 3
+"""Kinds of token of the stream with a modulation of their own: told, video, audio."""
 
 
 class Parameters(NamedTuple):
@@ -23,38 +20,39 @@ class Parameters(NamedTuple):
 
 
 def count_parameters(config: RunConfig) -> Parameters:
-    """Counts as `facts: model.md` section 1 does: embeddings, router and modulation in full.
+    """Counts as `facts: model.md` section 1 does: embeddings, routers and modulation in full.
 
-    active = total - n_moe * (E - K) * 3 * D * H, with n_moe the number of MoE blocks.
+    active = total - (E - K) / E * routed experts. Where experts choose their tokens, K is the
+    number per token on average.
     """
-    m, d, e = config.model, config.data, config.moe
-    width = m.width
-    num_moe = len(config.moe_blocks)
-    num_dense = m.layers - num_moe
-    video_patch = COLOURS * m.patch_frames * m.patch_size**2
-    mel_patch = m.patch_mel_steps * d.num_mels
-    expert = 3 * width * e.hidden
-    head = width // m.heads
-    parts = {
-        "patches": _linear(2 * video_patch, width) + _linear(2 * mel_patch, width),
-        "text": (TEXT_VOCABULARY + NUM_GRAM_ROWS) * width + 2 * _linear(width, width),
-        "noise_levels": _linear(SINUSOIDS, width) + _linear(width, width) + NUM_KINDS * width,
-        "attention": m.layers * (_linear(width, 3 * width) + _linear(width, width) + 2 * head),
-        "modulation": m.layers * _linear(width, 6 * width) + _linear(width, 2 * width),
-        "dense_mlp": num_dense * _mlp(width, round(m.mlp_ratio * width)),
-        "routed_experts": num_moe * e.num_experts * expert,
-        "shared_experts": num_moe * e.num_shared * expert,
-        "routers": num_moe * e.num_experts * width,
-        "outputs": _linear(width, video_patch) + _linear(width, mel_patch),
-    }
+    parts = {"stream": stream_parts, "class": class_parts, "wan": wan_parts}[config.model.family](
+        config
+    )
     total = sum(parts.values())
-    idle = num_moe * (e.num_experts - e.num_chosen) * expert
+    e = config.moe
+    idle = (
+        parts["routed_experts"] * (e.num_experts - e.num_chosen) // e.num_experts
+        if e.num_experts
+        else 0
+    )
     return Parameters(total - idle, total, parts)
 
 
-def _linear(inputs: int, outputs: int) -> int:
-    return inputs * outputs + outputs
-
-
-def _mlp(width: int, hidden: int) -> int:
-    return _linear(width, hidden) + _linear(hidden, width)
+def stream_parts(config: RunConfig) -> dict[str, int]:
+    """Returns the parameters of a single-stream network by part."""
+    m, d = config.model, config.data
+    width, patch, mel_patch = m.width, config.video_patch, m.patch_mel_steps * d.num_mels
+    patches, outputs = linear(2 * patch, width), linear(width, patch)
+    if config.has_audio:
+        patches += linear(2 * mel_patch, width)
+        outputs += linear(width, mel_patch)
+    if m.has_reference:
+        patches += linear(patch // m.patch_frames, width)
+    return {
+        "patches": patches,
+        "text": text_parameters(width) + 2 * linear(width, width) if config.has_text else 0,
+        "noise_levels": linear(SINUSOIDS, width) + linear(width, width) + NUM_KINDS * width,
+        "modulation": m.layers * linear(width, 6 * width) + linear(width, 2 * width),
+        **block_parts(config),
+        "outputs": outputs,
+    }

@@ -35,6 +35,7 @@ def batch(small: RunConfig) -> Batch:
         # two captions, three clips each
         text_BS=torch.tensor([1, 2, 1, 2, 1, 2])[:, None].expand(-1, d.num_text_bytes),
         has_sound_B=torch.ones(size, dtype=torch.bool),
+        label_B=torch.zeros(size, dtype=torch.int64),
     )
 
 
