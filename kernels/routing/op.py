@@ -103,18 +103,16 @@ def count(chosen_TK: Tensor, num_experts: int) -> Tensor:
 
 def _highest(choice_TE: Tensor, number: int) -> Tensor:
     """The indices (..., number) of the highest values along the last dimension, best first; of
-    equal ones the lower index first, which torch.topk does not promise.
+    equal ones the lower index first, which torch.topk does not promise and torch.max does.
 
-    Round after round the maximum is taken and struck out. What is struck out, or was -inf before,
-    is below every other value, so that no index comes twice while others are left.
+    Round after round the maximum is taken and struck out. What was -inf from the start is above
+    what was struck out, so that no index comes twice.
     """
     left_TE = choice_TE.clamp(min=torch.finfo(choice_TE.dtype).min)
-    left_TE = torch.where(choice_TE == -torch.inf, choice_TE, left_TE)
-    rounds = []
-    for _ in range(number):
-        best_T1 = left_TE.max(dim=-1, keepdim=True).indices
-        rounds.append(best_T1)
-        left_TE = left_TE.scatter(-1, best_T1, -torch.inf)
+    rounds = [left_TE.max(dim=-1, keepdim=True).indices]
+    for _ in range(number - 1):
+        left_TE.scatter_(-1, rounds[-1], -torch.inf)
+        rounds.append(left_TE.max(dim=-1, keepdim=True).indices)
     return torch.cat(rounds, dim=-1)
 
 

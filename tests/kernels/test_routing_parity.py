@@ -192,7 +192,7 @@ def test_the_balance_loss_is_theirs_over_k(
     # theirs is of all layers' tokens in one pot
     routing = route(torch.cat(logits), None, RoutingRule(chosen, "softmax"))
     got = balance_loss(routing.score_TE, routing.counts_E, chosen)
-    assert float(got) == pytest.approx(float(want), rel=1e-6)
+    assert got.item() == pytest.approx(want.item(), rel=1e-6)
     inputs: Any = logits
     wants, gots = torch.autograd.grad(want, inputs), torch.autograd.grad(got, inputs)
     # d loss / d logit = p * (g - sum(p g)) with g = E f / T: near balance g hardly varies, and what
