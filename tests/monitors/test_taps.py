@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moescope.kernels.routing.reference import Routing
+from moescope.kernels.routing.reference import Routing, RoutingRule
 from moescope.monitors.taps import Taps
 from moescope.platform import catalogue
-from moescope.trainer.moe.router import SigmoidRouter
+from moescope.trainer.moe.router import LinearRouter
 
 # B batch  S stream tokens  D width  T tokens  E experts
 
@@ -19,7 +19,7 @@ class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(WIDTH, WIDTH)
-        self.router = SigmoidRouter(WIDTH, EXPERTS, num_chosen=2, scale=1.0)
+        self.router = LinearRouter(WIDTH, EXPERTS, RoutingRule(2), has_bias=True)
         self.routing: Routing | None = None
 
     def forward(self, x_BSD: Tensor) -> Tensor:
@@ -47,7 +47,9 @@ def forward(blocks: list[Block], x_BSD: Tensor) -> list[Tensor]:
 
 def test_taps_measure_what_the_forward_gave(blocks: list[Block]) -> None:
     taps = taps_of(blocks)
-    blocks[1].router.bias_E.copy_(torch.tensor([0.0, -0.25, 0.5, 0.0]))
+    bias_E = blocks[1].router.bias_E
+    assert bias_E is not None
+    bias_E.copy_(torch.tensor([0.0, -0.25, 0.5, 0.0]))
     with taps.watching():
         outputs = forward(blocks, torch.randn(3, 5, WIDTH))
     taps.send()

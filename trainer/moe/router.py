@@ -73,11 +73,6 @@ class LinearRouter(TokenRouter):
         return F.linear(x_BSD, self.weight_ED)
 
 
-class SigmoidRouter(LinearRouter):
-    def __init__(self, width: int, num_experts: int, num_chosen: int, scale: float) -> None:
-        super().__init__(width, num_experts, RoutingRule(num_chosen, scale=scale), has_bias=True)
-
-
 class MlpRouter(TokenRouter):
     """logit = last(gelu(first(x))), two linear layers with biases; D * hidden + hidden + hidden * E
     + E parameters.
