@@ -1,15 +1,15 @@
-"""The routed experts: rows sorted by expert, then one grouped product for all of them."""
+"""The routed experts: rows sorted by expert, computed by the chosen path, added up by token."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..choice import Path
-from ..permutation.op import expert_order, permute, unpermute
-from ..routing.reference import Routing
-from .reference import Experts, activate, expert_mlp_reference
+from ..permutation.op import Order, by_token, chosen_order, expert_order
+from ..routing.reference import ExpertChoice, Routing
+from .grouped import grouped_experts
+from .one_by_one import experts_one_by_one
+from .reference import Experts, expert_mlp_chosen_reference, expert_mlp_reference
 
-# T tokens  D width  E experts  K chosen experts  H hidden  G rows of w_in  N rows (T*K)
+# T tokens  D width  K chosen experts  N rows: a token and an expert that works on it
 
 
 def expert_mlp(x_TD: Tensor, routing: Routing, experts: Experts, path: Path) -> Tensor:
@@ -17,28 +17,26 @@ def expert_mlp(x_TD: Tensor, routing: Routing, experts: Experts, path: Path) -> 
     `choice.choose_expert_path` chose.
 
     x_TD and the experts' weights: one dtype. Returns (T, D) in it. No tokens, and experts without
-    tokens, are fine.
+    tokens, are fine. The same bits come out every time, on CUDA too: no sum is a scatter.
     """
     if path == "reference":
         return expert_mlp_reference(x_TD, routing, experts)
     order = expert_order(routing.chosen_TK, routing.counts_E)
-    expert_N = routing.chosen_TK.reshape(-1)[order.source_N]
-    h_NG = F.grouped_mm(permute(x_TD, order), experts.w_in_EDG, offs=order.end_E)
-    if experts.b_in_EG is not None:
-        h_NG = h_NG + experts.b_in_EG[expert_N]
-    # every row belongs to an expert, so that end_E[-1] == N and no row of the products is left
-    # unwritten
-    y_ND = F.grouped_mm(activate(h_NG, experts.form), experts.w_out_EHD, offs=order.end_E)
-    if experts.b_out_ED is not None:
-        y_ND = y_ND + experts.b_out_ED[expert_N]
-    y_TKD = unpermute(y_ND, order, routing.chosen_TK.shape[1])
-    return combine(y_TKD, routing.weight_TK)
+    return _compute(x_TD, routing.weight_TK.reshape(-1), order, experts, path)
 
 
-def combine(y_TKD: Tensor, weight_TK: Tensor) -> Tensor:
-    """Adds up the answers of each token's chosen experts: out[t] = sum_k weight[t, k] * y[t, k].
+def expert_mlp_chosen(x_TD: Tensor, choice: ExpertChoice, experts: Experts, path: Path) -> Tensor:
+    """Does what `reference.expert_mlp_chosen_reference` defines; dtypes and promises as in
+    `expert_mlp`.
 
-    y_TKD: (T, K, D). weight_TK: (T, K) fp32. Returns (T, D) in y's dtype; the sum runs in fp32.
+    The rows are sorted by token once; what a token gets is the sum over its part of that list.
     """
-    dtype = torch.promote_types(y_TKD.dtype, torch.float32)
-    return (y_TKD.to(dtype) * weight_TK[..., None]).sum(1).to(y_TKD.dtype)
+    if path == "reference":
+        return expert_mlp_chosen_reference(x_TD, choice, experts)
+    order = chosen_order(choice.token_N, choice.counts_E, x_TD.shape[0])
+    return _compute(x_TD, by_token(choice.weight_N, order), order, experts, path)
+
+
+def _compute(x_TD: Tensor, weight_N: Tensor, order: Order, experts: Experts, path: Path) -> Tensor:
+    compute = grouped_experts if path == "grouped_mm" else experts_one_by_one
+    return compute(x_TD, weight_N, order, experts)

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..routing.reference import Routing
+from ..routing.reference import ExpertChoice, Routing
 
 # T tokens  D width  E experts  K chosen experts  H hidden  G rows of w_in: 2*H if gated, else H
-# n tokens of one expert
+# N rows: a token and an expert that picked it  n rows of one expert
 
 Form = Literal["swiglu", "silu", "gelu", "gelu_exact"]
 """swiglu: silu(gate) * up with [gate | up] = x W_in. silu, gelu (tanh), gelu_exact (erf): of x W_in
@@ -45,6 +45,24 @@ def expert_mlp_reference(x_TD: Tensor, routing: Routing, experts: Experts) -> Te
         y_nD = answer(x_TD[token_n], experts, expert)
         weight_n = routing.weight_TK[token_n, k_n].to(out_TD.dtype)
         out_TD = out_TD.index_add(0, token_n, y_nD.to(out_TD.dtype) * weight_n[:, None])
+    return out_TD.to(x_TD.dtype)
+
+
+def expert_mlp_chosen_reference(x_TD: Tensor, choice: ExpertChoice, experts: Experts) -> Tensor:
+    """Adds up, for each token, the answers of the experts that picked it, weighted by their scores.
+
+    out[t] = sum of weight[n] * f_e(x[t]) over the rows n with token[n] = t, e being row n's expert
+    Shapes, dtypes and f_e as in `expert_mlp_reference`; a token that nobody picked gets zeros.
+    Source: arXiv 2202.09368 (expert choice), facts: model.md 3.7.
+    """
+    out_TD = torch.zeros_like(x_TD, dtype=torch.promote_types(x_TD.dtype, torch.float32))
+    start = 0
+    for expert, num_rows in enumerate(choice.counts_E.tolist()):
+        token_n = choice.token_N[start : start + num_rows]
+        weight_n = choice.weight_N[start : start + num_rows].to(out_TD.dtype)
+        y_nD = answer(x_TD[token_n], experts, expert)
+        out_TD = out_TD.index_add(0, token_n, y_nD.to(out_TD.dtype) * weight_n[:, None])
+        start += num_rows
     return out_TD.to(x_TD.dtype)
 
 

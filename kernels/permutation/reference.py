@@ -1,9 +1,9 @@
-"""The definition of sorting routed tokens by expert."""
+"""The definition of sorting routed tokens by expert, and of adding rows up by token."""
 
 import torch
 from torch import Tensor
 
-# T tokens  D width  K chosen experts  N rows (T*K)
+# T tokens  D width  K chosen experts  N rows: a token and an expert that works on it
 
 
 def permute_reference(x_TD: Tensor, chosen_TK: Tensor) -> Tensor:
@@ -17,12 +17,13 @@ def permute_reference(x_TD: Tensor, chosen_TK: Tensor) -> Tensor:
     return x_TD[token_N]
 
 
-def unpermute_reference(y_ND: Tensor, chosen_TK: Tensor) -> Tensor:
-    """Brings sorted rows back to their tokens: returns (T, K, D), where [t, k] answers expert
-    chosen[t, k]."""
-    tokens, chosen = chosen_TK.shape
-    pairs = sorted((int(e), t, k) for t, row in enumerate(chosen_TK) for k, e in enumerate(row))
-    place = {(t, k): n for n, (_, t, k) in enumerate(pairs)}
-    order = [place[t, k] for t in range(tokens) for k in range(chosen)]
-    index_N = torch.tensor(order, dtype=torch.int64, device=y_ND.device)
-    return y_ND[index_N].reshape(tokens, chosen, y_ND.shape[1])
+def sum_by_token_reference(y_ND: Tensor, token_N: Tensor, num_tokens: int) -> Tensor:
+    """Adds up the rows of each token: out[t] = sum of y[n] over the n with token[n] = t.
+
+    Returns (T, D); a token without rows gets zeros. Rows are added in their order.
+    """
+    rows: list[list[Tensor]] = [[] for _ in range(num_tokens)]
+    for row, token in enumerate(token_N.tolist()):
+        rows[token].append(y_ND[row])
+    nothing = torch.zeros_like(y_ND[:0].sum(0))
+    return torch.stack([sum(of_token, nothing) for of_token in rows] or [nothing])[:num_tokens]
