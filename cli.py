@@ -191,6 +191,40 @@ def _supervised(resumed_id: str, home: Path | None, store: str | None) -> int:
 
 
 @app.command()
+def params(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a recipe, such as dsmoe-s-e16.")
+    ],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how many parameters a recipe has, and how many work on a token."""
+    from .trainer.asked import asked_changes
+    from .trainer.counts import count_parameters
+    from .trainer.recipes import recipe as named
+
+    count = count_parameters(named(recipe, asked_changes(assignments or ())))
+    if as_json:
+        say_json(count._asdict())
+        return
+    rows = {"active": count.active, "total": count.total} | count.parts
+    say_rows(
+        [
+            {
+                "part": part.replace("_", " "),
+                "parameters": f"{number:,}",
+                "Mi": f"{number / 2**20:.2f}",
+            }
+            for part, number in rows.items()
+        ],
+        "",
+    )
+
+
+@app.command()
 def up(
     host: Annotated[
         str | None, typer.Option("--host", help="Address to listen on; 127.0.0.1 by default.")

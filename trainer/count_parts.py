@@ -21,7 +21,7 @@ def text_parameters(width: int) -> int:
 
 
 def attention_parameters(m: ModelConfig) -> int:
-    """Query, key, value and output with biases; gains of the QK-norm; gates, a row for each head."""
+    """Query, key, value and output with biases; gains of the QK-norm; a row of gates per head."""
     head = m.width // m.heads
     key_value = (m.kv_heads or m.heads) * head
     rows = m.width + 2 * key_value + (m.heads if m.has_head_gate else 0)

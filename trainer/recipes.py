@@ -1,25 +1,32 @@
-"""Recipes: functions that return a configuration. A variant calls another one and changes it."""
+"""Recipes: functions that return a configuration, each in the file of its family. A variant calls
+another one and changes it.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import changed
+from . import stream_recipes
 from .coherence import refuse_keys_without_effect
 from .config import RunConfig
 
+_OF_STREAM = (
+    stream_recipes.tiny,
+    stream_recipes.tiny_dense,
+    stream_recipes.video_moe_tiny,
+    stream_recipes.video_moe_s,
+    stream_recipes.video_moe_b,
+    stream_recipes.video_moe_l,
+    stream_recipes.video_moe_3b,
+    stream_recipes.latent_moe_tiny,
+    stream_recipes.latent_moe_s,
+    stream_recipes.latent_moe_b,
+)
 
-def tiny() -> RunConfig:
-    """About three million parameters: learns on two CPU cores in a minute or two."""
-    return RunConfig(recipe="tiny")
-
-
-def tiny_dense() -> RunConfig:
-    """`tiny` without experts, for comparison."""
-    return changed(tiny(), {"recipe": "tiny_dense", "moe.num_experts": 0})
-
-
-RECIPES: dict[str, Callable[[], RunConfig]] = {"tiny": tiny, "tiny_dense": tiny_dense}
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    function.__name__: function for function in _OF_STREAM
+}
 
 
 def recipe(name: str, changes: Mapping[str, Any] | None = None) -> RunConfig:

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from moescope.platform.frozen import changed
 from moescope.platform.records import Run
@@ -15,13 +16,13 @@ from moescope.trainer.data.clips import find_clips
 from moescope.trainer.data.make_clips import make_clips
 from moescope.trainer.evaluate import Learned, evaluate
 from moescope.trainer.frechet import frechet_distance, random_features
-from moescope.trainer.generate import generate
+from moescope.trainer.generate import Prompt, generate
 from moescope.trainer.loop import Trainer
 from moescope.trainer.model.make import make_model
 from moescope.trainer.open_run import load_weights
-from moescope.trainer.recipes import tiny
 from moescope.trainer.run import train
 from moescope.trainer.sample_run import sample_run
+from moescope.trainer.stream_recipes import tiny
 
 pytestmark = pytest.mark.story
 
@@ -85,8 +86,10 @@ def test_generated_clips_are_nearer_to_real_ones_than_those_of_step_0(trained: T
     untrained = make_model(trained.config)
     real = random_features(trained.held_out.video_BCFHW, trained.held_out.mel_BNM)
 
+    told = [Prompt(caption) for caption in trained.captions]
+
     def distance(model: nn.Module) -> float:
-        made = generate(model, trained.config, trained.captions, seed=0, steps=16)
+        made = generate(model, trained.config, told, seed=0, steps=16)
         return frechet_distance(real, random_features(made.video_BCFHW, made.mel_BNM))
 
     assert distance(trained.model) < distance(untrained)

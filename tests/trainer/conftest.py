@@ -10,7 +10,7 @@ from moescope.platform.frozen import changed
 from moescope.platform.settings import Settings
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.make_clips import make_clips
-from moescope.trainer.recipes import tiny
+from moescope.trainer.stream_recipes import tiny
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from moescope.trainer.evaluate import (
     with_other_sound,
     with_other_video,
 )
+from moescope.trainer.model.inputs import Flow, Inputs
 from moescope.trainer.model.make import make_model
 
 
@@ -97,11 +98,12 @@ class NeedsItsCaption(nn.Module):
         super().__init__()
         self.right_B = right_B
 
-    def forward(
-        self, video: Tensor, mel: Tensor, text: Tensor, sigma: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        off_B = 2.0 * (text[:, 0] != self.right_B)
-        return torch.zeros_like(video) + off_B.view(-1, 1, 1, 1, 1), torch.zeros_like(mel)
+    def forward(self, inputs: Inputs) -> Flow:
+        off_B = 2.0 * (inputs.text_BS[:, 0] != self.right_B)
+        return Flow(
+            torch.zeros_like(inputs.video_BCFHW) + off_B.view(-1, 1, 1, 1, 1),
+            torch.zeros_like(inputs.mel_BNM),
+        )
 
 
 def test_effects_are_the_rise_of_the_loss_by_a_wrong_input(small: RunConfig, batch: Batch) -> None:
