@@ -25,5 +25,5 @@ def sum_by_token_reference(y_ND: Tensor, token_N: Tensor, num_tokens: int) -> Te
     rows: list[list[Tensor]] = [[] for _ in range(num_tokens)]
     for row, token in enumerate(token_N.tolist()):
         rows[token].append(y_ND[row])
-    nothing = torch.zeros_like(y_ND[:0].sum(0))
+    nothing = y_ND[:0].sum(0)
     return torch.stack([sum(of_token, nothing) for of_token in rows] or [nothing])[:num_tokens]
