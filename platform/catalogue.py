@@ -9,6 +9,7 @@ from typing import Literal
 from .errors import MoescopeError, did_you_mean
 
 Tier = Literal["step", "sampled", "slow", "system", "user"]
+# moe_layer: a row for each router, from the first layer on; LatentMoE has one for each head
 Dimension = Literal["layer", "moe_layer", "expert", "modality", "sample", "timestep_bin"]
 
 MODALITIES = ("video", "audio")

@@ -38,8 +38,9 @@ class Measure:
             catalogue.GRAD_NORM: (),
             catalogue.GUARD_HELD: (),
         }
-        if num_rows:
+        if config.moe.has_loss and num_rows:
             layout[catalogue.LOSS_EXPERTS] = ()
+        if num_rows:
             layout[catalogue.EXPERT_TOKENS] = (num_rows, num_experts)
         self._step = Packed(layout, device)
         self._taps = Taps(
@@ -75,8 +76,8 @@ class Measure:
         if self._layers:
             tokens_RE = [layer.tally.counts_RE for layer in self._layers]
             packed[catalogue.EXPERT_TOKENS].copy_(torch.cat(tokens_RE))
-            if extra is not None:
-                packed[catalogue.LOSS_EXPERTS].copy_(extra)
+        if extra is not None:
+            packed[catalogue.LOSS_EXPERTS].copy_(extra)
         packed.send()
         if is_sampled:
             self._taps.send()

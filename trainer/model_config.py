@@ -124,6 +124,12 @@ class MoeConfig(Frozen):
     latent_head_width: PositiveInt = Field(default=32, le=65_536)
     """latent: width of a part."""
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether the layers of experts add to the training loss."""
+        weights = (self.balance_weight, self.z_loss_weight, self.contrast_weight)
+        return any(weights) or self.router == "batch_choice"
+
 
 class NoiseExpertsConfig(Frozen):
     """Whole networks that share the noise levels among themselves, as in Wan2.2."""

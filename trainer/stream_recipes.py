@@ -63,8 +63,8 @@ def _latent(heads: int, part: int, hidden: int) -> dict[str, Any]:
     S; LatentMoE has 2 D^2 + 2 K D hidden where the parts make up the width, D = heads * part. With
     S = 2 D both are 18 D^2 at hidden = 4 D.
 
-    The bias adds to unbounded logits, so that its step is larger than with sigmoid scores: 0.01 at a
-    learning rate of 2e-4 (facts: model.md section 4).
+    The bias adds to unbounded logits, so that its step is larger than with sigmoid scores: 0.01 at
+    a learning rate of 2e-4 (facts: model.md section 4).
     """
     return {
         "moe.layer": "latent",

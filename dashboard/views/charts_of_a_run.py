@@ -25,6 +25,8 @@ _ROUTERS = {
     "MaxVio": catalogue.MAX_VIOLATION,
     "dead": catalogue.DEAD_EXPERTS,
     "bias": catalogue.BIAS_RANGE,
+    "balance": catalogue.ROUTER_BALANCE,
+    "z": catalogue.ROUTER_Z,
 }
 
 
@@ -87,7 +89,11 @@ def _loss(reader: RunReader, window: Window) -> None:
 
 
 def _modalities(reader: RunReader, window: Window) -> None:
-    signals = {"video": catalogue.LOSS_VIDEO, "audio": catalogue.LOSS_AUDIO}
+    signals = {
+        "video": catalogue.LOSS_VIDEO,
+        "audio": catalogue.LOSS_AUDIO,
+        "experts' own": catalogue.LOSS_EXPERTS,
+    }
     lines(reader, window, "Loss by modality", signals)
 
 

@@ -6,7 +6,10 @@ import torch
 from moescope.monitors.activation_signals import (
     MOST_ROUTER_TOKENS,
     rms_and_absmax,
+    router_balance,
     router_entropy_nats,
+    router_z,
+    sampled_tokens,
 )
 
 
@@ -53,4 +56,26 @@ def test_many_tokens_are_read_in_part_and_give_nearly_the_same() -> None:
     p_TE = score_TE / score_TE.sum(1, keepdim=True)
     expected = -(p_TE * p_TE.log()).sum(1).mean().item()
     # entropy varies by about 0.2 between tokens: 0.2 / sqrt(4096) = 0.003, and three of that
-    assert router_entropy_nats(score_TE).item() == pytest.approx(expected, abs=0.01)
+    assert router_entropy_nats(sampled_tokens(score_TE)).item() == pytest.approx(expected, abs=0.01)
+
+
+def test_balance_is_one_when_uniform_and_the_number_of_experts_in_collapse() -> None:
+    score_RTE = torch.tensor([[[0.5, 0.5], [0.5, 0.5]], [[1.0, 0.0], [1.0, 0.0]]])
+    tokens_RE = torch.tensor([[3.0, 1.0], [2.0, 0.0]])
+    # 2 (3/4 * 1/2 + 1/4 * 1/2) = 1;  2 (1 * 1 + 0) = 2
+    assert router_balance(score_RTE, tokens_RE).tolist() == pytest.approx([1.0, 2.0])
+
+
+def test_z_is_the_mean_square_of_the_log_sum_exp() -> None:
+    logit_TE = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
+    # (ln 2)^2 = 0.480453, (ln 4)^2 = 1.921812
+    assert router_z(logit_TE[None]).tolist() == pytest.approx([1.2011326])
+
+
+def test_tokens_are_read_in_part_and_heads_are_rows() -> None:
+    assert sampled_tokens(torch.zeros(3 * MOST_ROUTER_TOKENS, 2)).shape == (
+        1,
+        MOST_ROUTER_TOKENS,
+        2,
+    )
+    assert sampled_tokens(torch.zeros(4, 10, 2)).shape == (4, 10, 2)
