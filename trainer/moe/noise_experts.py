@@ -1,0 +1,70 @@
+"""How experts share the noise levels among themselves: boundaries, and the weight of each expert at
+a level.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+# X experts by noise level, from the least noise on  J boundaries between them (X - 1)  B batch
+
+Blend = Literal["linear", "smooth"]
+
+
+def blend_weights(sigma_B: Tensor, tau_J: Tensor, transition: float, blend: Blend) -> Tensor:
+    """Returns (X, B) fp32: the weight of each expert's answer at each noise level; a column sums to
+    1.
+
+    ramp_j = clamp((sigma - tau_j) / transition + 1/2, 0, 1), with blend smooth 3 r^2 - 2 r^3 of it;
+    w_0 = 1 - ramp_0,  w_i = ramp_(i-1) - ramp_i,  w_last = ramp_(X-2)
+    transition 0 is a hard switch: ramp_j = [sigma >= tau_j], so that a level at a boundary belongs
+    to the expert of more noise. Else, dw/dtau is -1 / transition (linear) inside the zone tau +-
+    transition / 2 and 0 outside. tau_J: ascending; zones may overlap, and three experts blend then.
+    sigma_B, tau_J: fp32, on one device. Source: facts: model.md 3.5 (Wan's released code: the hard
+    switch; the zone is moescope's choice).
+    """
+    from_tau_JB = sigma_B - tau_J[:, None]
+    if transition:
+        ramp_JB = (from_tau_JB * (1 / transition) + 0.5).clamp(0, 1)
+        if blend == "smooth":
+            ramp_JB = ramp_JB.square() * (3 - 2 * ramp_JB)
+    else:
+        ramp_JB = (from_tau_JB >= 0).float()
+    edge_1B = torch.ones_like(ramp_JB[:1])
+    above_XB = torch.cat([edge_1B, ramp_JB])
+    return above_XB - torch.cat([ramp_JB, torch.zeros_like(edge_1B)])
+
+
+def boundaries_of(theta_J: Tensor) -> Tensor:
+    """Returns the boundaries tau (J,) that the parameters of learned ones stand for.
+
+    tau_0 = sigmoid(theta_0),  tau_j = tau_(j-1) + (1 - tau_(j-1)) * sigmoid(theta_j)
+    Each takes its share of what the ones below it leave over. So they ascend and lie between 0 and
+    1 whatever the parameters are; saturated parameters make neighbours meet (an expert's stretch is
+    empty then, and its weights are 0), never cross and never NaN. With one boundary it is the
+    sigmoid of facts: model.md 3.5; the order of several is moescope's choice.
+    """
+    below, tau = torch.zeros_like(theta_J[0]), []
+    for share in torch.sigmoid(theta_J).unbind():
+        below = below + (1 - below) * share
+        tau.append(below)
+    return torch.stack(tau)
+
+
+def theta_of(boundaries: Sequence[float]) -> Tensor:
+    """Returns the parameters (J,) fp32 from which `boundaries_of` gives these boundaries, which
+    ascend between 0 and 1."""
+    below, theta = 0.0, []
+    for boundary in boundaries:
+        share = (boundary - below) / (1 - below)
+        theta.append(math.log(share / (1 - share)))
+        below = boundary
+    return torch.tensor(theta, dtype=torch.float32)
+
+
+def lower_edges(tau_J: Tensor) -> Tensor:
+    """Returns (X,): the noise level from which on each expert is in charge; 0 for the first."""
+    return torch.cat([torch.zeros_like(tau_J[:1]), tau_J])
