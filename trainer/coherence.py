@@ -115,6 +115,11 @@ def _family(config: "RunConfig") -> Iterator[str]:
                 f"model.class_tokens_from is {m.class_tokens_from}, but model.layers is "
                 f"{m.layers}: use a block that there is"
             )
+    if m.family == "wan" and not d.num_text_bytes:
+        yield (
+            "data.num_text_bytes is 0, but the wan family's cross-attention reads the caption: use "
+            f"{m.patch_text_bytes} or more"
+        )
     if m.family != "stream" and d.num_mel_steps:
         yield (
             f"data.num_mel_steps is {d.num_mel_steps}, but the {m.family} family has no "

@@ -1,13 +1,19 @@
 """Which network a configuration asks for."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from ..config import RunConfig
+from ..model_config import Family
 from .block import Block
 from .stream import VideoMoeDit
+from .wan import WanBlock, WanDit
 
-Network = VideoMoeDit
+Network = VideoMoeDit | WanDit
+
+_OF_FAMILY: dict[Family, Callable[[RunConfig], Network]] = {"stream": VideoMoeDit, "wan": WanDit}
 
 
 def make_model(config: RunConfig) -> Network:
@@ -16,9 +22,9 @@ def make_model(config: RunConfig) -> Network:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return VideoMoeDit(config)
+        return _OF_FAMILY[config.model.family](config)
 
 
 def watched_blocks(model: nn.Module) -> list[nn.Module]:
     """Returns the transformer blocks, in the network's order."""
-    return [block for block in model.modules() if isinstance(block, Block)]
+    return [block for block in model.modules() if isinstance(block, Block | WanBlock)]

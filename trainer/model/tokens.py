@@ -90,16 +90,14 @@ class NoiseLevels(nn.Module):
         return nn.functional.silu(by_kind + self.kind_GD + summary_BD[:, None])
 
 
-class Text(nn.Module):
-    """Turns a caption's bytes into tokens, and into one vector that takes part in the condition of
-    every token.
+class ByteEmbedding(nn.Module):
+    """Turns a caption's bytes into vectors, and those into tokens.
 
     e[s] = byte[b_s] + sum over n of gram_n[hash(b_s, b_(s-1), ..., b_(s-n+1))]: a letter says
     little, and reading words out of letters is a long way to learn; hashed n-grams know them at
     once, of any language.
-    token = the sum of e over a token's `patch` bytes / sqrt(patch); summary = W_2 silu(W_1 sum_s
-    e[s] / sqrt(S)). Source: byte n-gram embeddings of BLT, arXiv 2412.09871 section 3.2.1; a pooled
-    caption in the modulation as in SD3, arXiv 2403.03206.
+    token = the sum of e over a token's `patch` bytes / sqrt(patch). Source: byte n-gram embeddings
+    of BLT, arXiv 2412.09871 section 3.2.1.
     """
 
     def __init__(self, width: int, patch: int) -> None:
@@ -107,6 +105,29 @@ class Text(nn.Module):
         self.patch = patch
         self.byte = nn.Embedding(TEXT_VOCABULARY, width)
         self.gram = nn.Embedding(len(GRAMS) * GRAM_BUCKETS, width)
+
+    def embed(self, text_BS: Tensor) -> Tensor:
+        """text_BS: int64, 0 is padding. Returns the bytes' vectors e (B, S, D)."""
+        e_BSD: Tensor = self.byte(text_BS)
+        for bucket_BS in gram_buckets(text_BS):
+            e_BSD = e_BSD + self.gram(bucket_BS)
+        return e_BSD
+
+    def tokens(self, e_BSD: Tensor) -> Tensor:
+        """e_BSD: what `embed` returns. Returns (B, S / patch, D)."""
+        return e_BSD.unflatten(1, (-1, self.patch)).sum(2) / math.sqrt(self.patch)
+
+
+class Text(ByteEmbedding):
+    """Turns a caption's bytes into tokens, and into one vector that takes part in the condition of
+    every token.
+
+    summary = W_2 silu(W_1 sum_s e[s] / sqrt(S)), e being the bytes' vectors. Source: a pooled
+    caption in the modulation as in SD3, arXiv 2403.03206.
+    """
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__(width, patch)
         self.w_in = nn.Linear(width, width)
         self.w_out = nn.Linear(width, width)
 
@@ -114,13 +135,10 @@ class Text(nn.Module):
         """text_BS: int64, 0 is padding. Returns the tokens (B, S / patch, D) and the summary (B,
         D).
         """
-        e_BSD = self.byte(text_BS)
-        for bucket_BS in gram_buckets(text_BS):
-            e_BSD = e_BSD + self.gram(bucket_BS)
-        token_BSD = e_BSD.unflatten(1, (-1, self.patch)).sum(2) / math.sqrt(self.patch)
+        e_BSD = self.embed(text_BS)
         pooled_BD = e_BSD.sum(1) / math.sqrt(text_BS.shape[1])
         summary_BD: Tensor = self.w_out(nn.functional.silu(self.w_in(pooled_BD)))
-        return token_BSD, summary_BD
+        return self.tokens(e_BSD), summary_BD
 
 
 def gram_buckets(text_BS: Tensor) -> list[Tensor]:

@@ -10,7 +10,7 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
     """Makes a fused AdamW over the parameters that want gradients, in the module's order.
 
     Weight decay applies to the matrices that tokens are multiplied with (also the stacked ones of
-    the experts); not to gains, biases, embeddings, kind vectors and the router.
+    the experts); not to gains, biases, embeddings, tables, kind vectors and the router.
 
     The fused update reads two attributes of the optimizer, `found_inf` and `grad_scale`. With
     `found_inf` set to a tensor of 1.0 on the device, a step changes neither weights nor moments nor
@@ -33,5 +33,8 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
-    exempt = ("router.", "text_in.byte.", "text_in.gram.", "kind_GD")
+    exempt = (
+        *("router.", "text_in.byte.", "text_in.gram."),
+        *("kind_GD", "table_ND", "b_in_EG", "b_out_ED"),
+    )
     return parameter.dim() >= 2 and not any(part in name for part in exempt)

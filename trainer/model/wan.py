@@ -1,0 +1,164 @@
+"""The video DiT of Wan: video tokens that read the caption through cross-attention, modulated by
+one embedding of the noise level and a table per block.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import RunConfig
+from ..moe.make import make_moe
+from ..numerics import exact, mixed
+from ..objective.data_prediction import flow_of_data
+from .attention import Attention
+from .cross_attention import CrossAttention
+from .inputs import Flow, Inputs
+from .mlp import Mlp
+from .positions import grid_coordinates, place_table, rotary_positions
+from .tokens import SINUSOIDS, ByteEmbedding, patch_video, sinusoids, unpatch_video
+
+# B batch  C channels  F frames  H, W cells  S tokens of the video, or of the caption  D width
+# T width of the caption's vectors  N modulation vectors
+
+EPS = 1e-6
+NUM_VECTORS = 6
+"""Shift, scale and gate of attention and of the MLP."""
+
+
+class Given(NamedTuple):
+    """What every block is given beside the tokens themselves; fp32."""
+
+    told_BSD: Tensor
+    """The caption's tokens."""
+    vectors_BND: Tensor
+    """(B, 6, D) of the noise level, to which each block adds a table of its own."""
+    level_BD: Tensor
+    """The noise level itself, which the head reads."""
+
+
+class WanDit(nn.Module):
+    """Predicts a video's flow (or the clean video, objective.prediction) from its noisy version,
+    its caption and its noise level.
+
+    told = W_2 gelu(W_1 text), level = W_4 silu(W_3 sinusoids(1000 sigma)), vectors = W_5
+    silu(level), x = W_6 patches; then the blocks; then the head's norm, shift, scale and W_7. With
+    Wan's configuration these are the parameters of Wan2.1 and 2.2, but for `text_in`: the
+    embeddings of a caption's bytes stand where Wan has a text encoder, and the published counts are
+    without them. Source: facts: model.md section 2; checked against diffusers'
+    WanTransformer3DModel.
+
+    The head's weights start at zero, so that a new network answers 0, and the tables at
+    N(0, 1/D), as Wan's; other matrices start as torch's linear layers do (Wan: Xavier, and
+    N(0, 0.02^2) in the caption's and the noise level's MLPs).
+    """
+
+    rotary_2SP: Tensor | None
+    place_SD: Tensor | None
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        self.config = config
+        m = config.model
+        self.text_in = ByteEmbedding(m.text_width, m.patch_text_bytes)
+        self.told_in = nn.Linear(m.text_width, m.width)
+        self.told_out = nn.Linear(m.width, m.width)
+        self.level_in = nn.Linear(SINUSOIDS, m.width)
+        self.level_out = nn.Linear(m.width, m.width)
+        self.vectors = nn.Linear(m.width, NUM_VECTORS * m.width)
+        self.video_in = nn.Linear(config.video_patch, m.width)
+        self.blocks = nn.ModuleList(WanBlock(config, index) for index in range(m.layers))
+        self.table_ND = _table(2, m.width)
+        self.video_out = nn.Linear(m.width, config.video_patch)
+        nn.init.zeros_(self.video_out.weight)
+        nn.init.zeros_(self.video_out.bias)
+        place = grid_coordinates(config.grid)
+        # tables follow from the configuration: they move with the module and are not saved
+        self.register_buffer("rotary_2SP", rotary_positions(config, place), persistent=False)
+        places = place_table(place, m.width) if m.has_place_table else None
+        self.register_buffer("place_SD", places, persistent=False)
+
+    def forward(self, inputs: Inputs) -> Flow:
+        """Returns the flow (noise - data) of the video, and zeros for the sound."""
+        with exact(inputs.video_BCFHW.device):
+            text_BST = self.text_in.tokens(self.text_in.embed(inputs.text_BS))
+        flow_BCFHW = self.flow(inputs.video_BCFHW, inputs.sigma_MB[0], text_BST)
+        return Flow(flow_BCFHW, torch.zeros_like(inputs.mel_BNM))
+
+    def flow(self, noisy_BCFHW: Tensor, sigma_B: Tensor, text_BST: Tensor) -> Tensor:
+        """noisy_BCFHW: fp32. sigma_B: fp32, 1 is noise. text_BST: (B, any number, T) vectors of the
+        caption, whatever reads it. Returns the flow, in noisy's shape.
+        """
+        with mixed(noisy_BCFHW.device):
+            x_BSD, given = self.start(noisy_BCFHW, sigma_B, text_BST)
+            for block in self.blocks:
+                x_BSD = block(x_BSD, given, self.rotary_2SP)
+            answer_BCFHW = self.end(x_BSD, given)
+        if self.config.objective.prediction == "data":
+            return flow_of_data(noisy_BCFHW, answer_BCFHW, sigma_B)
+        return answer_BCFHW
+
+    def start(self, noisy_BCFHW: Tensor, sigma_B: Tensor, text_BST: Tensor) -> tuple[Tensor, Given]:
+        """Returns the tokens (B, S, D) in front of the first block, and what blocks are given."""
+        with exact(noisy_BCFHW.device):
+            told_BSD = self.told_out(F.gelu(self.told_in(text_BST), approximate="tanh"))
+            level_BD = self.level_out(F.silu(self.level_in(sinusoids(sigma_B))))
+            vectors_BND = self.vectors(F.silu(level_BD)).unflatten(1, (NUM_VECTORS, -1))
+            x_BSD = self.video_in(patch_video(noisy_BCFHW, self.config))
+            if self.place_SD is not None:
+                x_BSD = x_BSD + self.place_SD
+            return x_BSD, Given(told_BSD, vectors_BND, level_BD)
+
+    def end(self, x_BSD: Tensor, given: Given) -> Tensor:
+        """Returns the video that the tokens behind the last block stand for."""
+        with exact(x_BSD.device):
+            shift, scale = (self.table_ND + given.level_BD[:, None]).chunk(2, dim=1)
+            return unpatch_video(self.video_out(_modulate(x_BSD, shift, scale)), self.config)
+
+
+class WanBlock(nn.Module):
+    """x += gate * attention(modulate(x)); x += cross_attention(norm(x), told); x += gate *
+    mlp(modulate(x)); in MoE blocks the mlp is a layer of experts.
+
+    modulate(x) = layer_norm(x) * (1 + scale) + shift; shifts, scales and gates are the noise
+    level's vectors plus the block's table. The norm before cross-attention has a gain and a bias.
+    Norms, modulation and the residual stream are fp32, as in Wan (facts: model.md section 8).
+    """
+
+    def __init__(self, config: RunConfig, index: int) -> None:
+        super().__init__()
+        m = config.model
+        self.attention = Attention(m)
+        self.cross_norm = nn.LayerNorm(m.width, eps=EPS)
+        self.cross_attention = CrossAttention(m)
+        self.is_moe = index in config.moe_blocks
+        self.mlp = (
+            make_moe(config)
+            if self.is_moe
+            else Mlp(m.width, config.mlp_hidden, m.mlp, has_bias=True)
+        )
+        self.table_ND = _table(NUM_VECTORS, m.width)
+
+    def forward(self, x_BSD: Tensor, given: Given, rotary_2SP: Tensor | None) -> Tensor:
+        """x_BSD: (B, S, D) fp32. Returns the same."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (
+            self.table_ND + given.vectors_BND
+        ).chunk(NUM_VECTORS, dim=1)
+        y_BSD = self.attention(_modulate(x_BSD, shift_1, scale_1), rotary_2SP)
+        x_BSD = torch.addcmul(x_BSD, gate_1, y_BSD.float())
+        y_BSD = self.cross_attention(self.cross_norm(x_BSD), given.told_BSD)
+        x_BSD = x_BSD + y_BSD.float()
+        y_BSD = _modulate(x_BSD, shift_2, scale_2)
+        y_BSD = self.mlp(y_BSD, given.told_BSD) if self.is_moe else self.mlp(y_BSD)
+        return torch.addcmul(x_BSD, gate_2, y_BSD.float())
+
+
+def _modulate(x_BSD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
+    normal_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=EPS)
+    return torch.addcmul(shift_B1D, normal_BSD, 1 + scale_B1D)
+
+
+def _table(num: int, width: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(num, width) / math.sqrt(width))
