@@ -2,13 +2,15 @@
 turn.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..numerics import exact, mixed
 from ..objective.precondition import LinearPart
-from .block import Block, Modulation, modulate
+from .block import Block, Modulation, gain_of_norm, modulate
 from .inputs import Flow, Inputs
 from .positions import coordinates, extent, place_table, rotary_positions
 from .tokens import (
@@ -30,6 +32,16 @@ VIDEO_RMS, VIDEO_EDGE = 0.8, 0.04
 MEL_RMS, MEL_EDGE = 1.0, 0.05
 
 
+class StreamState(NamedTuple):
+    """The stream between two blocks; a sample's part of each tensor is its row."""
+
+    x_BSD: Tensor
+    condition_BGD: Tensor
+    video: tuple[Tensor, Tensor]
+    """What the linear part makes of the noisy video: its flow, and the size of the rest."""
+    mel: tuple[Tensor, Tensor] | None
+
+
 class VideoMoeDit(nn.Module):
     """Predicts the flow of video and audio from their noisy versions, what is told of the clip
     (its caption, its first frame) and their noise levels.
@@ -37,6 +49,9 @@ class VideoMoeDit(nn.Module):
     Sound, caption and first frame are there as the configuration has them. All state that computes
     is in `state_dict()`.
     """
+
+    TRUNK = ("text_in", "reference_in", "video_in", "mel_in", "noise_levels")
+    """Modules in front of the first block."""
 
     rotary_2SP: Tensor | None
     place_SD: Tensor | None
@@ -57,6 +72,7 @@ class VideoMoeDit(nn.Module):
         self.noise_levels = NoiseLevels(m.width)
         self.blocks = nn.ModuleList(Block(config, index) for index in range(m.layers))
         self.last_modulation = Modulation(m.width, 2)
+        self.last_gain = gain_of_norm(m)
         self.video_out = _zero_linear(m.width, patch)
         if config.has_audio:
             self.mel_out = _zero_linear(m.width, mel_patch)
@@ -68,24 +84,38 @@ class VideoMoeDit(nn.Module):
 
     def forward(self, inputs: Inputs) -> Flow:
         """Returns the flow (noise - data) of video and audio."""
+        state = self.work(self.begin(inputs), range(len(self.blocks)))
+        return self.finish(state, inputs)
+
+    def begin(self, inputs: Inputs) -> StreamState:
+        """Returns the tokens in front of the first block."""
         device = inputs.video_BCFHW.device
-        with mixed(device):
-            with exact(device):
-                video = self.video_linear(inputs.video_BCFHW, inputs.sigma_MB[0])
-                mel = (
-                    self.mel_linear(inputs.mel_BNM, inputs.sigma_MB[1])
-                    if self.config.has_audio
-                    else None
-                )
-                told_BSD, summary_BD = self._told(inputs)
-                condition_BGD = self.noise_levels(inputs.sigma_MB, summary_BD)
-                x_BSD = self._embed(inputs, told_BSD, video, mel)
-            for block in self.blocks:
-                x_BSD = block(x_BSD, condition_BGD, self.rotary_2SP, self.tokens)
-            with exact(device):
-                shift, scale = self.last_modulation(condition_BGD)
-                x_BSD = modulate(x_BSD.float(), shift, scale, self.tokens)
-                return self._answer(x_BSD, inputs, video, mel)
+        with mixed(device), exact(device):
+            video = self.video_linear(inputs.video_BCFHW, inputs.sigma_MB[0])
+            mel = (
+                self.mel_linear(inputs.mel_BNM, inputs.sigma_MB[1])
+                if self.config.has_audio
+                else None
+            )
+            told_BSD, summary_BD = self._told(inputs)
+            condition_BGD = self.noise_levels(inputs.sigma_MB, summary_BD)
+            return StreamState(self._embed(inputs, told_BSD, video, mel), condition_BGD, video, mel)
+
+    def work(self, state: StreamState, blocks: range) -> StreamState:
+        """Sends the tokens through these blocks."""
+        x_BSD = state.x_BSD
+        with mixed(x_BSD.device):
+            for index in blocks:
+                x_BSD = self.blocks[index](x_BSD, state.condition_BGD, self.rotary_2SP, self.tokens)
+        return state._replace(x_BSD=x_BSD)
+
+    def finish(self, state: StreamState, inputs: Inputs) -> Flow:
+        """Returns what the tokens behind the last block stand for."""
+        device = state.x_BSD.device
+        with mixed(device), exact(device):
+            shift, scale = self.last_modulation(state.condition_BGD)
+            x_BSD = modulate(state.x_BSD.float(), shift, scale, self.tokens)
+            return self._answer(x_BSD, inputs, state.video, state.mel)
 
     def _told(self, inputs: Inputs) -> tuple[list[Tensor], Tensor]:
         """Returns the tokens of what is told, and one vector for the condition of every token."""
