@@ -20,6 +20,7 @@ def balance_loss(
     score_TE: (..., T, E), softmax or sigmoid. counts_E: (..., E) tokens of this forward, T * K in
     all. total_counts_E: counts of the whole optimizer step, which then stand for c (see
     `GlobalCounts`). The gradient flows through P alone. No tokens give 0.
+    Sequence-wise balance is score (B, S, E) with counts (B, E).
 
     The mean over ranks and micro-batches of this loss, and of its gradient, is that of a single
     forward of the joined batch, if each has the same number of tokens and each is given the same
@@ -67,9 +68,9 @@ def contrast_loss(apart_EN: Tensor) -> Tensor:
     num_experts = apart_EN.shape[0]
     # the products of all pairs first, then their norms: no normalised copy of the weights is made
     product_EE = apart_EN @ apart_EN.t()
-    square_E = product_EE.diagonal()
-    cos2_EE = product_EE.square() / (square_E[:, None] * square_E).clamp_min(1e-30)
-    pairs = cos2_EE.triu(diagonal=1).sum()
+    norm_E = product_EE.diagonal().clamp_min(1e-30).sqrt()
+    cos_EE = product_EE / norm_E / norm_E[:, None]
+    pairs = cos_EE.square().triu(diagonal=1).sum()
     return pairs / max(1, num_experts * (num_experts - 1) // 2)
 
 
