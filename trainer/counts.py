@@ -5,6 +5,7 @@ from typing import NamedTuple
 from .config import RunConfig
 from .count_parts import SINUSOIDS, block_parts, linear, text_parameters
 from .counts_class import class_parts
+from .counts_noise_experts import noise_expert_parts
 from .counts_wan import wan_parts
 
 NUM_KINDS = 3
@@ -23,19 +24,20 @@ def count_parameters(config: RunConfig) -> Parameters:
     """Counts as `facts: model.md` section 1 does: embeddings, routers and modulation in full.
 
     active = total - (E - K) / E * routed experts. Where experts choose their tokens, K is the
-    number per token on average.
+    number per token on average. Of experts by noise level one is active, with what it shares.
     """
-    parts = {"stream": stream_parts, "class": class_parts, "wan": wan_parts}[config.model.family](
-        config
-    )
-    total = sum(parts.values())
+    parts_of = {"stream": stream_parts, "class": class_parts, "wan": wan_parts}[config.model.family]
+    parts = parts_of(config)
     e = config.moe
     idle = (
         parts["routed_experts"] * (e.num_experts - e.num_chosen) // e.num_experts
         if e.num_experts
         else 0
     )
-    return Parameters(total - idle, total, parts)
+    active = sum(parts.values()) - idle
+    if config.noise_experts.num_experts > 1:
+        parts = noise_expert_parts(config, parts_of)
+    return Parameters(active, sum(parts.values()), parts)
 
 
 def stream_parts(config: RunConfig) -> dict[str, int]:
@@ -52,6 +54,7 @@ def stream_parts(config: RunConfig) -> dict[str, int]:
         "patches": patches,
         "text": text_parameters(width) + 2 * linear(width, width) if config.has_text else 0,
         "noise_levels": linear(SINUSOIDS, width) + linear(width, width) + NUM_KINDS * width,
+        "norms": (2 * m.layers + 1) * width if m.norm == "rms" else 0,
         "modulation": m.layers * linear(width, 6 * width) + linear(width, 2 * width),
         **block_parts(config),
         "outputs": outputs,

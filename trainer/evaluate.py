@@ -83,12 +83,14 @@ def probe_passes(config: RunConfig, batch: Batch, num_bins: int = NUM_BINS) -> l
         sigma_MB[1, ~batch.has_sound_B.cpu().numpy()] = 1.0
         bin_MB = np.stack([bin_MQ[:, index] for bin_MQ, _ in plans], axis=1)
         told = torch.zeros(len(plans), dtype=torch.bool, device=device)
+        host_sigma_MB = torch.from_numpy(sigma_MB.astype(np.float32))
         drawn = Draw(
-            torch.from_numpy(sigma_MB.astype(np.float32)).to(device),
+            host_sigma_MB.to(device),
             torch.from_numpy(np.stack(video)).to(device),
             torch.from_numpy(np.stack(mel)).to(device),
             told,
             told,
+            host_sigma_MB,
         )
         passes.append(ProbePass(drawn, torch.from_numpy(bin_MB).to(device)))
     return passes

@@ -23,9 +23,11 @@ class Inputs(NamedTuple):
     """fp32: the clip's first frame without noise, zeros where it is left out; None without."""
     sigma_MB: Tensor
     """(2, B) fp32: noise levels of video and audio, 0 is data and 1 is noise."""
+    host_sigma_MB: Tensor | None = None
+    """The same on the host, where they are known there without waiting for the device."""
 
     def rows(self, index_n: Tensor) -> "Inputs":
-        """Returns the samples with these numbers (int64)."""
+        """Returns the samples with these numbers (int64), without their levels on the host."""
         return Inputs(
             self.video_BCFHW[index_n],
             self.mel_BNM[index_n],

@@ -50,7 +50,15 @@ class VideoMoeDit(nn.Module):
     is in `state_dict()`.
     """
 
-    TRUNK = ("text_in", "reference_in", "video_in", "mel_in", "noise_levels")
+    TRUNK = (
+        "text_in",
+        "reference_in",
+        "video_linear",
+        "video_in",
+        "mel_linear",
+        "mel_in",
+        "noise_levels",
+    )
     """Modules in front of the first block."""
 
     rotary_2SP: Tensor | None

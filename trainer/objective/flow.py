@@ -72,6 +72,7 @@ def given(batch: Batch, draw: Draw, config: RunConfig) -> Inputs:
         batch.label_B.masked_fill(draw.is_caption_dropped_B, config.model.num_classes),
         reference_BCHW,
         draw.sigma_MB,
+        draw.host_sigma_MB,
     )
 
 

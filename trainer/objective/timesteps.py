@@ -29,6 +29,8 @@ class Draw(NamedTuple):
     is_caption_dropped_B: Tensor
     """Of the class, too."""
     is_reference_dropped_B: Tensor
+    host_sigma_MB: Tensor | None = None
+    """sigma_MB before it went to the device."""
 
 
 def draw(config: RunConfig, seed: int, batch: Batch) -> Draw:
@@ -49,12 +51,14 @@ def draw(config: RunConfig, seed: int, batch: Batch) -> Draw:
         chance = generator(seed, name, position, "reference").random()
         references.append(chance < config.data.reference_drop)
     device = batch.video_BCFHW.device
+    sigma_MB = torch.tensor(sigma, dtype=torch.float32).T.contiguous()
     return Draw(
-        torch.tensor(sigma, dtype=torch.float32).T.contiguous().to(device),
+        sigma_MB.to(device),
         torch.from_numpy(np.stack(video)).to(device),
         torch.from_numpy(np.stack(mel)).to(device),
         torch.tensor(captions, dtype=torch.bool).to(device),
         torch.tensor(references, dtype=torch.bool).to(device),
+        sigma_MB,
     )
 
 
