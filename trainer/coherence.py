@@ -88,6 +88,11 @@ def _attention(config: "RunConfig") -> Iterator[str]:
             f"model.width / model.heads is {m.width // m.heads}, "
             f"but {m.rotary[0]}-axis RoPE needs a multiple of {step}"
         )
+    if m.has_place_table and m.width % 4:
+        yield (
+            f"model.width is {m.width}, but model.has_place_table needs a multiple of 4: use "
+            f"{m.width + 4 - m.width % 4}"
+        )
     if m.rotary == "none" and not m.has_place_table:
         yield (
             "model.rotary is none and model.has_place_table is false, so that no token knows its "
@@ -335,6 +340,8 @@ def _model_key_without_effect(config: "RunConfig", key: str) -> str:
         return "data.latents is none"
     if key == "model.class_tokens_from" and not m.num_class_tokens:
         return "model.num_class_tokens is 0"
+    if key == "model.kv_heads" and m.kv_heads == m.heads:
+        return "it equals model.heads, which 0 means, too"
     if key == "model.rope_base" and m.rotary == "none":
         return "model.rotary is none"
     if key == "model.norm" and m.family == "wan":

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import changed
-from . import stream_recipes
+from . import class_recipes, stream_recipes
 from .coherence import refuse_keys_without_effect
 from .config import RunConfig
 
@@ -24,8 +24,22 @@ _OF_STREAM = (
     stream_recipes.latent_moe_b,
 )
 
+_OF_CLASS = (
+    class_recipes.dsmoe_tiny,
+    class_recipes.dsmoe_s_e16,
+    class_recipes.dsmoe_s_e48,
+    class_recipes.dsmoe_b_e16,
+    class_recipes.dsmoe_b_e48,
+    class_recipes.dsmoe_l_e16,
+    class_recipes.dsmoe_l_e48,
+    class_recipes.dsmoe_3b_e16,
+    class_recipes.jitmoe_tiny,
+    class_recipes.jitmoe_b16_e16,
+    class_recipes.jitmoe_l16_e16,
+)
+
 RECIPES: dict[str, Callable[[], RunConfig]] = {
-    function.__name__: function for function in _OF_STREAM
+    function.__name__: function for function in (*_OF_STREAM, *_OF_CLASS)
 }
 
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import RunConfig
+from ..model_config import ModelConfig
 from ..moe.make import make_moe
-from .attention import Attention
+from .attention import Attention, unit_rms
 from .mlp import Mlp
 
 # B batch  S stream tokens  D width  G kinds of token  N modulation vectors
@@ -20,7 +21,8 @@ class Block(nn.Module):
 
     modulate(y) = y * (1 + scale) + shift; shift, scale and gate come from the token kind's
     condition through a linear map that starts at zero, so that a new block is the identity. Norms
-    have no parameters. Source: DiT, arXiv 2212.09748; facts: model.md 1.1.
+    have no parameters, or a gain each where model.norm is rms. Source: DiT, arXiv 2212.09748;
+    facts: model.md 1.1, 1.2.
     """
 
     def __init__(self, config: RunConfig, index: int) -> None:
@@ -34,6 +36,7 @@ class Block(nn.Module):
             else Mlp(m.width, config.mlp_hidden, m.mlp, has_bias=True)
         )
         self.modulation = Modulation(m.width, 6)
+        self.attention_gain, self.mlp_gain = gain_of_norm(m), gain_of_norm(m)
 
     def forward(
         self,
@@ -48,9 +51,10 @@ class Block(nn.Module):
         by default the first kind of a stream of several. Returns (B, S, D).
         """
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition_BGD)
-        y_BSD = self.attention(modulate(x_BSD, shift_1, scale_1, tokens), rotary_2SP)
+        y_BSD = modulate(x_BSD, shift_1, scale_1, tokens, self.attention_gain)
+        y_BSD = self.attention(y_BSD, rotary_2SP)
         x_BSD = add_gated(x_BSD, gate_1, y_BSD, tokens)
-        y_BSD = modulate(x_BSD, shift_2, scale_2, tokens)
+        y_BSD = modulate(x_BSD, shift_2, scale_2, tokens, self.mlp_gain)
         if self.is_moe:
             if told_BSD is None and len(tokens) > 1:
                 told_BSD = y_BSD[:, : tokens[0]]
@@ -76,11 +80,25 @@ class Modulation(nn.Module):
         return vectors.chunk(self.num, dim=-1)
 
 
-def modulate(x_BSD: Tensor, shift_BGD: Tensor, scale_BGD: Tensor, tokens: Sequence[int]) -> Tensor:
-    """Normalises each token (no parameters, eps 1e-6), then scales and shifts it by its kind's
-    vectors.
+def gain_of_norm(m: ModelConfig) -> nn.Parameter | None:
+    """Returns the gain of one RMSNorm, which starts at 1, or None where norms are layer norms."""
+    return nn.Parameter(torch.ones(m.width)) if m.norm == "rms" else None
+
+
+def modulate(
+    x_BSD: Tensor,
+    shift_BGD: Tensor,
+    scale_BGD: Tensor,
+    tokens: Sequence[int],
+    gain_D: Tensor | None = None,
+) -> Tensor:
+    """Normalises each token (to mean 0 and variance 1; with a gain to RMS 1, times the gain; eps
+    1e-6), then scales and shifts it by its kind's vectors.
     """
-    normal_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=1e-6)
+    if gain_D is None:
+        normal_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=1e-6)
+    else:
+        normal_BSD = unit_rms(x_BSD, gain_D)
     parts = zip(
         normal_BSD.split(list(tokens), dim=1),
         shift_BGD.split(1, dim=1),

@@ -1,6 +1,7 @@
 """Which network a configuration asks for."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -8,12 +9,19 @@ from torch import nn
 from ..config import RunConfig
 from ..model_config import Family
 from .block import Block
+from .class_dit import ClassDit
+from .noise_experts import NoiseExperts
 from .stream import VideoMoeDit
 from .wan import WanBlock, WanDit
 
-Network = VideoMoeDit | WanDit
+Single = VideoMoeDit | ClassDit | WanDit
+Network = Single | NoiseExperts
 
-_OF_FAMILY: dict[Family, Callable[[RunConfig], Network]] = {"stream": VideoMoeDit, "wan": WanDit}
+_OF_FAMILY: dict[Family, Callable[[RunConfig], Single]] = {
+    "stream": VideoMoeDit,
+    "class": ClassDit,
+    "wan": WanDit,
+}
 
 
 def make_model(config: RunConfig) -> Network:
@@ -22,7 +30,8 @@ def make_model(config: RunConfig) -> Network:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return _OF_FAMILY[config.model.family](config)
+        make = partial(_OF_FAMILY[config.model.family], config)
+        return NoiseExperts(config, make) if config.noise_experts.num_experts > 1 else make()
 
 
 def watched_blocks(model: nn.Module) -> list[nn.Module]:

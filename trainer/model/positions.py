@@ -60,6 +60,17 @@ def coordinates(config: RunConfig) -> NDArray[np.float64]:
     return np.concatenate([text, reference, video, audio])
 
 
+def class_coordinates(config: RunConfig) -> NDArray[np.float64]:
+    """Returns (N + S, 3) of a class network's sequence: N in-context class tokens at 0, nowhere in
+    the picture, then the grid's.
+
+    Turned by 0 they are left as they are, in the terms of JiT cos = 1 and sin = 0 (facts: model.md
+    6.2).
+    """
+    nowhere = np.zeros((config.model.num_class_tokens, 3))
+    return np.concatenate([nowhere, grid_coordinates(config.grid)])
+
+
 def grid_coordinates(grid: tuple[int, int, int]) -> NDArray[np.float64]:
     """Returns (S, 3): the places of a grid's tokens; time from 0.5, height and width from 1."""
     time, height, width = grid
@@ -129,11 +140,12 @@ def place_table(coordinates_SA: NDArray[np.float64], width: int) -> Tensor:
     place.
 
     Rotary attention knows differences only, and a picture has borders: a tone that means "left"
-    needs the place itself. The width is split among the axes as in `axis_split`; wavelengths run
-    from 2 pi to 2 pi * 100. Source: JiT uses such a table beside RoPE (facts: model.md 1.2).
+    needs the place itself. The width, a multiple of 4, is split among the axes as in `axis_split`;
+    wavelengths run from 2 pi to 2 pi * 100. Source: JiT uses such a table beside RoPE (facts:
+    model.md 1.2).
     """
     parts = []
-    for axis, part in enumerate(axis_split(width)):
+    for axis, part in enumerate(axis_split(width, coordinates_SA.shape[1])):
         half = part // 2
         frequency = 100.0 ** (-np.arange(half) / max(1, half))
         angle = coordinates_SA[:, axis, None] * frequency

@@ -54,16 +54,16 @@ def unpatch_mel(patch_BSP: Tensor, config: RunConfig) -> Tensor:
     return patch_BSP.reshape(patch_BSP.shape[0], d.num_mel_steps, d.num_mels).transpose(1, 2)
 
 
-def sinusoids(sigma: Tensor, width: int = SINUSOIDS) -> Tensor:
-    """Codes noise levels: cos and sin of 1000 * sigma * 10000^(-j / (width / 2)), cosines first.
+def sinusoids(sigma: Tensor, width: int = SINUSOIDS, scale: float = 1000.0) -> Tensor:
+    """Codes noise levels: cos and sin of scale * sigma * 10000^(-j / (width / 2)), cosines first.
     (...) -> (..., width).
 
-    Source: facts: model.md section 6; equals diffusers' get_timestep_embedding(1000 * sigma, width,
-    flip_sin_to_cos=True, downscale_freq_shift=0).
+    Source: facts: model.md section 6; equals diffusers' get_timestep_embedding(scale * sigma,
+    width, flip_sin_to_cos=True, downscale_freq_shift=0).
     """
     half = width // 2
     exponent = torch.arange(half, dtype=torch.float32, device=sigma.device) / half
-    angle = 1000.0 * sigma.float()[..., None] * torch.exp(-math.log(10_000.0) * exponent)
+    angle = scale * sigma.float()[..., None] * torch.exp(-math.log(10_000.0) * exponent)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 

@@ -34,7 +34,7 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
     exempt = (
-        *("router.", "text_in.byte.", "text_in.gram."),
+        *("router.", "text_in.byte.", "text_in.gram.", "label_in.", "class_place"),
         *("kind_GD", "table_ND", "b_in_EG", "b_out_ED"),
     )
     return parameter.dim() >= 2 and not any(part in name for part in exempt)

@@ -1,0 +1,155 @@
+"""The DiT of pictures, or clips, of a class: DSMoE and JiT, which differ by their configuration."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import RunConfig
+from ..numerics import exact, mixed
+from ..objective.data_prediction import flow_of_data
+from .block import Block, Modulation, gain_of_norm, modulate
+from .inputs import Flow, Inputs
+from .positions import class_coordinates, grid_coordinates, place_table, rotary_positions
+from .tokens import SINUSOIDS, patch_video, sinusoids, unpatch_video
+
+# B batch  C channels  F frames  H, W cells  S tokens of the video, and of the class where they are
+# there  N class tokens  D width  P values of a patch
+
+TABLE_STD = 0.02
+"""Of embeddings and places at the start, and of the noise level's matrices. Source: DiT, arXiv
+2212.09748, as its code starts them; DSMoE and JiT follow it."""
+
+
+class ClassDit(nn.Module):
+    """Predicts the flow of a video, or the clean video (objective.prediction), from its noisy
+    version, its class and its noise level.
+
+    c = level(t) + label, t = 1 - sigma: JiT's and DSMoE's noise level in data-time. x = W patches
+    (+ place); blocks, each modulated by c; then the norm, shift and scale of c, and a linear map
+    that starts at zero, so that a new network answers 0. Before block `class_tokens_from` the class
+    joins the sequence as `num_class_tokens` tokens, label + a learned place each, and leaves it
+    after the last block. The outputs for a variance (has_variance_output) are computed and left
+    alone, as DSMoE's are by the flow loss.
+
+    Parameters equal the published inventories: facts: model.md 1.1 (DSMoE), 1.2 (JiT). What differs
+    is without parameters: rotary channels lie in another order, the place table has the wavelengths
+    of `place_table`, and matrices start as torch's linear layers do (theirs: Xavier).
+    """
+
+    rotary_2SP: Tensor | None
+    place_SD: Tensor | None
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        self.config = config
+        m = config.model
+        self.patch_in = patch_embedding(config)
+        self.noise_level = NoiseLevel(m.width)
+        # one row more stands for a class left out
+        self.label_in = nn.Embedding(m.num_classes + 1, m.width)
+        nn.init.normal_(self.label_in.weight, std=TABLE_STD)
+        self.class_place_ND = (
+            nn.Parameter(torch.randn(m.num_class_tokens, m.width) * TABLE_STD)
+            if m.num_class_tokens
+            else None
+        )
+        self.blocks = nn.ModuleList(Block(config, index) for index in range(m.layers))
+        self.last_modulation = Modulation(m.width, 2)
+        self.last_gain = gain_of_norm(m)
+        num_answers = 2 if m.has_variance_output else 1
+        self.video_out = nn.Linear(m.width, num_answers * config.video_patch)
+        nn.init.zeros_(self.video_out.weight)
+        nn.init.zeros_(self.video_out.bias)
+        # tables follow from the configuration: they move with the module and are not saved
+        rotary = rotary_positions(config, class_coordinates(config))
+        self.register_buffer("rotary_2SP", rotary, persistent=False)
+        self.register_buffer("place_SD", _places(config), persistent=False)
+
+    def forward(self, inputs: Inputs) -> Flow:
+        """Returns the flow (noise - data) of the video, and zeros for the sound."""
+        noisy_BCFHW, sigma_B = inputs.video_BCFHW, inputs.sigma_MB[0]
+        m = self.config.model
+        with mixed(noisy_BCFHW.device):
+            x_BSD, label_BD, condition_B1D = self.start(noisy_BCFHW, sigma_B, inputs.label_B)
+            for index, block in enumerate(self.blocks):
+                if m.num_class_tokens and index == m.class_tokens_from:
+                    x_BSD = self.with_class(x_BSD, label_BD)
+                x_BSD = block(x_BSD, condition_B1D, self._rotary(x_BSD), x_BSD.shape[1:2])
+            answer_BCFHW = self.end(x_BSD, condition_B1D)
+        flow_BCFHW = (
+            flow_of_data(noisy_BCFHW, answer_BCFHW, sigma_B)
+            if self.config.objective.prediction == "data"
+            else answer_BCFHW
+        )
+        return Flow(flow_BCFHW, torch.zeros_like(inputs.mel_BNM))
+
+    def start(
+        self, noisy_BCFHW: Tensor, sigma_B: Tensor, label_B: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the tokens (B, S, D) in front of the first block, the class (B, D), and the
+        condition (B, 1, D) of all blocks, after its activation; fp32."""
+        with exact(noisy_BCFHW.device):
+            x_BSD = self.patch_in(patch_video(noisy_BCFHW, self.config))
+            if self.place_SD is not None:
+                x_BSD = x_BSD + self.place_SD
+            label_BD = self.label_in(label_B)
+            condition_BD = F.silu(self.noise_level(sigma_B) + label_BD)
+            return x_BSD, label_BD, condition_BD[:, None]
+
+    def with_class(self, x_BSD: Tensor, label_BD: Tensor) -> Tensor:
+        """Puts the class tokens in front of the sequence."""
+        assert self.class_place_ND is not None, "model.num_class_tokens is 0"
+        return torch.cat([label_BD[:, None] + self.class_place_ND, x_BSD], dim=1)
+
+    def end(self, x_BSD: Tensor, condition_B1D: Tensor) -> Tensor:
+        """Returns the answer (B, C, F, H, W) that the tokens behind the last block stand for."""
+        with exact(x_BSD.device):
+            x_BSD = x_BSD[:, self.config.model.num_class_tokens :].float()
+            shift, scale = self.last_modulation(condition_B1D)
+            x_BSD = modulate(x_BSD, shift, scale, x_BSD.shape[1:2], self.last_gain)
+            answer_BSP = self.video_out(x_BSD)[..., : self.config.video_patch]
+            return unpatch_video(answer_BSP, self.config)
+
+    def _rotary(self, x_BSD: Tensor) -> Tensor | None:
+        # the class tokens' places lie in front
+        return None if self.rotary_2SP is None else self.rotary_2SP[:, -x_BSD.shape[1] :]
+
+
+class NoiseLevel(nn.Module):
+    """level(t) = W_2 silu(W_1 sinusoids(t) + b_1) + b_2, t = 1 - sigma in [0, 1], not scaled.
+
+    256 D + D + D^2 + D parameters. Source: facts: model.md 1.1, and section 6 (EfficientMoE feeds t
+    unscaled, where Wan feeds 1000 t).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.w_in = nn.Linear(SINUSOIDS, width)
+        self.w_out = nn.Linear(width, width)
+        for linear in (self.w_in, self.w_out):
+            nn.init.normal_(linear.weight, std=TABLE_STD)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, sigma_B: Tensor) -> Tensor:
+        """sigma_B: fp32, 1 is noise. Returns (B, D)."""
+        level_BD: Tensor = self.w_out(F.silu(self.w_in(sinusoids(1 - sigma_B, scale=1.0))))
+        return level_BD
+
+
+def patch_embedding(config: RunConfig) -> nn.Module:
+    """Returns the linear map (..., P) -> (..., D) with biases; with model.patch_bottleneck b it is
+    of rank b, P b + b D + D parameters (JiT)."""
+    patch, m = config.video_patch, config.model
+    if not m.patch_bottleneck:
+        return nn.Linear(patch, m.width)
+    return nn.Sequential(
+        nn.Linear(patch, m.patch_bottleneck, bias=False), nn.Linear(m.patch_bottleneck, m.width)
+    )
+
+
+def _places(config: RunConfig) -> Tensor | None:
+    if not config.model.has_place_table:
+        return None
+    place_S3 = grid_coordinates(config.grid)
+    # a picture has no time that the table could spend a third of the width on
+    return place_table(place_S3[:, 1:] if config.grid[0] == 1 else place_S3, config.model.width)
