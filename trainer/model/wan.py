@@ -28,9 +28,12 @@ NUM_VECTORS = 6
 """Shift, scale and gate of attention and of the MLP."""
 
 
-class Given(NamedTuple):
-    """What every block is given beside the tokens themselves; fp32."""
+class WanState(NamedTuple):
+    """The tokens between two blocks, and what all blocks are given; fp32. A sample's part of each
+    tensor is its row.
+    """
 
+    x_BSD: Tensor
     told_BSD: Tensor
     """The caption's tokens."""
     vectors_BND: Tensor
@@ -54,6 +57,12 @@ class WanDit(nn.Module):
     N(0, 1/D), as Wan's; other matrices start as torch's linear layers do (Wan: Xavier, and
     N(0, 0.02^2) in the caption's and the noise level's MLPs).
     """
+
+    TRUNK = (
+        *("text_in", "told_in", "told_out"),
+        *("level_in", "level_out", "vectors", "video_in"),
+    )
+    """Modules in front of the first block."""
 
     rotary_2SP: Tensor | None
     place_SD: Tensor | None
@@ -82,26 +91,18 @@ class WanDit(nn.Module):
 
     def forward(self, inputs: Inputs) -> Flow:
         """Returns the flow (noise - data) of the video, and zeros for the sound."""
+        state = self.work(self.begin(inputs), range(len(self.blocks)))
+        return self.finish(state, inputs)
+
+    def begin(self, inputs: Inputs) -> WanState:
+        """Returns the tokens in front of the first block."""
         with exact(inputs.video_BCFHW.device):
             text_BST = self.text_in.tokens(self.text_in.embed(inputs.text_BS))
-        flow_BCFHW = self.flow(inputs.video_BCFHW, inputs.sigma_MB[0], text_BST)
-        return Flow(flow_BCFHW, torch.zeros_like(inputs.mel_BNM))
+        return self.embed(inputs.video_BCFHW, inputs.sigma_MB[0], text_BST)
 
-    def flow(self, noisy_BCFHW: Tensor, sigma_B: Tensor, text_BST: Tensor) -> Tensor:
-        """noisy_BCFHW: fp32. sigma_B: fp32, 1 is noise. text_BST: (B, any number, T) vectors of the
-        caption, whatever reads it. Returns the flow, in noisy's shape.
-        """
-        with mixed(noisy_BCFHW.device):
-            x_BSD, given = self.start(noisy_BCFHW, sigma_B, text_BST)
-            for block in self.blocks:
-                x_BSD = block(x_BSD, given, self.rotary_2SP)
-            answer_BCFHW = self.end(x_BSD, given)
-        if self.config.objective.prediction == "data":
-            return flow_of_data(noisy_BCFHW, answer_BCFHW, sigma_B)
-        return answer_BCFHW
-
-    def start(self, noisy_BCFHW: Tensor, sigma_B: Tensor, text_BST: Tensor) -> tuple[Tensor, Given]:
-        """Returns the tokens (B, S, D) in front of the first block, and what blocks are given."""
+    def embed(self, noisy_BCFHW: Tensor, sigma_B: Tensor, text_BST: Tensor) -> WanState:
+        """Does the same for a caption that is read already, by whatever encoder: text_BST, (B, any
+        number, T)."""
         with exact(noisy_BCFHW.device):
             told_BSD = self.told_out(F.gelu(self.told_in(text_BST), approximate="tanh"))
             level_BD = self.level_out(F.silu(self.level_in(sinusoids(sigma_B))))
@@ -109,13 +110,26 @@ class WanDit(nn.Module):
             x_BSD = self.video_in(patch_video(noisy_BCFHW, self.config))
             if self.place_SD is not None:
                 x_BSD = x_BSD + self.place_SD
-            return x_BSD, Given(told_BSD, vectors_BND, level_BD)
+            return WanState(x_BSD, told_BSD, vectors_BND, level_BD)
 
-    def end(self, x_BSD: Tensor, given: Given) -> Tensor:
-        """Returns the video that the tokens behind the last block stand for."""
-        with exact(x_BSD.device):
-            shift, scale = (self.table_ND + given.level_BD[:, None]).chunk(2, dim=1)
-            return unpatch_video(self.video_out(_modulate(x_BSD, shift, scale)), self.config)
+    def work(self, state: WanState, blocks: range) -> WanState:
+        """Sends the tokens through these blocks."""
+        x_BSD = state.x_BSD
+        with mixed(x_BSD.device):
+            for index in blocks:
+                block = self.blocks[index]
+                x_BSD = block(x_BSD, state.told_BSD, state.vectors_BND, self.rotary_2SP)
+        return state._replace(x_BSD=x_BSD)
+
+    def finish(self, state: WanState, inputs: Inputs) -> Flow:
+        """Returns what the tokens behind the last block stand for."""
+        with exact(state.x_BSD.device):
+            shift, scale = (self.table_ND + state.level_BD[:, None]).chunk(2, dim=1)
+            patch_BSP = self.video_out(_modulate(state.x_BSD, shift, scale))
+            video_BCFHW = unpatch_video(patch_BSP, self.config)
+        if self.config.objective.prediction == "data":
+            video_BCFHW = flow_of_data(inputs.video_BCFHW, video_BCFHW, inputs.sigma_MB[0])
+        return Flow(video_BCFHW, torch.zeros_like(inputs.mel_BNM))
 
 
 class WanBlock(nn.Module):
@@ -141,17 +155,23 @@ class WanBlock(nn.Module):
         )
         self.table_ND = _table(NUM_VECTORS, m.width)
 
-    def forward(self, x_BSD: Tensor, given: Given, rotary_2SP: Tensor | None) -> Tensor:
-        """x_BSD: (B, S, D) fp32. Returns the same."""
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (
-            self.table_ND + given.vectors_BND
-        ).chunk(NUM_VECTORS, dim=1)
+    def forward(
+        self,
+        x_BSD: Tensor,
+        told_BSD: Tensor,
+        vectors_BND: Tensor,
+        rotary_2SP: Tensor | None,
+    ) -> Tensor:
+        """x_BSD: (B, S, D) fp32. told_BSD, vectors_BND: as in `WanState`. Returns x's shape."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (self.table_ND + vectors_BND).chunk(
+            NUM_VECTORS, dim=1
+        )
         y_BSD = self.attention(_modulate(x_BSD, shift_1, scale_1), rotary_2SP)
         x_BSD = torch.addcmul(x_BSD, gate_1, y_BSD.float())
-        y_BSD = self.cross_attention(self.cross_norm(x_BSD), given.told_BSD)
+        y_BSD = self.cross_attention(self.cross_norm(x_BSD), told_BSD)
         x_BSD = x_BSD + y_BSD.float()
         y_BSD = _modulate(x_BSD, shift_2, scale_2)
-        y_BSD = self.mlp(y_BSD, given.told_BSD) if self.is_moe else self.mlp(y_BSD)
+        y_BSD = self.mlp(y_BSD, told_BSD) if self.is_moe else self.mlp(y_BSD)
         return torch.addcmul(x_BSD, gate_2, y_BSD.float())
 
 
