@@ -121,7 +121,11 @@ def train(
     ] = "",
     init_from: Annotated[
         str,
-        typer.Option("--init-from", metavar="RUN", help="Start with another run's weights."),
+        typer.Option(
+            "--init-from",
+            metavar="RUN",
+            help="Start with another run's weights, and without RECIPE with its configuration.",
+        ),
     ] = "",
     is_supervised: Annotated[
         bool,
@@ -155,6 +159,10 @@ def train(
         config = resumed_config(run.config, changes, run.name)
     elif recipe:
         config = new_config(recipe, changes)
+    elif init_from:
+        with opened_store(settings) as open_store:
+            run = open_store.find_run(init_from)
+        config = resumed_config(run.config, changes, run.name)
     else:
         raise MoescopeError("no recipe given: name one, as in `moescope train tiny --data FOLDER`")
     if is_supervised:
@@ -222,6 +230,77 @@ def params(
         ],
         "",
     )
+
+
+@app.command()
+def upcycle(
+    run: RunName,
+    experts: Annotated[
+        int, typer.Option("--experts", min=1, help="Routed experts of each MoE block.")
+    ],
+    chosen: Annotated[
+        int, typer.Option("--chosen", min=1, help="Experts that each token is sent to.")
+    ] = 2,
+    every: Annotated[
+        int | None,
+        typer.Option("--every", min=1, help="Every how many blocks one is MoE; else as the run."),
+    ] = None,
+    shared: Annotated[
+        int, typer.Option("--shared", min=0, help="Experts that see every token.")
+    ] = 1,
+    shared_from: Annotated[
+        str,
+        typer.Option("--shared-from", help="What the shared expert starts from: noise or dense."),
+    ] = "noise",
+    noise: Annotated[
+        float | None,
+        typer.Option("--noise", help="Standard deviation of that noise; 1e-4 by default."),
+    ] = None,
+    drop_share: Annotated[
+        float,
+        typer.Option("--drop-share", help="Share of each expert's hidden channels to draw anew."),
+    ] = 0.0,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change another key; repeatable."),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the new run.")] = "",
+    is_trial: Annotated[
+        bool, typer.Option("--verify", help="Compare with the dense run and write nothing.")
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="The same as seed; else as the run.")
+    ] = None,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Make a run with experts out of one that was trained dense, answering alike at its start."""
+    from .trainer.asked import asked_changes
+    from .trainer.upcycle_plan import UpcyclePlan
+
+    plan = UpcyclePlan(experts, chosen, shared, every, shared_from, noise, drop_share)
+    changes = asked_changes(assignments or (), {"seed": seed})
+    from .trainer.upcycle_run import in_words
+    from .trainer.upcycle_run import upcycle as upcycle_run
+
+    settings = asked_settings(home, store)
+    found = upcycle_run(settings, run, plan, changes, name=name, is_trial=is_trial)
+    if as_json:
+        say_json(found)
+    else:
+        verdict = "as the dense run" if found.is_equal else "OTHERWISE than the dense run"
+        say(f"{found.origin}, on {found.compared_on}")
+        say(f"clones answer {verdict}: {in_words(found.comparison)}")
+        say(f"{found.comparison.says}: the flow starts {found.comparison.start:.2g} from the dense")
+        say(
+            f"{found.total / 1e6:.2f} M parameters, {found.active / 1e6:.2f} M active "
+            f"(dense: {found.dense_total / 1e6:.2f} M)"
+        )
+        if found.run_id:
+            say(f"run {found.name} ({found.run_id}) is ready: moescope train --resume {found.name}")
+    if not found.is_equal:
+        raise typer.Exit(1)
 
 
 @app.command()

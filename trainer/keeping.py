@@ -115,8 +115,7 @@ class Keeper:
 
     def after_step(self, state: TrainState, segment: int) -> None:
         """Takes a snapshot or writes to disk where the state's step is due for it."""
-        while not self._faults.empty():
-            self._fail(self._faults.get_nowait())
+        self._tell_faults()
         step = state.step
         to_disk = step % self._config.disk_every_steps == 0
         if to_disk or (self._ring.capacity and step % self._config.memory_every_steps == 0):
@@ -127,6 +126,7 @@ class Keeper:
         one."""
         self._take(state, segment, to_disk=True, health="certified")
         self.flush()
+        self._tell_faults()
 
     def save_now(self, state: TrainState, segment: int) -> Checkpoint | None:
         """Writes the state to disk and waits for it. Returns None, after saying why, where it
@@ -138,8 +138,7 @@ class Keeper:
             return there
         self._take(state, segment, to_disk=True)
         self.flush()
-        while not self._faults.empty():
-            self._fail(self._faults.get_nowait())
+        self._tell_faults()
         with self._lock:
             kept = self._by_step.get(state.step)
         return kept if kept and kept.is_on_disk else None
@@ -201,6 +200,10 @@ class Keeper:
         self.flush()
         self._jobs.put(None)
         self._writer.join()
+
+    def _tell_faults(self) -> None:
+        while not self._faults.empty():
+            self._fail(self._faults.get_nowait())
 
     def _take(
         self, state: TrainState, segment: int, *, to_disk: bool, health: Health = "fresh"

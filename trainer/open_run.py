@@ -9,6 +9,7 @@ import socket
 import time
 from pathlib import Path
 from secrets import token_hex
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -159,12 +160,20 @@ def claim(store: Store, run: Run) -> str:
     )
 
 
-def load_weights(model: nn.Module, store: Store, name_or_id: str) -> str:
+class Origin(NamedTuple):
+    """Where the weights of a new run came from."""
+
+    text: str
+    """In words, what was passed over included."""
+    details: dict[str, Any]
+    """For the run's record: from_run, from_name, from_step."""
+
+
+def load_weights(model: nn.Module, store: Store, name_or_id: str) -> Origin:
     """Loads the averaged weights (EMA) of another run's newest readable checkpoint that is not
     tainted.
 
-    Returns what was loaded, in words. Raises MoescopeError where there is none or where the
-    shapes differ.
+    Raises MoescopeError where there is none or where the shapes differ.
     """
     run = store.find_run(name_or_id)
     root = Path(run.folder) / "checkpoints"
@@ -184,7 +193,9 @@ def load_weights(model: nn.Module, store: Store, name_or_id: str) -> str:
             if name.startswith("average.")
         }
         _load(model, state["model"] | averages, run.name)
-        return f"weights of run {run.name}, step {state['loop']['step']}"
+        step = state["loop"]["step"]
+        text = "; ".join([f"weights of run {run.name}, step {step}", *faults])
+        return Origin(text, {"from_run": run.id, "from_name": run.name, "from_step": step})
     raise MoescopeError("; ".join([f"run {run.name} has no usable checkpoint in {root}", *faults]))
 
 
@@ -201,7 +212,7 @@ def _load(model: nn.Module, weights: dict[str, Tensor], run_name: str) -> None:
         raise MoescopeError(
             f"the weights of run {run_name} do not fit: {first} is {shapes[0]} here and "
             f"{shapes[1]} there "
-            f"({len(odd)} differ): use its model.* and moe.* keys"
+            f"({len(odd)} differ): use its model.* and moe.* keys, or name no recipe to take them"
         )
     model.load_state_dict(weights)
 

@@ -122,9 +122,9 @@ def open_trainer(
             if old
             else new_run(config, settings, name, run_id, _device_name(device), version("moescope"))
         )
-        state = _state(config, device, run.id)
-        origin = load_weights(state.model, store, init_from) if init_from else ""
-        if origin:
+        state = fresh_state(config, device, run.id)
+        origin = load_weights(state.model, store, init_from) if init_from else None
+        if origin is not None:
             state.ema = Ema(state.model, config.optim.ema_decay)
         if old is None and any(run.id == other.id for other in store.runs(include_archived=True)):
             raise MoescopeError(f"there is a run {run.id} already: resume it, or leave the id out")
@@ -140,15 +140,18 @@ def open_trainer(
             _go_on(store, run)
         trainer = _assemble(stack, settings, config, device, run, holder, state, batches, progress)
         trainer.num_passed_over = len(clips.passed_over)
-        _say_start(trainer, clips, origin)
+        _say_start(trainer, clips, "" if origin is None else origin.text)
         _open_segment(trainer, store, old)
+        if origin is not None:
+            trainer.say_event("note", f"starts from {origin.text}", origin.details)
         trainer.keep_first()
         (Path(run.folder) / "config.json").write_text(config.model_dump_json(indent=2))
         opened.append(trainer)
         yield trainer
 
 
-def _state(config: RunConfig, device: torch.device, run_id: str) -> TrainState:
+def fresh_state(config: RunConfig, device: torch.device, run_id: str) -> TrainState:
+    """Returns the state of a run that has not begun."""
     model = make_model(config).to(device)
     return TrainState(
         model,
