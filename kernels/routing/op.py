@@ -118,7 +118,7 @@ def _highest(choice_TE: Tensor, number: int) -> Tensor:
 
 def _keep_best_groups(choice_TE: Tensor, rule: RoutingRule) -> Tensor:
     # -inf and not 0: beside a negative bias an excluded 0 would win
-    choice_TGM = choice_TE.unflatten(1, (rule.num_groups, -1))
+    choice_TGM: Tensor = choice_TE.unflatten(1, (rule.num_groups, -1))
     two = min(2, choice_TGM.shape[2])
     group_TG = choice_TGM.topk(two, dim=2).values.sum(2)
     is_out_TG = torch.ones_like(group_TG, dtype=torch.bool)

@@ -187,14 +187,13 @@ def test_the_balance_loss_is_theirs_over_k(
     tokens: int, width: int, experts: int, chosen: int, layers: int
 ) -> None:
     torch.manual_seed(experts)
-    logits = tuple(torch.randn(tokens, experts, requires_grad=True) for _ in range(layers))
-    want = load_balancing_loss_func(logits, experts, chosen) / chosen
+    logits: Any = tuple(torch.randn(tokens, experts, requires_grad=True) for _ in range(layers))
+    want: Any = load_balancing_loss_func(logits, experts, chosen) / chosen
     # theirs is of all layers' tokens in one pot
     routing = route(torch.cat(logits), None, RoutingRule(chosen, "softmax"))
     got = balance_loss(routing.score_TE, routing.counts_E, chosen)
     assert got.item() == pytest.approx(want.item(), rel=1e-6)
-    inputs: Any = logits
-    wants, gots = torch.autograd.grad(want, inputs), torch.autograd.grad(got, inputs)
+    wants, gots = torch.autograd.grad(want, logits), torch.autograd.grad(got, logits)
     # d loss / d logit = p * (g - sum(p g)) with g = E f / T: near balance g hardly varies, and what
     # is left (nothing, with one token or every expert) is small beside the rounding of p * g
     rounded_at_TE = routing.score_TE.detach() * experts * routing.counts_E / routing.counts_E.sum()

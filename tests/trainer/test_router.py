@@ -57,7 +57,7 @@ def test_every_router_answers_for_all_tokens_of_all_samples(make: Make) -> None:
 
 def test_every_router_learns_all_its_parameters_from_the_weights(make: Make) -> None:
     for scores in ("sigmoid", "softmax"):
-        router = make(RoutingRule(2, scores), True)  # type: ignore[arg-type]
+        router = make(RoutingRule(2, scores), True)
         routing = router(torch.randn(3, 5, WIDTH), torch.randn(3, 4, WIDTH))
         (routing.weight_TK * torch.randn(15, 2)).sum().backward()
         for name, parameter in router.named_parameters():

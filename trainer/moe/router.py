@@ -144,7 +144,8 @@ class CrossAttentionRouter(TokenRouter):
         return logit_BSE
 
     def _by_head(self, x_BSD: Tensor) -> Tensor:
-        return x_BSD.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        x_BSHP: Tensor = x_BSD.unflatten(2, (self.heads, -1))
+        return x_BSHP.transpose(1, 2)
 
 
 class HeadRouters(nn.Module):
