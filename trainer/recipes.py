@@ -7,7 +7,7 @@ from typing import Any
 
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import changed
-from . import class_recipes, stream_recipes
+from . import class_recipes, stream_recipes, wan_recipes
 from .coherence import refuse_keys_without_effect
 from .config import RunConfig
 
@@ -38,8 +38,16 @@ _OF_CLASS = (
     class_recipes.jitmoe_l16_e16,
 )
 
+_OF_WAN = (
+    wan_recipes.wan_tiny,
+    wan_recipes.wan_token_moe_tiny,
+    wan_recipes.wan_token_moe,
+    wan_recipes.wan_5b,
+    wan_recipes.wan_14b,
+)
+
 RECIPES: dict[str, Callable[[], RunConfig]] = {
-    function.__name__: function for function in (*_OF_STREAM, *_OF_CLASS)
+    function.__name__: function for function in (*_OF_STREAM, *_OF_CLASS, *_OF_WAN)
 }
 
 
