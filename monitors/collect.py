@@ -44,10 +44,6 @@ class Packed:
     def __getitem__(self, name: str) -> Tensor:
         return self.buffer[name]
 
-    def clear(self) -> None:
-        """Sets all views to 0, so that what is not written before the next sending says nothing."""
-        self._buffer.zero_()
-
     @property
     def is_pending(self) -> bool:
         """Whether something was sent and not yet read."""

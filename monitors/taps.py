@@ -39,8 +39,9 @@ class Taps:
     return kernels' `Routing` or `ExpertChoice` (`score_TE`, `logit_TE`, `counts_E`); a `bias_E` or
     `bias_HE` buffer, where all have one, gives the bias range. num_rows: rows that each router
     has, its heads; one where it is left out. A block or router that did not run while it was
-    watched has zeros. Of several forwards in one `watching()` the last counts. Hooks do not fire in
-    a graph that was compiled without them.
+    watched has what it had when it last did, and zeros before: an expert by noise level that sat a
+    step out is no news. Of several forwards in one `watching()` the last counts. Hooks do not fire
+    in a graph that was compiled without them.
     """
 
     def __init__(
@@ -82,7 +83,6 @@ class Taps:
     def watching(self) -> Iterator[None]:
         """Attaches the hooks for the forwards inside the block and takes them away again, also
         after an error."""
-        self._packed.clear()
         handles = [
             block.register_forward_hook(self._block_hook(i)) for i, block in enumerate(self._blocks)
         ]

@@ -10,7 +10,9 @@ from .errors import MoescopeError, did_you_mean
 
 Tier = Literal["step", "sampled", "slow", "system", "user"]
 # moe_layer: a row for each router, from the first layer on; LatentMoE has one for each head
-Dimension = Literal["layer", "moe_layer", "expert", "modality", "sample", "timestep_bin"]
+Dimension = Literal[
+    "layer", "moe_layer", "expert", "modality", "sample", "timestep_bin", "noise_expert"
+]
 
 MODALITIES = ("video", "audio")
 """Order of the modality dimension."""
@@ -63,6 +65,12 @@ ROUTER_Z = "router/z"
 LOAD_ENTROPY_NATS = "router/load_entropy_nats"
 DEAD_EXPERTS = "router/dead_experts"
 BIAS_RANGE = "router/bias_range"
+EXPERT_WEIGHT_COSINE = "expert/weight_cosine"
+EXPERT_OUTPUT_COSINE = "expert/output_cosine"
+NOISE_EXPERT_SHARE = "noise_expert/share"
+NOISE_EXPERT_LOSS = "noise_expert/loss"
+NOISE_EXPERT_BOUNDARY = "noise_expert/boundary"
+NOISE_EXPERT_BLENDED = "noise_expert/blended"
 ACTIVATION_RMS = "activation/rms"
 ACTIVATION_ABSMAX = "activation/absmax"
 ACTIVATION_OUTLIER_RATIO = "activation/outlier_ratio"
@@ -87,6 +95,7 @@ SINK_LAG_S = "sink/lag_s"
 _FREE = "nothing: the step computes it anyway"
 _HOST = "a few microseconds on the host"
 _PACKED = "part of the one packed copy of a sampled step; nothing between samples"
+_PROBED = "with the probe loss: PLACEHOLDER"
 _MOESCOPE = "moescope"
 
 
@@ -122,6 +131,7 @@ _LAYER: tuple[Dimension, ...] = ("layer",)
 _MOE: tuple[Dimension, ...] = ("moe_layer",)
 _MOE_EXPERT: tuple[Dimension, ...] = ("moe_layer", "expert")
 _SAMPLES: tuple[Dimension, ...] = ("modality", "sample")
+_NOISE_EXPERT: tuple[Dimension, ...] = ("noise_expert",)
 _HEALTH = "facts: health.md section 4"
 
 _SPECS = (
@@ -368,6 +378,80 @@ _SPECS = (
         "From 1 on the bias overrules sigmoid scores.",
         "Little correction is needed.",
         "facts: model.md section 4",
+    ),
+    _spec(
+        EXPERT_WEIGHT_COSINE,
+        "cosine",
+        _MOE,
+        "slow",
+        "expert",
+        _PROBED,
+        "Mean cosine between two experts' weights (W_in and W_out as one vector, no biases).",
+        "1: clones, as after upcycling; it falls slowly and says little above 0.99.",
+        "0: as different as new experts; experts may still answer alike, see the answers' cosine.",
+        _HEALTH + ", 11",
+    ),
+    _spec(
+        EXPERT_OUTPUT_COSINE,
+        "cosine",
+        _MOE,
+        "slow",
+        "expert",
+        _PROBED,
+        "Mean cosine between what two experts answer to the same 64 tokens of the probe batch.",
+        "Above 0.99 the experts are homogenised: the routing chooses between equals. Try "
+        "moe.contrast_weight, a more expressive moe.router, or --drop-share when upcycling.",
+        "Experts answer differently: they have specialised.",
+        "arXiv 2605.19378; " + _HEALTH + ", 11",
+    ),
+    _spec(
+        NOISE_EXPERT_SHARE,
+        "share",
+        _NOISE_EXPERT,
+        "step",
+        "noise_expert",
+        _FREE,
+        "Mean weight that each expert by noise level had on the step's samples; they sum to 1.",
+        "Most noise levels are this expert's: it learns most of the steps.",
+        "0: no sample of the step was its own, and it learnt nothing from it.",
+        "facts: model.md 3.5",
+    ),
+    _spec(
+        NOISE_EXPERT_LOSS,
+        "mse",
+        _NOISE_EXPERT,
+        "step",
+        "noise_expert",
+        _FREE,
+        "Video loss of each expert's samples, weighted as its answers are. Without a sample in the "
+        "step it stays as it was; before its first one it is the mean of all samples.",
+        "This expert is worse; compare with its own past, as each has noise levels of its own.",
+        "Better.",
+        "facts: model.md 3.5",
+    ),
+    _spec(
+        NOISE_EXPERT_BOUNDARY,
+        "noise level",
+        _NOISE_EXPERT,
+        "step",
+        "noise_expert",
+        _FREE,
+        "Noise level from which on each expert is in charge; 0 for the first.",
+        "A learned boundary gives the expert less; near 1 it has nothing left.",
+        "It gives the expert more; at its lower neighbour's that one has nothing left.",
+        "facts: model.md 3.5",
+    ),
+    _spec(
+        NOISE_EXPERT_BLENDED,
+        "share",
+        (),
+        "step",
+        "noise_expert",
+        _FREE,
+        "Share of the step's samples that more than one expert answered for.",
+        "Wide transitions: more work per step, and more that a learned boundary sees.",
+        "0: a hard switch, or no sample near a boundary.",
+        "facts: model.md 3.5",
     ),
     _spec(
         ACTIVATION_RMS,

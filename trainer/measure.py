@@ -15,10 +15,18 @@ from ..monitors.taps import Taps
 from ..platform import catalogue
 from .config import RunConfig
 from .model.make import watched_blocks
+from .model.noise_experts import NoiseExperts
+from .moe.noise_experts import lower_edges, shares
 from .moe.steps import moe_layers
 from .objective.flow import Losses
 from .objective.timesteps import Draw
 from .step_record import Values, scalar
+
+_OF_NOISE_EXPERT = (
+    catalogue.NOISE_EXPERT_SHARE,
+    catalogue.NOISE_EXPERT_LOSS,
+    catalogue.NOISE_EXPERT_BOUNDARY,
+)
 
 
 class Measure:
@@ -42,6 +50,14 @@ class Measure:
             layout[catalogue.LOSS_EXPERTS] = ()
         if num_rows:
             layout[catalogue.EXPERT_TOKENS] = (num_rows, num_experts)
+        self._noise_experts = model if isinstance(model, NoiseExperts) else None
+        num_noise_experts = config.noise_experts.num_experts
+        if self._noise_experts is not None:
+            layout[catalogue.NOISE_EXPERT_BLENDED] = ()
+            for signal in _OF_NOISE_EXPERT:
+                layout[signal] = (num_noise_experts,)
+        # what is shown of an expert without a sample in the step; NaN before its first one
+        self._last_loss_X = np.full(num_noise_experts, np.nan, np.float32)
         self._step = Packed(layout, device)
         self._taps = Taps(
             watched_blocks(model),
@@ -78,6 +94,8 @@ class Measure:
             packed[catalogue.EXPERT_TOKENS].copy_(torch.cat(tokens_RE))
         if extra is not None:
             packed[catalogue.LOSS_EXPERTS].copy_(extra)
+        if self._noise_experts is not None:
+            self._take_shares(self._noise_experts, losses.per_sample_MB[0])
         packed.send()
         if is_sampled:
             self._taps.send()
@@ -90,9 +108,33 @@ class Measure:
         # a clip without sound has an audio loss of exactly 0 and is not in the mean
         with_sound = per_sample[1][per_sample[1] != 0]
         values[catalogue.LOSS_AUDIO] = scalar(with_sound.mean() if with_sound.size else 0.0)
+        if self._noise_experts is not None:
+            values[catalogue.NOISE_EXPERT_LOSS] = self._held_losses(values)
         if is_sampled:
             values |= self._taps.read()
         return values
+
+    def _take_shares(self, model: NoiseExperts, video_B: Tensor) -> None:
+        """Packs how the forward was shared out: `model.noted` is of the same step still."""
+        noted, packed = model.noted, self._step
+        assert noted is not None, "no forward yet"
+        found = shares(noted.weight_XB, video_B)
+        packed[catalogue.NOISE_EXPERT_SHARE].copy_(found.share_X)
+        packed[catalogue.NOISE_EXPERT_LOSS].copy_(found.loss_X)
+        packed[catalogue.NOISE_EXPERT_BOUNDARY].copy_(lower_edges(noted.tau_J))
+        packed[catalogue.NOISE_EXPERT_BLENDED].copy_(found.blended)
+
+    def _held_losses(self, values: Values) -> NDArray[np.float32]:
+        """Returns each expert's loss; without a sample the newest finite one, and before that the
+        mean of all samples. It is for the eye: nothing that computes reads it, and a rollback
+        leaves it alone."""
+        loss_X = values[catalogue.NOISE_EXPERT_LOSS]
+        last_X = np.where(
+            np.isnan(self._last_loss_X), values[catalogue.LOSS_VIDEO], self._last_loss_X
+        )
+        shown_X = np.where(values[catalogue.NOISE_EXPERT_SHARE] > 0, loss_X, last_X)
+        self._last_loss_X = np.where(np.isfinite(loss_X), loss_X, self._last_loss_X)
+        return shown_X.astype(np.float32)
 
     def forget(self) -> None:
         """Drops what was taken and not read: it belongs to a branch that is being abandoned."""

@@ -17,6 +17,7 @@ from . import (
     experts,
     history,
     more_charts,
+    noise_experts,
     steering,
     system,
 )
@@ -81,6 +82,7 @@ def render(store: Store, wanted: str) -> None:
     window_now, is_moving = steering.render(is_live)
     charts_of_a_run.render(store, run.id, window_now, is_moving)
     experts.render(store, run.id, window_now, is_moving)
+    noise_experts.render(store, run.id, window_now, is_moving)
     system.render(store, run.id, window_now, is_moving)
     more_charts.render(store, run.id, window_now, is_moving)
     live(lambda: history.render(store, run.id), beat_s)

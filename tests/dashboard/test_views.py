@@ -249,6 +249,25 @@ class TestThePageOfARun:
         assert len(_charts(page)) == 13
         assert "**fvd** :gray[`user/fvd`]" in _words(page)
 
+    def test_experts_by_noise_level_are_drawn_where_there_are_some(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        assert "Experts by noise level" not in _words(_seen(_run, store, spiked_run.id))
+        values = {
+            "noise_expert/share": np.array([0.25, 0.75], np.float32),
+            "noise_expert/loss": np.array([0.5, 0.1], np.float32),
+            "noise_expert/boundary": np.array([0.0, 0.875], np.float32),
+            "noise_expert/blended": np.array(0.125, np.float32),
+        }
+        store.write_frames([Frame(spiked_run.id, 1, 95, time.time(), values)])
+        page = _seen(_run, store, spiked_run.id)
+        assert len(_charts(page)) == 16
+        assert "Experts by noise level" in _words(page)
+        for name in values:
+            (drawn,) = [m for m in page.markdown if f":gray[`{name}`]" in m.value]
+            assert drawn.proto.help
+        assert '"name":"noise expert 1"' in "".join(_charts(page))
+
     def test_text_of_a_run_makes_no_markup(self, store: Store, spiked_run: Run) -> None:
         store.update_run(spiked_run.id, note="![x](http://x)", name="<b>bold</b>")
         words = _words(_seen(_run, store, spiked_run.id))

@@ -4,7 +4,7 @@ a level.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,6 +63,33 @@ def theta_of(boundaries: Sequence[float]) -> Tensor:
         theta.append(math.log(share / (1 - share)))
         below = boundary
     return torch.tensor(theta, dtype=torch.float32)
+
+
+class Shares(NamedTuple):
+    """How a step was shared out; fp32, on the weights' device."""
+
+    share_X: Tensor
+    """Mean weight of each expert; sums to 1."""
+    loss_X: Tensor
+    """Mean loss of each expert's samples, weighted as its answers were; NaN where it had none."""
+    blended: Tensor
+    """Scalar: share of the samples that more than one expert answered for."""
+
+
+def shares(weight_XB: Tensor, loss_B: Tensor) -> Shares:
+    """loss_x = sum_b w_xb loss_b / sum_b w_xb, over the samples with w_xb > 0.
+
+    weight_XB: of `blend_weights`. loss_B: (B,) fp32; what is not finite reaches only the experts
+    that answered for it.
+    """
+    is_in_XB = weight_XB > 0
+    # selected, not multiplied: a NaN is nobody's but its sample's
+    lost_XB = torch.where(is_in_XB, weight_XB * loss_B, torch.zeros_like(weight_XB))
+    return Shares(
+        weight_XB.mean(1),
+        lost_XB.sum(1) / weight_XB.sum(1),
+        (is_in_XB.sum(0) > 1).float().mean(),
+    )
 
 
 def lower_edges(tau_J: Tensor) -> Tensor:

@@ -24,9 +24,11 @@ class ExpertSteps:
         self._speed = config.bias_update_speed
 
     def start(self) -> None:
-        """Forgets what the forwards before it counted."""
+        """Forgets what the forwards before it counted: not every layer need run in a step."""
         for layer in self.layers:
-            layer.tally.start_step()
+            layer.tally.start_step(layer.w_in_EDG.device)
+            if isinstance(layer.router, BatchChoiceRouter):
+                layer.router.predictor_loss = None
 
     def loss(self) -> Tensor | None:
         """Returns what the layers add to the training loss, a scalar with gradients, or None."""

@@ -24,8 +24,9 @@ class Tally:
         self.counts_RE = torch.zeros(num_rows, config.num_experts, dtype=torch.int64)
         self._losses: list[Tensor] = []
 
-    def start_step(self) -> None:
-        self.counts_RE = torch.zeros_like(self.counts_RE)
+    def start_step(self, device: torch.device | None = None) -> None:
+        """device: the layer's, which a layer that has not run yet does not know."""
+        self.counts_RE = torch.zeros_like(self.counts_RE, device=device)
         self._losses = []
 
     def note(self, routing: Routing | ExpertChoice, w_in_EDG: Tensor) -> None:
