@@ -95,7 +95,9 @@ SINK_LAG_S = "sink/lag_s"
 _FREE = "nothing: the step computes it anyway"
 _HOST = "a few microseconds on the host"
 _PACKED = "part of the one packed copy of a sampled step; nothing between samples"
-_PROBED = "with the probe loss: PLACEHOLDER"
+_PROBED = (
+    "with the probe loss: every expert answers for 64 tokens, 1 % of the probe's time for `tiny`"
+)
 _MOESCOPE = "moescope"
 
 

@@ -1,15 +1,17 @@
 """The slow tier: the loss of a fixed batch of held-out clips, with fixed noise and fixed noise
-levels.
+levels, and how alike the experts are on it.
 """
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ..platform import catalogue
 from .config import RunConfig
 from .data.batches import Batch, Batches
 from .evaluate import ProbePass, probe, probe_passes
+from .moe.similarity import ExpertSimilarity
 from .step_record import Values, scalar
 
 
@@ -37,8 +39,15 @@ class Probe:
             batch = self._batches.validation_batch(self._config.watch.num_probe_clips)
             batch = batch.to(self._device)
             self._fixed = batch, probe_passes(self._config, batch)
-        losses = probe(model, *self._fixed, self._config)
-        return {
+        similarity = ExpertSimilarity(model)
+        with similarity.watching():
+            losses = probe(model, *self._fixed, self._config)
+        values: dict[str, NDArray[np.float32]] = {
             catalogue.PROBE_LOSS: scalar(losses.total),
             catalogue.PROBE_LOSS_BIN: losses.total_Q.astype(np.float32),
         }
+        weights_M, answers_M = similarity.read()
+        if weights_M.size:
+            values[catalogue.EXPERT_WEIGHT_COSINE] = weights_M
+            values[catalogue.EXPERT_OUTPUT_COSINE] = answers_M
+        return values
