@@ -1,5 +1,7 @@
 """The DiT of pictures, or clips, of a class: DSMoE and JiT, which differ by their configuration."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +22,16 @@ TABLE_STD = 0.02
 2212.09748, as its code starts them; DSMoE and JiT follow it."""
 
 
+class ClassState(NamedTuple):
+    """The tokens between two blocks; a sample's part of each tensor is its row."""
+
+    x_BSD: Tensor
+    class_BND: Tensor | None
+    """Tokens of the class, which join the others in front of block `class_tokens_from`."""
+    condition_B1D: Tensor
+    """After its activation."""
+
+
 class ClassDit(nn.Module):
     """Predicts the flow of a video, or the clean video (objective.prediction), from its noisy
     version, its class and its noise level.
@@ -35,6 +47,9 @@ class ClassDit(nn.Module):
     is without parameters: rotary channels lie in another order, the place table has the wavelengths
     of `place_table`, and matrices start as torch's linear layers do (theirs: Xavier).
     """
+
+    TRUNK = ("patch_in", "noise_level", "label_in", "class_place_ND")
+    """Modules and parameters in front of the first block."""
 
     rotary_2SP: Tensor | None
     place_SD: Tensor | None
@@ -67,48 +82,45 @@ class ClassDit(nn.Module):
 
     def forward(self, inputs: Inputs) -> Flow:
         """Returns the flow (noise - data) of the video, and zeros for the sound."""
-        noisy_BCFHW, sigma_B = inputs.video_BCFHW, inputs.sigma_MB[0]
-        m = self.config.model
-        with mixed(noisy_BCFHW.device):
-            x_BSD, label_BD, condition_B1D = self.start(noisy_BCFHW, sigma_B, inputs.label_B)
-            for index, block in enumerate(self.blocks):
-                if m.num_class_tokens and index == m.class_tokens_from:
-                    x_BSD = self.with_class(x_BSD, label_BD)
-                x_BSD = block(x_BSD, condition_B1D, self._rotary(x_BSD), x_BSD.shape[1:2])
-            answer_BCFHW = self.end(x_BSD, condition_B1D)
-        flow_BCFHW = (
-            flow_of_data(noisy_BCFHW, answer_BCFHW, sigma_B)
-            if self.config.objective.prediction == "data"
-            else answer_BCFHW
-        )
-        return Flow(flow_BCFHW, torch.zeros_like(inputs.mel_BNM))
+        state = self.work(self.begin(inputs), range(len(self.blocks)))
+        return self.finish(state, inputs)
 
-    def start(
-        self, noisy_BCFHW: Tensor, sigma_B: Tensor, label_B: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the tokens (B, S, D) in front of the first block, the class (B, D), and the
-        condition (B, 1, D) of all blocks, after its activation; fp32."""
-        with exact(noisy_BCFHW.device):
-            x_BSD = self.patch_in(patch_video(noisy_BCFHW, self.config))
+    def begin(self, inputs: Inputs) -> ClassState:
+        """Returns the tokens in front of the first block."""
+        with exact(inputs.video_BCFHW.device):
+            x_BSD = self.patch_in(patch_video(inputs.video_BCFHW, self.config))
             if self.place_SD is not None:
                 x_BSD = x_BSD + self.place_SD
-            label_BD = self.label_in(label_B)
-            condition_BD = F.silu(self.noise_level(sigma_B) + label_BD)
-            return x_BSD, label_BD, condition_BD[:, None]
+            label_BD = self.label_in(inputs.label_B)
+            condition_BD = F.silu(self.noise_level(inputs.sigma_MB[0]) + label_BD)
+            class_BND = (
+                None if self.class_place_ND is None else label_BD[:, None] + self.class_place_ND
+            )
+            return ClassState(x_BSD, class_BND, condition_BD[:, None])
 
-    def with_class(self, x_BSD: Tensor, label_BD: Tensor) -> Tensor:
-        """Puts the class tokens in front of the sequence."""
-        assert self.class_place_ND is not None, "model.num_class_tokens is 0"
-        return torch.cat([label_BD[:, None] + self.class_place_ND, x_BSD], dim=1)
+    def work(self, state: ClassState, blocks: range) -> ClassState:
+        """Sends the tokens through these blocks; the class tokens join in front of theirs."""
+        x_BSD, condition_B1D = state.x_BSD, state.condition_B1D
+        with mixed(x_BSD.device):
+            for index in blocks:
+                if state.class_BND is not None and index == self.config.model.class_tokens_from:
+                    x_BSD = torch.cat([state.class_BND, x_BSD], dim=1)
+                x_BSD = self.blocks[index](
+                    x_BSD, condition_B1D, self._rotary(x_BSD), x_BSD.shape[1:2]
+                )
+        return state._replace(x_BSD=x_BSD)
 
-    def end(self, x_BSD: Tensor, condition_B1D: Tensor) -> Tensor:
-        """Returns the answer (B, C, F, H, W) that the tokens behind the last block stand for."""
-        with exact(x_BSD.device):
-            x_BSD = x_BSD[:, self.config.model.num_class_tokens :].float()
-            shift, scale = self.last_modulation(condition_B1D)
+    def finish(self, state: ClassState, inputs: Inputs) -> Flow:
+        """Returns what the tokens behind the last block stand for."""
+        with exact(state.x_BSD.device):
+            x_BSD = state.x_BSD[:, self.config.model.num_class_tokens :].float()
+            shift, scale = self.last_modulation(state.condition_B1D)
             x_BSD = modulate(x_BSD, shift, scale, x_BSD.shape[1:2], self.last_gain)
             answer_BSP = self.video_out(x_BSD)[..., : self.config.video_patch]
-            return unpatch_video(answer_BSP, self.config)
+            video_BCFHW = unpatch_video(answer_BSP, self.config)
+        if self.config.objective.prediction == "data":
+            video_BCFHW = flow_of_data(inputs.video_BCFHW, video_BCFHW, inputs.sigma_MB[0])
+        return Flow(video_BCFHW, torch.zeros_like(inputs.mel_BNM))
 
     def _rotary(self, x_BSD: Tensor) -> Tensor | None:
         # the class tokens' places lie in front
