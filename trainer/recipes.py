@@ -7,7 +7,7 @@ from typing import Any
 
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import changed
-from . import class_recipes, stream_recipes, wan_recipes
+from . import class_recipes, noise_expert_recipes, stream_recipes, wan_recipes
 from .coherence import refuse_keys_without_effect
 from .config import RunConfig
 
@@ -46,8 +46,16 @@ _OF_WAN = (
     wan_recipes.wan_14b,
 )
 
+_BY_NOISE_LEVEL = (
+    noise_expert_recipes.noise_experts_tiny,
+    noise_expert_recipes.wan22_two_expert_tiny,
+    noise_expert_recipes.wan22_two_expert,
+    noise_expert_recipes.wan22_shared,
+)
+
 RECIPES: dict[str, Callable[[], RunConfig]] = {
-    function.__name__: function for function in (*_OF_STREAM, *_OF_CLASS, *_OF_WAN)
+    function.__name__: function
+    for function in (*_OF_STREAM, *_OF_CLASS, *_OF_WAN, *_BY_NOISE_LEVEL)
 }
 
 
