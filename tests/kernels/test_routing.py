@@ -284,6 +284,41 @@ def test_logits_that_are_no_numbers_still_give_valid_experts(
         assert all(len(set(row)) == rule.num_chosen for row in chosen_TK.tolist())
 
 
+@pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("scope", ["sample", "batch"])
+def test_logits_that_are_no_numbers_still_give_different_tokens(scope: Scope, value: float) -> None:
+    logit_BSE = torch.randn(2, 6, 3)
+    logit_BSE[0, 1] = value
+    logit_BSE[1, :, 2] = value
+    for scores in ("sigmoid", "softmax"):
+        choice = choose_tokens(logit_BSE, 2, scores, 1.0, scope)  # type: ignore[arg-type]
+        assert choice.counts_E.tolist() == [8] * 3
+        for row in choice.token_N.view(3, 8).tolist():
+            assert row == sorted(set(row))
+            assert 0 <= row[0] <= row[-1] < 12
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_routing_never_waits_for_the_device(rule: RoutingRule) -> None:
+    # a meta tensor has no values: whatever needs one on the host raises
+    logit_TE = torch.zeros(12, 8, device="meta", requires_grad=True)
+    bias_E = torch.zeros(8, device="meta")
+    routing = route(logit_TE, bias_E, rule)
+    routing.weight_TK.sum().backward()
+    assert routing.chosen_TK.shape == (12, rule.num_chosen)
+    with pytest.raises(RuntimeError, match="meta"):
+        routing.counts_E.max().item()
+
+
+def test_heads_and_experts_never_wait_for_the_device() -> None:
+    logit_HTE = torch.zeros(3, 4, 8, device="meta")
+    assert route_heads(logit_HTE, torch.zeros(3, 8, device="meta"), 2).counts_E.shape == (3, 8)
+    for scope in ("sample", "batch"):
+        choice = choose_tokens(logit_HTE, 2, "softmax", 1.0, scope)  # type: ignore[arg-type]
+        # one token of 4 for each of 8 experts in each of 3 samples: 12 * 2 / 8 in all
+        assert choice.token_N.shape == (24,)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_weights_pass_a_numerical_check_of_their_gradient(rule: RoutingRule) -> None:
     torch.manual_seed(0)

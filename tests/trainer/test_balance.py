@@ -155,6 +155,14 @@ def test_the_contrast_loss_does_not_depend_on_the_size_of_experts(size: float) -
     assert contrast_loss(experts_EN * size).item() == pytest.approx(want, rel=1e-5)
 
 
+def test_the_contrast_loss_is_computed_in_fp32_where_products_run_in_bf16() -> None:
+    torch.manual_seed(0)
+    experts_EN = torch.randn(4, 30)
+    want = contrast_loss(experts_EN).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert contrast_loss(experts_EN).item() == want
+
+
 def test_an_idle_expert_s_zero_answer_is_unlike_all_others() -> None:
     experts_EN = torch.tensor([[1.0, 2.0], [0.0, 0.0], [2.0, 4.0]], requires_grad=True)
     loss = contrast_loss(experts_EN)

@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..numerics import exact
+
 # T tokens  E experts  K chosen experts  N numbers that stand for an expert
 # Leading dimensions before (T, E) and (E,), such as heads with experts of their own, are averaged.
 
@@ -51,7 +53,7 @@ def contrast_loss(apart_EN: Tensor) -> Tensor:
     identical up to a factor; to be made small.
 
     loss = mean over pairs i < j of cos(v_i, v_j)^2
-    apart_EN: (E, ...) fp32; what stands for an expert, flattened to v_e. Three choices:
+    apart_EN: (E, ...), computed in fp32; what stands for an expert, flattened to v_e. Three choices:
     - its weights, such as w_in_EDG: no tokens needed, E^2 * D * G multiplications. Blind to hidden
       units in another order, which two experts may have and still answer alike;
     - its answers on the same few tokens, (E, tokens, D): what homogenisation is about, at the price
@@ -64,10 +66,11 @@ def contrast_loss(apart_EN: Tensor) -> Tensor:
     Source: moescope choice; remedy of arXiv 2605.19378 (facts: model.md section 9), without its
     formula; the squared cosine is that of orthogonality regularisation, arXiv 1810.09102.
     """
-    apart_EN = apart_EN.flatten(1)
+    apart_EN = apart_EN.flatten(1).to(torch.promote_types(apart_EN.dtype, torch.float32))
     num_experts = apart_EN.shape[0]
     # the products of all pairs first, then their norms: no normalised copy of the weights is made
-    product_EE = apart_EN @ apart_EN.t()
+    with exact(apart_EN.device):
+        product_EE = apart_EN @ apart_EN.t()
     norm_E = product_EE.diagonal().clamp_min(1e-30).sqrt()
     cos_EE = product_EE / norm_E / norm_E[:, None]
     pairs = cos_EE.square().triu(diagonal=1).sum()
