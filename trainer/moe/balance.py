@@ -53,7 +53,7 @@ def contrast_loss(apart_EN: Tensor) -> Tensor:
     identical up to a factor; to be made small.
 
     loss = mean over pairs i < j of cos(v_i, v_j)^2
-    apart_EN: (E, ...), computed in fp32; what stands for an expert, flattened to v_e. Three choices:
+    apart_EN: (E, ...); what stands for an expert, flattened to v_e, in fp32. Three choices:
     - its weights, such as w_in_EDG: no tokens needed, E^2 * D * G multiplications. Blind to hidden
       units in another order, which two experts may have and still answer alike;
     - its answers on the same few tokens, (E, tokens, D): what homogenisation is about, at the price
