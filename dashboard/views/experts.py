@@ -1,4 +1,6 @@
-"""The expert-load heat map: one layer over the steps, or every layer at one step."""
+"""The experts: a heat map of their load, one layer over the steps or every layer at one step, and
+how alike they are.
+"""
 
 import streamlit as st
 
@@ -9,8 +11,12 @@ from ..heat_maps import load_at_step, load_over_time
 from ..reads import RunReader
 from ..window import Window, in_range
 from .panel import CALM_S, chart, heading, live, nothing_yet
+from .signal_charts import per_layer
 from .steering import WindowNow
 
+HOMOGENISED = 0.99
+"""Cosine of answers above which experts are such in name only. Source: facts: model.md section 9
+(arXiv 2605.19378)."""
 _OVER_TIME, _AT_STEP = "one layer over time", "all layers at a step"
 
 
@@ -63,7 +69,26 @@ def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> N
         else:
             _over_time(reader, window, signal, min(layer or 0, num_layers - 1))
 
+    def alike() -> None:
+        reader = RunReader(store, run_id)
+        _alike(reader, window_now(reader))
+
     live(heat_map, CALM_S if is_live else None)
+    live(alike, CALM_S if is_live else None)
+
+
+def _alike(reader: RunReader, window: Window) -> None:
+    if catalogue.EXPERT_OUTPUT_COSINE not in reader.signals:
+        return  # the run has no probe, or its layers one expert each
+    # a cosine may be 0 and less
+    linear = Window(window.step_range, is_log=False, is_zoomable=window.is_zoomable)
+    left, right = st.columns(2)
+    with left:
+        signal, level = catalogue.EXPERT_OUTPUT_COSINE, ("homogenised", HOMOGENISED)
+        per_layer(reader, linear, "How alike experts answer", signal, "MoE layer", level)
+    with right:
+        signal, level = catalogue.EXPERT_WEIGHT_COSINE, ("clones", 1.0)
+        per_layer(reader, linear, "How alike their weights are", signal, "MoE layer", level)
 
 
 def _over_time(reader: RunReader, window: Window, signal: str, layer: int) -> None:

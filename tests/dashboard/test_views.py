@@ -268,6 +268,22 @@ class TestThePageOfARun:
             assert drawn.proto.help
         assert '"name":"noise expert 1"' in "".join(_charts(page))
 
+    def test_how_alike_experts_are_is_drawn_where_it_was_measured(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        assert "How alike" not in _words(_seen(_run, store, spiked_run.id))
+        values = {
+            "expert/weight_cosine": np.array([0.999, 0.5, 0.0], np.float32),
+            "expert/output_cosine": np.array([0.995, 0.25, -0.1], np.float32),
+        }
+        store.write_frames([Frame(spiked_run.id, 1, 95, time.time(), values)])
+        page = _seen(_run, store, spiked_run.id)
+        assert len(_charts(page)) == 14
+        for name in values:
+            (drawn,) = [m for m in page.markdown if f":gray[`{name}`]" in m.value]
+            assert drawn.proto.help
+        assert '"text":"homogenised"' in "".join(_charts(page))
+
     def test_text_of_a_run_makes_no_markup(self, store: Store, spiked_run: Run) -> None:
         store.update_run(spiked_run.id, note="![x](http://x)", name="<b>bold</b>")
         words = _words(_seen(_run, store, spiked_run.id))
