@@ -346,6 +346,12 @@ def make_clips_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.")],
     num_clips: Annotated[int, typer.Option("--num-clips", min=1, help="How many clips.")] = 64,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Other seed, other clips.")] = 0,
+    is_by_class: Annotated[
+        bool, typer.Option("--by-class", help="Into a sub-folder for each shape: its class.")
+    ] = False,
+    are_pictures: Annotated[
+        bool, typer.Option("--pictures", help="One picture of each clip, as png.")
+    ] = False,
 ) -> None:
     """Write encoded clips: moving shapes, a tone tied to their motion, a caption that tells it."""
     from rich.progress import Progress
@@ -363,11 +369,18 @@ def make_clips_command(
             bar.update(task, completed=done)
 
     try:
-        make_clips(folder, num_clips, seed, progress=show)
+        make_clips(
+            folder,
+            num_clips,
+            seed,
+            is_by_class=is_by_class,
+            are_pictures=are_pictures,
+            progress=show,
+        )
     finally:
         if console.is_interactive:
             bar.stop()
-    say(f"{num_clips} clips in {folder}")
+    say(f"{num_clips} {'pictures' if are_pictures else 'clips'} in {folder}")
 
 
 @data_app.command("check")
@@ -375,10 +388,12 @@ def check_data(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of clips.")],
     as_json: Json = False,
 ) -> None:
-    """Say which files of a folder can be trained on, and which are passed over and why."""
+    """Say which files of a folder can be trained on, of how many classes, and which cannot."""
     from .trainer.data.clips import find_clips
+    from .trainer.data.pictures import is_picture
 
     index = find_clips(folder)
+    num_pictures = sum(is_picture(clip.path) for clip in index.clips)
     if as_json:
         say_json(
             {
@@ -387,14 +402,21 @@ def check_data(
                 "duration_s": sum(clip.duration_s for clip in index.clips),
                 "num_with_sound": sum(clip.has_sound for clip in index.clips),
                 "num_with_caption": sum(bool(clip.caption) for clip in index.clips),
+                "num_pictures": num_pictures,
+                "num_classes": len(index.classes),
+                "classes": dict(index.classes),
                 "passed_over": [{"name": name, "why": why} for name, why in index.passed_over],
             }
         )
         return
+    of_pictures = f"{num_pictures} of them pictures, " if num_pictures else ""
+    classes = "class" if len(index.classes) == 1 else "classes"
     say(
-        f"{len(index.clips)} usable clips, {sum(clip.duration_s for clip in index.clips):.0f} s, "
+        f"{len(index.clips)} usable clips, {of_pictures}"
+        f"{sum(clip.duration_s for clip in index.clips):.0f} s, "
         f"{sum(clip.has_sound for clip in index.clips)} with sound, "
-        f"{sum(bool(clip.caption) for clip in index.clips)} with a caption"
+        f"{sum(bool(clip.caption) for clip in index.clips)} with a caption, "
+        f"{len(index.classes)} {classes}"
     )
     say_rows(
         [{"passed over": name, "why": why} for name, why in index.passed_over],
@@ -411,6 +433,18 @@ def sample(
             "--prompt", help="What the clip shows; repeatable. Else captions of the data."
         ),
     ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="NAME_OR_NUMBER",
+            help="What the clip is of; repeatable. Else a few classes of the data.",
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="Picture or clip whose first frame the clip starts from."),
+    ] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps from noise to clip.")] = 32,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise.")] = 0,
     to: Annotated[
@@ -420,10 +454,19 @@ def sample(
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Write mp4 clips that the run's model generates."""
+    """Write clips that the run's model generates: mp4, or png where they have one frame."""
     from .trainer.sample_run import sample_run
 
-    paths = sample_run(asked_settings(home, store), run, prompts or [], steps, seed, to)
+    paths = sample_run(
+        asked_settings(home, store),
+        run,
+        prompts or [],
+        steps,
+        seed,
+        to,
+        classes=classes or [],
+        reference=reference,
+    )
     if as_json:
         say_json(paths)
         return

@@ -236,11 +236,14 @@ def recent_commands(store: Store, run_id: str, most: int = 8) -> list[Command]:
 
 
 def sample_clips(run: Run, most: int = 4) -> list[Path]:
-    """Returns the newest generated clips first; none where the folder is on another machine."""
+    """Returns the newest generated clips and pictures first; none where the folder is on another
+    machine.
+    """
     if not run.folder:
         return []
     try:
-        clips = [p for p in (Path(run.folder) / "samples").rglob("*.mp4") if p.is_file()]
+        files = (Path(run.folder) / "samples").rglob("*")
+        clips = [p for p in files if p.suffix in (".mp4", ".png") and p.is_file()]
         return sorted(clips, key=lambda p: (p.stat().st_mtime, p.name), reverse=True)[:most]
     except OSError:
         return []

@@ -66,6 +66,8 @@ class DataConfig(Frozen):
     """Share of samples whose caption, or class, is left out, for guidance."""
     reference_drop: float = Field(default=0.1, ge=0, le=1)
     """Share of samples whose reference picture is left out (model.has_reference)."""
+    flip_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of samples that are mirrored; captions that say left or right would lie."""
     validation_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the clips held out for the probe, chosen by the hash of their name."""
     workers: PositiveInt = Field(default=1, le=256)

@@ -38,8 +38,7 @@ class BinLosses(NamedTuple):
     """Losses by noise level, from data to noise."""
 
     by_bin_MQ: NDArray[np.float64]
-    """(2, Q): mean flow loss of video and audio in each bin; NaN for audio where no clip has
-    sound."""
+    """(2, Q): mean flow loss of video and audio in each bin; 0 for the audio of silent clips."""
     audio_weight: float
 
     @property
@@ -53,9 +52,7 @@ class BinLosses(NamedTuple):
     @property
     def total_Q(self) -> NDArray[np.float64]:
         """(Q,) video + audio_weight * audio, the training's weights."""
-        total: NDArray[np.float64] = self.by_bin_MQ[0] + self.audio_weight * np.nan_to_num(
-            self.by_bin_MQ[1]
-        )
+        total: NDArray[np.float64] = self.by_bin_MQ[0] + self.audio_weight * self.by_bin_MQ[1]
         return total
 
     @property
@@ -123,7 +120,9 @@ def probe(
         counted_MB = torch.stack([torch.ones_like(batch.has_sound_B), batch.has_sound_B]).cpu()
         loss.scatter_add_(1, bin_MB.cpu(), per_sample_MB)
         hits.scatter_add_(1, bin_MB.cpu(), counted_MB.float())
-    return BinLosses((loss / hits).double().numpy(), config.objective.audio_weight)
+    # every bin is hit by each clip once; the audio's by none where there is no sound
+    by_bin_MQ = (loss / hits.clamp_min(1)).double().numpy()
+    return BinLosses(by_bin_MQ, config.objective.audio_weight)
 
 
 @contextmanager
@@ -145,9 +144,12 @@ class ZeroFlow(nn.Module):
 
 
 def with_other_captions(batch: Batch) -> Batch:
-    """Gives each clip the caption of another one, a different text where the batch has one."""
-    texts = batch.text_BS.cpu()
-    return replace(batch, text_BS=batch.text_BS[_partners(batch, _differ(texts))])
+    """Gives each clip the caption and class of another one: a different text where the batch has
+    one, a different class where there are no texts.
+    """
+    told = batch.text_BS if batch.text_BS.shape[1] else batch.label_B[:, None]
+    partners = _partners(batch, _differ(told.cpu()))
+    return replace(batch, text_BS=batch.text_BS[partners], label_B=batch.label_B[partners])
 
 
 def with_other_sound(batch: Batch) -> Batch:
@@ -195,18 +197,23 @@ class Learned:
 
     @property
     def caption_effect(self) -> float:
-        """Share by which the loss rises with other clips' captions."""
-        return self.other_captions.total / self.losses.total - 1
+        """Share by which the loss rises with other clips' captions, or classes."""
+        return _rise(self.other_captions.total, self.losses.total)
 
     @property
     def sound_effect(self) -> float:
-        """Share by which the video's loss rises with other clips' sound."""
-        return self.other_sound.video / self.losses.video - 1
+        """Share by which the video's loss rises with other clips' sound; 0 without sound."""
+        return _rise(self.other_sound.video, self.losses.video)
 
     @property
     def video_effect(self) -> float:
-        """Share by which the audio's loss rises with other clips' pictures."""
-        return self.other_video.audio / self.losses.audio - 1
+        """Share by which the audio's loss rises with other clips' pictures; 0 without sound."""
+        return _rise(self.other_video.audio, self.losses.audio)
+
+
+def _rise(other: float, own: float) -> float:
+    """Returns other / own - 1; 0 where both are 0, since nothing was measured."""
+    return other / own - 1 if own or other else 0.0
 
 
 def evaluate(model: nn.Module, batch: Batch, config: RunConfig) -> Learned:

@@ -31,6 +31,7 @@ from ..platform.records import Action, Alert, Event, EventKind, Frame, Mode, Run
 from ..platform.sinks import FanOut
 from .config import RunConfig
 from .data.batches import Batch, Batches
+from .data.latents import seen
 from .keeping import Keeper
 from .measure import Measure
 from .moe.steps import ExpertSteps
@@ -206,7 +207,7 @@ class Trainer:
         skipped = self.policy.skipped
         while self.state.batch in skipped:
             self.state.batch += 1
-        return self.batches.get(self.state.batch).to(self.device)
+        return seen(self.batches.get(self.state.batch), self.config, self.device)
 
     def _is_bad(self, batch: Batch) -> bool:
         """Judges a batch before it is trained on, where vetting is on."""

@@ -10,6 +10,7 @@ from torch import nn
 from ..platform import catalogue
 from .config import RunConfig
 from .data.batches import Batch, Batches
+from .data.latents import seen
 from .evaluate import ProbePass, probe, probe_passes
 from .moe.similarity import ExpertSimilarity
 from .step_record import Values, scalar
@@ -37,7 +38,7 @@ class Probe:
         computes."""
         if self._fixed is None:
             batch = self._batches.validation_batch(self._config.watch.num_probe_clips)
-            batch = batch.to(self._device)
+            batch = seen(batch, self._config, self._device)
             self._fixed = batch, probe_passes(self._config, batch)
         similarity = ExpertSimilarity(model)
         with similarity.watching():

@@ -32,6 +32,7 @@ from ..platform.store import Store, open_store
 from .config import RunConfig
 from .counts import count_parameters
 from .data.batches import Batches
+from .data.classes import read_classes, refuse_more_classes, write_classes
 from .data.clips import ClipIndex, find_clips
 from .keeping import Keeper
 from .loop import Trainer
@@ -115,8 +116,8 @@ def open_trainer(
     with ExitStack() as stack:
         store = open_store(settings.store_url)
         stack.callback(store.close)
-        clips = find_clips(config.data.folder)
         old = store.find_run(resume) if resume else None
+        clips = _clips(config, old, store.find_run(init_from) if init_from else None)
         run = (
             resumed_run(old, config, _device_name(device))
             if old
@@ -146,8 +147,21 @@ def open_trainer(
             trainer.say_event("note", f"starts from {origin.text}", origin.details)
         trainer.keep_first()
         (Path(run.folder) / "config.json").write_text(config.model_dump_json(indent=2))
+        write_classes(Path(run.folder), clips.classes)
         opened.append(trainer)
         yield trainer
+
+
+def _clips(config: RunConfig, old: Run | None, origin: Run | None) -> ClipIndex:
+    """Finds the clips; a class keeps the number that it had when the run began, or in the run whose
+    weights it starts from, whatever folders came or went since.
+    """
+    before = old or origin
+    known = read_classes(Path(before.folder)) if before is not None else {}
+    clips = find_clips(config.data.folder, known, is_resumed=old is not None)
+    if config.model.family == "class":
+        refuse_more_classes(clips.classes, config.model.num_classes, clips.folder)
+    return clips
 
 
 def fresh_state(config: RunConfig, device: torch.device, run_id: str) -> TrainState:

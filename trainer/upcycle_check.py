@@ -13,6 +13,7 @@ from .config import RunConfig
 from .data.batches import Batches
 from .data.chance import generator
 from .data.clips import find_clips
+from .data.latents import seen
 from .evaluate import evaluating, probe_passes
 from .model.inputs import Inputs
 from .moe.upcycle import expert_paths
@@ -89,7 +90,7 @@ def comparison_passes(config: RunConfig, *, is_folder_asked: bool) -> tuple[list
     Raises MoescopeError where a folder that somebody asked for has no clips."""
     try:
         with Batches(find_clips(config.data.folder), config.data, config.seed, ahead=0) as batches:
-            batch = batches.validation_batch(NUM_CLIPS)
+            batch = seen(batches.validation_batch(NUM_CLIPS), config, torch.device("cpu"))
     except MoescopeError as fault:
         if is_folder_asked:
             raise

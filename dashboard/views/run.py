@@ -157,5 +157,8 @@ def _samples(store: Store, run_id: str) -> None:
     st.subheader("Generated clips")
     for column, clip in zip(st.columns(len(clips)), clips, strict=True):
         with column:
-            st.video(str(clip), loop=True, muted=True)
+            if clip.suffix == ".png":
+                st.image(str(clip))
+            else:
+                st.video(str(clip), loop=True, muted=True)
             st.caption(plain(clip.name, 60))

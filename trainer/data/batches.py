@@ -33,7 +33,7 @@ class Batch:
     positions: tuple[int, ...]
     """Each sample's place in the stream of all draws: index * batch + its place in the batch."""
     video_BCFHW: Tensor
-    """fp32, -1 (black) to 1."""
+    """fp32, -1 (black) to 1; after `latents.seen` the latents, where the configuration has some."""
     mel_BNM: Tensor
     """fp32, about zero mean and unit scale; zeros where there is no sound."""
     text_BS: Tensor
@@ -41,7 +41,7 @@ class Batch:
     has_sound_B: Tensor
     """bool; all false where sound is not read."""
     label_B: Tensor
-    """int64: each clip's class, 0 where there are none."""
+    """int64: the number of each clip's class (classes.py)."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch with its tensors on the device."""
@@ -138,7 +138,7 @@ class Batches:
             mel_BNM=torch.from_numpy(np.stack([s.mel_NM for s in samples])),
             text_BS=torch.from_numpy(np.stack([s.text_S for s in samples])).long(),
             has_sound_B=torch.tensor([s.has_sound for s in samples]),
-            label_B=torch.zeros(len(samples), dtype=torch.int64),
+            label_B=torch.tensor([clip.label for clip, _ in found]),
         )
 
     def _sample(self, position: int, clip: Clip, clips: list[Clip]) -> tuple[Clip, DecodedSample]:

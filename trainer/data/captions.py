@@ -3,7 +3,7 @@ folder above it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from ...platform.errors import MoescopeError
 CAPTION_FILE = "captions.jsonl"
 FILE_KEYS = ("file", "file_name", "path")
 CAPTION_KEYS = ("caption", "text")
+CLASS_KEYS = ("class", "label")
 # id 0 is padding or a dropped caption, byte b is id b + 1
 PADDING_ID = 0
 
@@ -22,10 +23,26 @@ def read_caption_file(path: Path) -> dict[str, str]:
     """Reads {file name as written: caption} from lines such as {"file": "a.mp4", "caption": "a red
     ball"}.
 
-    Other keys are ignored; of two lines about one file the later counts. Raises MoescopeError with
-    file and line.
+    Other keys are ignored; of two lines about one file the later counts. A line may give a class
+    (classes.py) and no caption. Raises MoescopeError with file and line.
     """
     captions: dict[str, str] = {}
+    for number, entry in read_lines(path):
+        name, caption = first_text(entry, FILE_KEYS), first_text(entry, CAPTION_KEYS)
+        if name is None or (caption is None and not any(key in entry for key in CLASS_KEYS)):
+            raise MoescopeError(
+                f'{path} line {number}: expected {{"file": "clip.mp4", "caption": "..."}},'
+                f" got {json.dumps(entry, ensure_ascii=False)[:80]}"
+            )
+        if caption is not None:
+            captions[Path(name).as_posix()] = _tidy(caption)
+    return captions
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """Yields (line number, entry) of the lines that are not blank. Raises MoescopeError with file
+    and line.
+    """
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -34,14 +51,12 @@ def read_caption_file(path: Path) -> dict[str, str]:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
             raise MoescopeError(f"{path} line {number}: not JSON ({error.msg})") from None
-        name, caption = _first(entry, FILE_KEYS), _first(entry, CAPTION_KEYS)
-        if name is None or caption is None:
+        if not isinstance(entry, Mapping):
             raise MoescopeError(
                 f'{path} line {number}: expected {{"file": "clip.mp4", "caption": "..."}},'
                 f" got {line.strip()[:80]}"
             )
-        captions[Path(name).as_posix()] = _tidy(caption)
-    return captions
+        yield number, entry
 
 
 def read_caption_beside(clip_path: Path) -> str | None:
@@ -63,11 +78,10 @@ def encode_caption(caption: str, num_bytes: int) -> NDArray[np.int16]:
     return text_S
 
 
-def _first(entry: object, keys: tuple[str, ...]) -> str | None:
-    if not isinstance(entry, Mapping):
-        return None
-    values = (entry[key] for key in keys if isinstance(entry.get(key), str))
-    return next(values, None)
+def first_text(entry: Mapping[str, object], keys: tuple[str, ...]) -> str | None:
+    """Returns the first text among the values of these keys."""
+    values = (entry.get(key) for key in keys)
+    return next((value for value in values if isinstance(value, str)), None)
 
 
 def _tidy(text: str) -> str:

@@ -1,4 +1,6 @@
-"""Finds the clips of a folder: which can be used, and which were passed over and why."""
+"""Finds the clips and pictures of a folder: which can be used, of which class they are, and which
+files were passed over and why.
+"""
 
 import hashlib
 import os
@@ -6,14 +8,22 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ...platform.errors import MoescopeError
 from .captions import CAPTION_FILE, read_caption_beside, read_caption_file
-from .headers import UnreadableClip, read_header
+from .classes import Given, folder_class, number_classes, number_of, read_class_file
+from .headers import Header, UnreadableClip, read_header
+from .pictures import is_picture, read_picture
 
 CLIP_SUFFIXES = (".mp4", ".webm", ".mov", ".m4v", ".mkv")
+WHAT_CLIPS_ARE = "clips are mp4, webm or mov files, and pictures jpg, png or webp"
+# a picture is a clip of one frame, which is held for as long as a sample lasts
+STILL = Header(duration_s=0.0, frames_per_s=0.0, has_sound=False)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +37,11 @@ class Clip:
     folder: str
     """The sub-folder it was delivered in; empty for the searched folder itself."""
     duration_s: float
+    """0 for a picture, as frames_per_s."""
     frames_per_s: float
     has_sound: bool
+    label: int = 0
+    """The number of its class in `ClipIndex.classes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,34 +53,69 @@ class ClipIndex:
     """(name, reason) of every file that cannot be used."""
     fingerprint: str
     """Changes when a usable clip comes, goes, or changes its size or caption."""
+    classes: Mapping[str, int]
+    """The name and number of each class, by number: those of the clips, and those known before."""
 
 
-def find_clips(folder: Path | str) -> ClipIndex:
-    """Searches a folder in depth and opens every clip once.
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What the captions.jsonl files say, by their folder and by file name as written there."""
 
-    A file that is empty, cut off or no video is passed over and named. Raises MoescopeError where
-    the folder is missing, a captions.jsonl cannot be read, or nothing usable is found (saying what
-    was found instead).
+    captions: Mapping[Path, Mapping[str, str]]
+    classes: Mapping[Path, Mapping[str, Given]]
+
+
+def find_clips(
+    folder: Path | str,
+    known_classes: Mapping[str, int] | None = None,
+    *,
+    is_resumed: bool = True,
+) -> ClipIndex:
+    """Searches a folder in depth and opens every clip and picture once.
+
+    A file that is empty, cut off or neither is passed over and named. known_classes: classes that
+    have a number already and keep it; is_resumed: also those that no clip is of any more. Raises
+    MoescopeError where the folder is missing, a captions.jsonl cannot be read or contradicts
+    itself, or nothing usable is found (saying what was found instead).
     """
     root = Path(folder).expanduser()
     if not str(folder):
-        raise MoescopeError("data.folder is empty: name a folder of mp4, webm or mov clips")
+        raise MoescopeError(
+            "data.folder is empty: name a folder of mp4, webm or mov clips, or of pictures"
+        )
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise MoescopeError(f"data.folder is {root}, which {what}: name a folder of clips")
     paths = sorted(_files_below(root), key=lambda path: _natural(path, root))
-    listed = {path.parent: read_caption_file(path) for path in paths if path.name == CAPTION_FILE}
+    lists = [path for path in paths if path.name == CAPTION_FILE]
+    listed = Listed(
+        {path.parent: read_caption_file(path) for path in lists},
+        {path.parent: read_class_file(path) for path in lists},
+    )
     videos = [path for path in paths if path.suffix.lower() in CLIP_SUFFIXES]
+    # players and downloaders lay a clip's cover beside it under the same name
+    with_cover = {path.with_suffix("") for path in videos}
+    pictures = [
+        path for path in paths if is_picture(path) and path.with_suffix("") not in with_cover
+    ]
+    usable = set(videos) | set(pictures)
+    looked_at = [path for path in paths if path in usable]
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
-        found = list(pool.map(lambda path: _look_at(path, root, listed), videos))
-    clips = tuple(clip for clip in found if isinstance(clip, Clip))
+        found = list(pool.map(lambda path: _look_at(path, root, listed), looked_at))
     passed_over = [entry for entry in found if not isinstance(entry, Clip)]
-    passed_over += _not_clips(paths, root) + _listed_in_vain(listed, set(videos), root)
-    if not clips:
+    passed_over += _not_clips(paths, usable, root) + _listed_in_vain(listed, usable, root)
+    given = [
+        (clip, _class(path, root, listed))
+        for path, clip in zip(looked_at, found, strict=True)
+        if isinstance(clip, Clip)
+    ]
+    if not given:
         raise MoescopeError(
             f"data.folder is {root}, but no clip in it is usable: {_told(passed_over)}"
         )
-    return ClipIndex(root, clips, tuple(passed_over), _fingerprint(clips))
+    classes = number_classes([of for _, of in given], known_classes or {}, is_resumed=is_resumed)
+    clips = tuple(replace(clip, label=number_of(of, classes)) for clip, of in given)
+    return ClipIndex(root, clips, tuple(passed_over), _fingerprint(clips), classes)
 
 
 def _files_below(root: Path) -> Iterator[Path]:
@@ -83,12 +131,10 @@ def _files_below(root: Path) -> Iterator[Path]:
         seen.add(real)
 
 
-def _look_at(
-    path: Path, root: Path, listed: Mapping[Path, Mapping[str, str]]
-) -> Clip | tuple[str, str]:
+def _look_at(path: Path, root: Path, listed: Listed) -> Clip | tuple[str, str]:
     name = _name(path, root)
     try:
-        header = read_header(path)
+        header = _header(path)
     except UnreadableClip as reason:
         return name, str(reason)
     except Exception as error:  # one odd file must not hide all the others
@@ -105,18 +151,32 @@ def _look_at(
     )
 
 
-def _caption(path: Path, root: Path, listed: Mapping[Path, Mapping[str, str]]) -> str:
+def _header(path: Path) -> Header:
+    if not is_picture(path):
+        return read_header(path)
+    read_picture(path)
+    return STILL
+
+
+def _caption(path: Path, root: Path, listed: Listed) -> str:
     """The file beside the clip wins, then the nearest captions.jsonl that names it."""
     beside = read_caption_beside(path)
     if beside is not None:
         return beside
+    return _nearest(path, root, listed.captions) or ""
+
+
+def _class(path: Path, root: Path, listed: Listed) -> Given:
+    """The nearest captions.jsonl that gives the clip a class wins, then the folder."""
+    return _nearest(path, root, listed.classes) or folder_class(_name(path, root))
+
+
+def _nearest(path: Path, root: Path, listed: Mapping[Path, Mapping[str, T]]) -> T | None:
     for parent in path.parents:
-        caption = listed.get(parent, {}).get(path.relative_to(parent).as_posix())
-        if caption is not None:
-            return caption
-        if parent == root:
-            break
-    return ""
+        said = listed.get(parent, {}).get(path.relative_to(parent).as_posix())
+        if said is not None or parent == root:
+            return said
+    return None
 
 
 def _name(path: Path, root: Path) -> str:
@@ -137,38 +197,39 @@ def _numbers_as_numbers(part: str) -> tuple[tuple[int, int | str], ...]:
     return (*((1, int(p)) if i % 2 else (0, p) for i, p in enumerate(pieces)), (-1, part))
 
 
-def _not_clips(paths: list[Path], root: Path) -> list[tuple[str, str]]:
-    captions = {path.with_suffix(".txt") for path in paths if path.suffix.lower() in CLIP_SUFFIXES}
+def _not_clips(paths: list[Path], usable: set[Path], root: Path) -> list[tuple[str, str]]:
+    captions = {path.with_suffix(".txt") for path in usable}
     return [
-        (_name(path, root), f"no clip: {path.suffix or 'no suffix'}")
+        (
+            _name(path, root),
+            "the cover of a clip" if is_picture(path) else f"no clip: {path.suffix or 'no suffix'}",
+        )
         for path in paths
-        if path.suffix.lower() not in CLIP_SUFFIXES
-        and path not in captions
-        and path.name != CAPTION_FILE
+        if path not in usable and path not in captions and path.name != CAPTION_FILE
     ]
 
 
-def _listed_in_vain(
-    listed: Mapping[Path, Mapping[str, str]], videos: set[Path], root: Path
-) -> list[tuple[str, str]]:
+def _listed_in_vain(listed: Listed, usable: set[Path], root: Path) -> list[tuple[str, str]]:
     return [
         (
             _name(parent / name, root) if not Path(name).is_absolute() else name,
-            "has a caption, but is not there",
+            f"has a {what}, but is not there",
         )
-        for parent, captions in listed.items()
-        for name in captions
-        if parent / name not in videos
+        for what, lists in (("caption", listed.captions), ("class", listed.classes))
+        for parent, said in lists.items()
+        for name in said
+        if parent / name not in usable
+        and (what == "caption" or name not in listed.captions.get(parent, {}))
     ]
 
 
 def _told(passed_over: list[tuple[str, str]]) -> str:
     if not passed_over:
-        return "it holds no file; clips are mp4, webm or mov"
+        return f"it holds no file; {WHAT_CLIPS_ARE}"
     reasons = Counter(reason for _, reason in passed_over)
     told = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     first = passed_over[0][0]
-    return f"{len(passed_over)} found ({told}; first {first}); clips are mp4, webm or mov files"
+    return f"{len(passed_over)} found ({told}; first {first}); {WHAT_CLIPS_ARE}"
 
 
 def _fingerprint(clips: tuple[Clip, ...]) -> str:

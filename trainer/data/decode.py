@@ -6,6 +6,7 @@ as bytes.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import cast
 
 import av
@@ -17,12 +18,14 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from ...platform.frozen import changed
 from ..config import DataConfig
 from .captions import encode_caption
 from .chance import generator
 from .clips import Clip
 from .headers import UnreadableClip, explain, open_clip, sound_of, video_of
 from .mel import log_mel, margin_s, silence
+from .pictures import is_picture, read_picture
 
 # audio decoders need some packets before they are exact (the overlap of AAC, the pre-roll of Opus
 # is 80 ms)
@@ -44,31 +47,58 @@ def read_sample(clip: Clip, data: DataConfig, seed: int, position: int) -> Decod
     """Reads the window that (seed, clip, position) chooses; the same values on every call.
 
     The window starts anywhere in the clip where it fits and lasts num_frames / frames_per_s; of a
-    shorter clip the last frame is held. Frames are the nearest in time, scaled to cover height x
-    width and cropped at a random place. Raises UnreadableClip.
+    shorter clip the last frame is held, and so is a picture. Frames are the nearest in time, scaled
+    to cover height x width, cropped at a random place and, with a chance of flip_share, mirrored.
+    Raises UnreadableClip.
     """
     chance = generator(seed, clip.name, position, "crop")
+    start_share, across, down = (float(share) for share in chance.random(3))
     span_s = data.num_frames / data.frames_per_s
-    start_share, across, down = chance.random(3)
-    start_s = float(start_share) * max(0.0, clip.duration_s - span_s)
-    try:
-        with open_clip(clip.path) as container:
-            stream = video_of(container)
-            origin_s = float((stream.start_time or 0) * cast(Fraction, stream.time_base))
-            wanted_s = origin_s + start_s + np.arange(data.num_frames) / data.frames_per_s
-            frames = nearest_frames(container, stream, wanted_s)
-            video_FHWC = _covered(frames, stream, data, float(across), float(down))
-            mel_NM = _mel_of(container, origin_s + start_s, span_s, data)
-    except (av.error.FFmpegError, OSError) as error:
-        raise UnreadableClip(explain(error)) from None
+    start_s = start_share * max(0.0, clip.duration_s - span_s)
+    video_FHWC, mel_NM = _read(clip.path, data, start_s, (across, down))
+    if data.flip_share and generator(seed, clip.name, position, "flip").random() < data.flip_share:
+        video_FHWC = video_FHWC[:, :, ::-1]
     return DecodedSample(
         video_CFHW=np.ascontiguousarray(video_FHWC.transpose(3, 0, 1, 2)),
         mel_NM=mel_NM
         if mel_NM is not None
-        else np.zeros_like(silence(data.num_mels, data.num_mel_steps)),
+        else np.zeros((data.num_mels, data.num_mel_steps), dtype=np.float32),
         text_S=encode_caption(clip.caption, data.num_text_bytes),
         has_sound=mel_NM is not None,
     )
+
+
+def read_start(path: Path, data: DataConfig, num_frames: int) -> NDArray[np.uint8]:
+    """Reads the first num_frames of a clip or picture, cropped in the middle; video_CFHW.
+
+    Raises UnreadableClip.
+    """
+    asked = changed(data, {"num_frames": num_frames, "num_mel_steps": 0})
+    video_FHWC, _ = _read(path, asked, 0.0, (0.5, 0.5))
+    return np.ascontiguousarray(video_FHWC.transpose(3, 0, 1, 2))
+
+
+def _read(
+    path: Path, data: DataConfig, start_s: float, crop: tuple[float, float]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    """Returns (video_FHWC, mel_NM or None) of the window from start_s on. crop: (across, down)."""
+    try:
+        if is_picture(path):
+            frames = [read_picture(path)] * data.num_frames
+            return _covered(frames, 1.0, data, *crop), None
+        with open_clip(path) as container:
+            stream = video_of(container)
+            origin_s = float((stream.start_time or 0) * cast(Fraction, stream.time_base))
+            wanted_s = origin_s + start_s + np.arange(data.num_frames) / data.frames_per_s
+            frames = nearest_frames(container, stream, wanted_s)
+            pixel_shape = float(stream.sample_aspect_ratio or 1)
+            video_FHWC = _covered(frames, pixel_shape, data, *crop)
+            span_s = data.num_frames / data.frames_per_s
+            if not data.num_mel_steps:
+                return video_FHWC, None
+            return video_FHWC, _mel_of(container, origin_s + start_s, span_s, data)
+    except (av.error.FFmpegError, OSError) as error:
+        raise UnreadableClip(explain(error)) from None
 
 
 def nearest_frames(
@@ -119,14 +149,13 @@ def _frames_from(
 
 
 def _covered(
-    frames: list[VideoFrame], stream: VideoStream, data: DataConfig, across: float, down: float
+    frames: list[VideoFrame], pixel_shape: float, data: DataConfig, across: float, down: float
 ) -> NDArray[np.uint8]:
     """Scales frames until they cover height x width and cuts the same place out of each;
-    video_FHWC.
+    video_FHWC. pixel_shape: a pixel's width over its height.
     """
     video_FHWC = np.empty((len(frames), data.height, data.width, 3), dtype=np.uint8)
     scaler = VideoReformatter()
-    pixel_shape = float(stream.sample_aspect_ratio or 1)
     for index, frame in enumerate(frames):
         if index and frame is frames[index - 1]:
             video_FHWC[index] = video_FHWC[index - 1]

@@ -3,13 +3,13 @@ story.
 
 A shape moves before a sky and a ground, in a light that beats. The higher the shape is, the higher
 is the pitch of its sound; the brighter the light, the louder is all sound. Each ground has a drone.
-The caption names the sky, the shape's colour, the shape and where it goes.
+The caption names the sky, the shape's colour, the shape and where it goes; its class is the shape.
 """
 
 # F frames  H height  W width  A audio samples  V voices  T steps of the sound
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ...platform.errors import MoescopeError
 from .captions import CAPTION_FILE
 from .chance import generator
 from .mel import HIGHEST_HZ, LOWEST_HZ, to_hz, to_mel
-from .write_clip import write_clip
+from .write_clip import write_clip, write_picture
 
 # saturated, so that a wrong guess is far off; no word is both a sky and a colour
 SKIES = {
@@ -99,13 +99,17 @@ def make_clips(
     size: int = 64,
     frames_per_s: float = 16.0,
     duration_s: float = 2.0,
+    is_by_class: bool = False,
+    are_pictures: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Writes num_clips H.264 + AAC clips and a captions.jsonl; the same seed writes the same
     scenes.
 
-    size: pixels per side. progress is told (written, num_clips) after each clip. Raises
-    MoescopeError where the folder holds something already or cannot be written.
+    size: pixels per side. is_by_class: each clip goes into a sub-folder that is named by its shape.
+    are_pictures: the moment in the middle of each clip, in full light and as png. progress is told
+    (written, num_clips) after each clip. Raises MoescopeError where the folder holds something
+    already or cannot be written.
     """
     root = Path(folder).expanduser()
     try:
@@ -118,14 +122,22 @@ def make_clips(
     for number in range(num_clips):
         name = clip_name(number)
         scene = scene_of(seed, name)
+        if are_pictures:
+            name = f"{Path(name).stem}.png"
+        if is_by_class:
+            name = f"{scene.shape}/{name}"
+            (root / scene.shape).mkdir(exist_ok=True)
         paths.append(root / name)
-        write_clip(
-            paths[-1],
-            paint(scene, size, frames_per_s, duration_s),
-            play(scene, duration_s),
-            SAMPLE_RATE_HZ,
-            frames_per_s,
-        )
+        if are_pictures:
+            write_picture(paths[-1], paint_middle(scene, size))
+        else:
+            write_clip(
+                paths[-1],
+                paint(scene, size, frames_per_s, duration_s),
+                play(scene, duration_s),
+                SAMPLE_RATE_HZ,
+                frames_per_s,
+            )
         lines.append(json.dumps({"file": name, "caption": scene.caption}))
         if progress is not None:
             progress(number + 1, num_clips)
@@ -174,6 +186,13 @@ def paint(scene: Scene, size: int, frames_per_s: float, duration_s: float) -> ND
     lit_FHWC = back_H1C + inside_FHW1 * (front - back_H1C)
     video_FHWC = light_F[:, None, None, None] * lit_FHWC
     return np.asarray(video_FHWC.round().clip(0, 255), dtype=np.uint8)
+
+
+def paint_middle(scene: Scene, size: int) -> NDArray[np.uint8]:
+    """Returns the picture in the middle of the scene's time, in full light; picture_HWC."""
+    # of two frames the second begins at half the time
+    picture_HWC: NDArray[np.uint8] = paint(replace(scene, beats=(1.0,)), size, 1.0, 2.0)[1]
+    return picture_HWC
 
 
 def play(scene: Scene, duration_s: float) -> NDArray[np.float32]:

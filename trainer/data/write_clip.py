@@ -1,4 +1,6 @@
-"""Writes an mp4 of pictures and sound: H.264 and AAC, so that every player shows it."""
+"""Writes an mp4 of pictures and sound: H.264 and AAC, so that every player shows it; or one picture
+as png.
+"""
 
 # F frames  H height  W width  A audio samples
 import os
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
@@ -48,6 +51,30 @@ def write_clip(
         unfinished.replace(path)
     except (av.error.FFmpegError, av.codec.codec.UnknownCodecError, OSError) as error:
         raise MoescopeError(f"cannot write the clip {path}: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_picture(path: Path, picture_HWC: NDArray[np.uint8]) -> None:
+    """Writes a png under its final name only when it is complete.
+
+    picture_HWC: uint8 RGB. Raises MoescopeError where the folder cannot be written.
+    """
+    if picture_HWC.ndim != 3 or picture_HWC.shape[-1] != 3:
+        raise ValueError(
+            f"picture_HWC has shape {picture_HWC.shape}, but (height, width, 3) is needed"
+        )
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.png")
+    try:
+        encoder = VideoCodecContext.create("png", "w")
+        encoder.height, encoder.width = picture_HWC.shape[:2]
+        encoder.pix_fmt, encoder.time_base = "rgb24", Fraction(1)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture_HWC), format="rgb24")
+        packets = [*encoder.encode(frame), *encoder.encode(None)]
+        unfinished.write_bytes(b"".join(bytes(packet) for packet in packets))
+        unfinished.replace(path)
+    except (av.error.FFmpegError, av.codec.codec.UnknownCodecError, OSError) as error:
+        raise MoescopeError(f"cannot write the picture {path}: {error}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -38,7 +38,7 @@ class LinearPart(nn.Module):
         """
         super().__init__()
         self.num_axes = len(shape)
-        self.register_buffer("std", _power_law(shape, rms, edge), persistent=False)
+        self.register_buffer("std", power_law(shape, rms, edge), persistent=False)
         for axis, length in enumerate(shape):
             self.register_buffer(f"cosines_{axis}", cosine_basis(length), persistent=False)
 
@@ -72,7 +72,7 @@ def cosine_basis(length: int) -> Tensor:
     return torch.from_numpy(basis.astype(np.float32))
 
 
-def _power_law(shape: Sequence[int], rms: float, edge: float) -> Tensor:
+def power_law(shape: Sequence[int], rms: float, edge: float) -> Tensor:
     squares: NDArray[np.float64] = np.zeros(())
     for axis, length in enumerate(shape):
         cycles = np.arange(length) / (2 * length)
