@@ -15,7 +15,7 @@ from moescope.platform.frozen import changed
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.deliveries import Deliveries, make_demo_deliveries
 from moescope.trainer.data.make_clips import make_clips
-from moescope.trainer.recipes import tiny
+from moescope.trainer.stream_recipes import tiny
 
 pytestmark = pytest.mark.story
 

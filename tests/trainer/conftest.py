@@ -1,8 +1,10 @@
 """A corpus and a configuration small enough that a whole training is a matter of seconds."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,3 +62,28 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def same() -> Callable[[Any, Any], list[str]]:
+    """Returns the paths at which two states differ in any bit."""
+    return _differing
+
+
+def _differing(one: Any, two: Any, path: str = "") -> list[str]:
+    """Returns the paths at which two states differ in any bit."""
+    if isinstance(one, dict):
+        assert one.keys() == two.keys(), path
+        return [p for key in one for p in _differing(one[key], two[key], f"{path}/{key}")]
+    if isinstance(one, list | tuple):
+        assert len(one) == len(two), path
+        return [
+            p
+            for i, (a, b) in enumerate(zip(one, two, strict=True))
+            for p in _differing(a, b, f"{path}/{i}")
+        ]
+    if isinstance(one, torch.Tensor):
+        return [] if one.numpy().tobytes() == two.numpy().tobytes() else [path]
+    if isinstance(one, np.ndarray):
+        return [] if one.tobytes() == two.tobytes() else [path]
+    return [] if one == two or (one != one and two != two) else [path]

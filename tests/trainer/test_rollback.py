@@ -1,10 +1,10 @@
 """Going back restores everything that computes, bit for bit, and says what it did."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from moescope.platform import catalogue
 from moescope.platform.frozen import changed
@@ -18,24 +18,7 @@ from moescope.trainer.loop import Trainer
 from moescope.trainer.rollback import carry_out
 from moescope.trainer.run import RunResult, train
 
-
-def same(one: Any, two: Any, path: str = "") -> list[str]:
-    """Returns the paths at which two states differ in any bit."""
-    if isinstance(one, dict):
-        assert one.keys() == two.keys(), path
-        return [p for key in one for p in same(one[key], two[key], f"{path}/{key}")]
-    if isinstance(one, list | tuple):
-        assert len(one) == len(two), path
-        return [
-            p
-            for i, (a, b) in enumerate(zip(one, two, strict=True))
-            for p in same(a, b, f"{path}/{i}")
-        ]
-    if isinstance(one, torch.Tensor):
-        return [] if one.numpy().tobytes() == two.numpy().tobytes() else [path]
-    if isinstance(one, np.ndarray):
-        return [] if one.tobytes() == two.tobytes() else [path]
-    return [] if one == two or (one != one and two != two) else [path]
+Same = Callable[[Any, Any], list[str]]
 
 
 def trained(
@@ -72,7 +55,7 @@ def losses(settings: Settings, run_id: str) -> np.ndarray:
 @pytest.mark.parametrize("source", ["memory", "disk"])
 @pytest.mark.usefixtures("one_thread")
 def test_train_60_is_train_40_back_to_30_train_to_60(
-    small: RunConfig, settings: Settings, source: str
+    small: RunConfig, settings: Settings, same: Same, source: str
 ) -> None:
     changes = {"checkpoint.memory_every_steps": 10, "checkpoint.disk_every_steps": 10}
     if source == "disk":
@@ -98,7 +81,7 @@ def test_train_60_is_train_40_back_to_30_train_to_60(
 
 @pytest.mark.usefixtures("one_thread")
 def test_going_back_twice_to_the_same_state_gives_the_same_again(
-    small: RunConfig, settings: Settings
+    small: RunConfig, settings: Settings, same: Same
 ) -> None:
     config = changed(small, {"steps": 30, "checkpoint.memory_every_steps": 10})
     other = Settings(home=settings.home / "other", mlflow="off")

@@ -4,7 +4,7 @@ import pytest
 
 from moescope.platform.frozen import changed
 from moescope.trainer.optim.schedule import learning_rate
-from moescope.trainer.recipes import tiny
+from moescope.trainer.stream_recipes import tiny
 
 
 def test_the_rate_warms_up_and_stays() -> None:
