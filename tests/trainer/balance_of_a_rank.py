@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moescope.kernels.routing.reference import RoutingRule
-from moescope.trainer.moe.balance import GlobalCounts, balance_loss
+from moescope.trainer.moe.balance import balance_loss, sum_over_ranks
 from moescope.trainer.moe.expert_choice import BatchChoiceRouter
 from moescope.trainer.moe.router import LinearRouter
 
@@ -72,11 +72,10 @@ def split_step(rank: int, num_ranks: int) -> dict[str, Tensor]:
     """One optimizer step on this rank's part, in two micro-batches."""
     part_BSD = joined_batch().chunk(num_ranks)[rank]
     micro = part_BSD.chunk(NUM_MICRO)
-    router, counts = make_router(), GlobalCounts()
+    router = make_router()
     with torch.no_grad():
-        for x_BSD in micro:
-            counts.add(router(x_BSD).counts_E)
-    total_E = counts.total()
+        counts_ME = torch.stack([router(x_BSD).counts_E for x_BSD in micro])
+    total_E = sum_over_ranks(counts_ME.sum(0))
     loss = torch.zeros(())
     for x_BSD in micro:
         routing = router(x_BSD)
@@ -90,12 +89,6 @@ def split_step(rank: int, num_ranks: int) -> dict[str, Tensor]:
         values /= num_ranks
     router.update_bias(total_E, 0.01, torch.ones(()))
 
-    so_far = GlobalCounts()
-    so_far_ME = []
-    for x_BSD in micro:
-        so_far.add(router(x_BSD).counts_E)
-        so_far_ME.append(so_far.total())
-
     choice = make_batch_choice()
     for x_BSD in micro:
         choice(x_BSD)
@@ -106,7 +99,7 @@ def split_step(rank: int, num_ranks: int) -> dict[str, Tensor]:
         "gradient": gradient,
         "total": total_E,
         "bias": router.bias_E,
-        "so_far": torch.stack(so_far_ME),
+        "so_far": sum_over_ranks(counts_ME.cumsum(0)),
         "threshold": choice.threshold_E,
     }
 

@@ -13,13 +13,7 @@ from torch import Tensor
 from moescope.kernels.compare import relative_error
 from moescope.kernels.routing.op import route, route_heads
 from moescope.kernels.routing.reference import RoutingRule
-from moescope.trainer.moe.balance import (
-    GlobalCounts,
-    balance_loss,
-    contrast_loss,
-    sum_over_ranks,
-    z_loss,
-)
+from moescope.trainer.moe.balance import balance_loss, contrast_loss, sum_over_ranks, z_loss
 from moescope.trainer.moe.router import LinearRouter
 
 # B batch  S stream tokens  T tokens (B*S)  D width  E experts  K chosen experts  H heads
@@ -192,20 +186,6 @@ def test_near_clones_part_but_exact_ones_are_at_rest() -> None:
     assert contrast_loss(near_EN).item() < 0.1
 
 
-def test_counts_add_up_over_forwards_and_begin_anew() -> None:
-    counts = GlobalCounts()
-    with pytest.raises(ValueError, match="add those of a forward first"):
-        counts.total()
-    first_E = torch.tensor([3, 1])
-    counts.add(first_E)
-    counts.add(torch.tensor([0, 4]))
-    assert counts.total().tolist() == [3, 5]
-    assert first_E.tolist() == [3, 1]
-    counts.reset()
-    counts.add(torch.tensor([1, 1]))
-    assert counts.total().tolist() == [1, 1]
-
-
 def test_without_other_ranks_the_sum_is_a_copy_without_gradient() -> None:
     values = torch.ones(3, requires_grad=True)
     total = sum_over_ranks(values)
@@ -227,17 +207,16 @@ def _loss_and_gradient(router: LinearRouter, x_BSD: Tensor) -> tuple[float, Tens
 
 
 def test_so_far_is_the_first_batch_first_and_the_whole_at_last() -> None:
-    router, counts = _router(), GlobalCounts()
+    router = _router()
     torch.manual_seed(1)
     micro = [torch.randn(4, 6, WIDTH) + shift for shift in torch.randn(3, WIDTH)]
-    losses, totals = [], []
+    losses, so_far_E = [], torch.zeros(EXPERTS, dtype=torch.int64)
     for x_BSD in micro:
         routing = router(x_BSD)
-        counts.add(routing.counts_E)
-        totals.append(counts.total())
-        losses.append(balance_loss(routing.score_TE, routing.counts_E, CHOSEN, totals[-1]).item())
+        so_far_E = so_far_E + routing.counts_E
+        losses.append(balance_loss(routing.score_TE, routing.counts_E, CHOSEN, so_far_E).item())
     whole = router(torch.cat(micro)).counts_E
-    assert torch.equal(totals[-1], whole)
+    assert torch.equal(so_far_E, whole)
     # the first loss knows its own micro-batch alone, the last one what the exact way knows
     assert losses[0] == pytest.approx(_loss_and_gradient(router, micro[0])[0])
     last = router(micro[-1])
@@ -247,13 +226,11 @@ def test_so_far_is_the_first_batch_first_and_the_whole_at_last() -> None:
 
 
 def test_micro_batches_that_know_all_counts_are_the_joined_batch() -> None:
-    router, counts = _router(), GlobalCounts()
+    router = _router()
     torch.manual_seed(1)
     micro = [torch.randn(4, 6, WIDTH) + shift for shift in torch.randn(3, WIDTH)]
     with torch.no_grad():
-        for x_BSD in micro:
-            counts.add(router(x_BSD).counts_E)
-    total_E = counts.total()
+        total_E = torch.stack([router(x_BSD).counts_E for x_BSD in micro]).sum(0)
     loss = 0.0
     for x_BSD in micro:
         routing = router(x_BSD)

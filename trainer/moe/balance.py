@@ -20,13 +20,20 @@ def balance_loss(
 
     loss = E * sum_e f_e P_e,  f_e = c_e / sum(c),  P_e = mean_t p_te,  p_t = score_t / sum(score_t)
     score_TE: (..., T, E), softmax or sigmoid. counts_E: (..., E) tokens of this forward, T * K in
-    all. total_counts_E: counts of the whole optimizer step, which then stand for c (see
-    `GlobalCounts`). The gradient flows through P alone. No tokens give 0.
-    Sequence-wise balance is score (B, S, E) with counts (B, E).
+    all. total_counts_E: counts of the whole optimizer step, which then stand for c. The gradient
+    flows through P alone. No tokens give 0. Sequence-wise balance is score (B, S, E) with counts
+    (B, E).
 
     The mean over ranks and micro-batches of this loss, and of its gradient, is that of a single
     forward of the joined batch, if each has the same number of tokens and each is given the same
-    total_counts_E, of all of them: P is a mean, and f the same everywhere.
+    total_counts_E, of all of them: P is a mean, and f the same everywhere. Over ranks that is
+    `sum_over_ranks`. Over micro-batches there are two ways, since f wants counts that are yet to
+    come:
+    - exact: all micro-batches are routed first (without gradient; the router does not change within
+      a step, so that they are routed the same again), then each loss is given the sum;
+    - so far: each loss is given the sum up to its own counts, without a second forward, as in
+      Megatron. With one micro-batch that is exact; else the first losses see a smaller sample of
+      the batch, and only the last sees all of it.
     Source: facts: model.md section 4 (f adds up to 1); over the global batch: arXiv 2501.11873.
     """
     num_experts = score_TE.shape[-1]
@@ -77,52 +84,10 @@ def contrast_loss(apart_EN: Tensor) -> Tensor:
     return pairs / max(1, num_experts * (num_experts - 1) // 2)
 
 
-class GlobalCounts:
-    """Counts of one optimizer step, over its micro-batches and over the ranks.
-
-        counts = GlobalCounts()
-        for each micro-batch: forward; counts.add(counts_E)
-        router.update_bias(counts.total(), ...)
-        counts.reset()
-
-    For the balance loss of the global batch there are two ways, since f wants counts of
-    micro-batches that are yet to come:
-    - exact: all micro-batches are routed first (without gradient; the router does not change within
-      a step, so that they are routed the same again), then each loss gets the total;
-    - so far: each loss gets the total after its own `add`, with no second forward, as in Megatron.
-      With a single micro-batch that is exact; else the first losses see a smaller sample of the
-      batch, and only the last sees all of it.
-
-    Any shape of counts will do, such as (L, E) of all layers at once. It holds no gradient and
-    nothing to save: a step's counts end with the step. An activation checkpoint routes twice, but
-    `add` is the caller's, once per forward.
-    """
-
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        """group: the ranks whose batches make up the step; None: all."""
-        self._group = group
-        self._local_E: Tensor | None = None
-
-    def add(self, counts_E: Tensor) -> None:
-        """Adds the counts of one forward of this rank. Nothing is sent."""
-        counts_E = counts_E.detach()
-        self._local_E = counts_E.clone() if self._local_E is None else self._local_E + counts_E
-
-    def total(self) -> Tensor:
-        """Returns the counts of all ranks so far, int64 on the device. Every rank must call it as
-        often. Raises ValueError before the first `add`."""
-        if self._local_E is None:
-            raise ValueError("no counts were added in this step: add those of a forward first")
-        return sum_over_ranks(self._local_E, self._group)
-
-    def reset(self) -> None:
-        """Begins the next optimizer step."""
-        self._local_E = None
-
-
 def sum_over_ranks(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """Returns the sum of a detached copy over the ranks; the values themselves where there is one
-    process. Every rank must call it. The device is not waited for, where the backend need not."""
+    """Returns the sum over the ranks of a group, or of all; a copy without gradient, and of the
+    values themselves where there is one process. Every rank must call it as often. The host waits
+    for the device only where the backend does."""
     values = values.detach().clone()
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(values, group=group)

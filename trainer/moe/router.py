@@ -201,8 +201,8 @@ def update_bias(bias_E: Tensor, counts_E: Tensor, speed: float, keep: Tensor) ->
     per optimizer step.
 
     bias += keep * speed * sign(mean(counts) - counts), along the last dimension
-    counts_E: (..., E) tokens of the whole optimizer step, all ranks and micro-batches (see
-    `balance.GlobalCounts`). keep: 0/1 tensor on the same device; 0 changes nothing.
+    counts_E: (..., E) tokens of the whole optimizer step, all ranks (`balance.sum_over_ranks`)
+    and micro-batches. keep: 0/1 tensor on the same device; 0 changes nothing.
     Source: facts: model.md section 4 (arXiv 2408.15664).
     """
     counts_E = counts_E.float()
