@@ -14,8 +14,7 @@ from .config import RunConfig
 
 SHARED_NOISE = 1e-4
 """Source: facts: model.md section 10 (arXiv 2605.19378)."""
-CHOOSING_TOKENS = ("sigmoid", "softmax", "mlp", "cross_attention")
-"""Routers with which a token's weights add up to 1."""
+CHOOSING_EXPERTS = ("expert_choice", "batch_choice")
 OPTIONS = {
     "moe.num_experts": "--experts",
     "moe.num_chosen": "--chosen",
@@ -86,6 +85,13 @@ def upcycled_config(
             "Multi-Head LatentMoE cannot be upcycled: its experts work on parts of a token, and "
             "the dense MLP fits none of them"
         )
+    router = asked.get("moe.router", dense.moe.router)
+    if router in CHOOSING_EXPERTS:
+        raise MoescopeError(
+            f"moe.router is {router}, but there experts choose their tokens, whose weights do not "
+            "add up to 1, so that the dense answer would be lost: with --set moe.router=... use "
+            "sigmoid, softmax, mlp or cross_attention"
+        )
     given = {
         "moe.num_experts": plan.num_experts,
         "moe.num_chosen": plan.num_chosen,
@@ -111,11 +117,5 @@ def upcycled_config(
         if key.startswith(("model.", "noise_experts.")) or key == "objective.prediction":
             raise MoescopeError(f"{key} cannot change: upcycling keeps the network as it is")
     config = changed(dense, {**asked, **given, **laws})
-    if config.moe.router not in CHOOSING_TOKENS:
-        raise MoescopeError(
-            f"moe.router is {config.moe.router}, but with it a token's weights do not add up to 1, "
-            "and the dense answer would be lost: with --set moe.router=... use one of "
-            f"{', '.join(CHOOSING_TOKENS)}"
-        )
     refuse_keys_without_effect(config, asked)
     return config
