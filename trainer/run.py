@@ -117,7 +117,7 @@ def open_trainer(
         store = open_store(settings.store_url)
         stack.callback(store.close)
         old = store.find_run(resume) if resume else None
-        clips = _clips(config, old, store.find_run(init_from) if init_from else None)
+        clips = clips_for(config, old, store.find_run(init_from) if init_from else None)
         run = (
             resumed_run(old, config, _device_name(device))
             if old
@@ -152,7 +152,7 @@ def open_trainer(
         yield trainer
 
 
-def _clips(config: RunConfig, old: Run | None, origin: Run | None) -> ClipIndex:
+def clips_for(config: RunConfig, old: Run | None, origin: Run | None) -> ClipIndex:
     """Finds the clips; a class keeps the number that it had when the run began, or in the run whose
     weights it starts from, whatever folders came or went since.
     """

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ..platform.errors import MoescopeError
+from ..platform.records import Run
 from .config import RunConfig
 from .data.batches import Batches
 from .data.chance import generator
-from .data.clips import find_clips
 from .data.latents import seen
 from .evaluate import evaluating, probe_passes
 from .model.inputs import Inputs
 from .moe.upcycle import expert_paths
 from .objective.flow import given
+from .run import clips_for
 
 # B batch  C channels  F frames  H, W cells  N mels  M mel steps, or modality in sigma_MB  S bytes
 
@@ -84,18 +85,21 @@ def compare(
     return Difference(float(torch.stack(flows).max()), float(torch.stack(apart).max()))
 
 
-def comparison_passes(config: RunConfig, *, is_folder_asked: bool) -> tuple[list[Inputs], str]:
+def comparison_passes(
+    config: RunConfig, dense_run: Run, *, is_folder_asked: bool
+) -> tuple[list[Inputs], str]:
     """Returns what to compare on, and in words what it is: clips of the run, else made inputs.
 
     Raises MoescopeError where a folder that somebody asked for has no clips."""
     try:
-        with Batches(find_clips(config.data.folder), config.data, config.seed, ahead=0) as batches:
+        clips = clips_for(config, dense_run, None)
+        with Batches(clips, config.data, config.seed, ahead=0) as batches:
             batch = seen(batches.validation_batch(NUM_CLIPS), config, torch.device("cpu"))
     except MoescopeError as fault:
         if is_folder_asked:
             raise
         made = [made_inputs(config, level) for level in range(NUM_LEVELS)]
-        return made, f"made inputs, since the run's clips are not there ({fault})"
+        return made, f"made inputs, since the run's clips cannot be used ({fault})"
     passes = probe_passes(config, batch, NUM_LEVELS)
     clips = "clip" if len(batch.names) == 1 else "clips"
     says = f"{len(batch.names)} {clips} of {config.data.folder} at {NUM_LEVELS} noise levels"

@@ -20,6 +20,7 @@ from ..platform.settings import Settings
 from ..platform.store import Store, open_store
 from .config import RunConfig
 from .counts import count_parameters
+from .data.classes import read_classes, write_classes
 from .keeping import Keeper
 from .model.inputs import Inputs
 from .model.make import make_model
@@ -102,7 +103,9 @@ def upcycle(
         # the same data as the new run, so that both see the same inputs
         dense = make_model(changed(config, {"moe.num_experts": 0}))
         origin = load_weights(dense, store, dense_run.id)
-        passes, compared_on = comparison_passes(config, is_folder_asked="data.folder" in asked)
+        passes, compared_on = comparison_passes(
+            config, dense_run, is_folder_asked="data.folder" in asked
+        )
         weights, comparison = _upcycled(config, plan, dense, passes)
         parameters = count_parameters(config)
         found = Upcycled(
@@ -125,7 +128,7 @@ def upcycle(
         name = name or f"{dense_run.name}-{TAG}"
         run = new_run(config, settings, name, "", "cpu", version("moescope"))
         run = replace(run, status="stopped", finished_s=run.created_s, tags=(TAG,))
-        _write(store, run, config, weights, _changes(stored, config), origin, found)
+        _write(store, dense_run, run, config, weights, _changes(stored, config), origin, found)
         return replace(found, run_id=run.id, name=run.name, folder=run.folder)
 
 
@@ -176,6 +179,7 @@ def _upcycled(
 
 def _write(
     store: Store,
+    dense_run: Run,
     run: Run,
     config: RunConfig,
     weights: Weights,
@@ -195,6 +199,8 @@ def _write(
     try:
         checkpoints = _first_checkpoint(run, config, weights)
         (folder / "config.json").write_text(config.model_dump_json(indent=2))
+        # a class is known by the number that it was trained with
+        write_classes(folder, read_classes(Path(dense_run.folder)))
         store.add_run(run)
         store.add_segment(Segment(run.id, 0, 0, "start", run.created_s, changes=changes))
         store.add_event(Event(run.id, 0, 0, time.time(), "note", text, details))
