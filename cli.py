@@ -447,6 +447,13 @@ def sample(
     ] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps from noise to clip.")] = 32,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise.")] = 0,
+    offload: Annotated[
+        bool,
+        typer.Option(
+            "--offload",
+            help="Of experts by noise level, keep only the one at work on the GPU.",
+        ),
+    ] = False,
     to: Annotated[
         Path | None, typer.Option("--to", help="Folder to write into; else the run's samples.")
     ] = None,
@@ -466,6 +473,8 @@ def sample(
         to,
         classes=classes or [],
         reference=reference,
+        offload=offload,
+        tell=lambda text: typer.echo(text, err=True),
     )
     if as_json:
         say_json(paths)

@@ -13,9 +13,14 @@ from .data.captions import encode_caption
 from .data.chance import generator
 from .evaluate import evaluating
 from .model.inputs import Inputs
+from .model.noise_experts import NoiseExperts
 from .objective.timesteps import shifted
 
-# B batch  C colours  F frames  H, W pixels  N mels  M mel steps  S text bytes
+# B batch  C colours  F frames  H, W pixels  N mels  M mel steps  S text bytes  X experts by noise
+# level  L levels
+
+GUIDANCE = 2.0
+"""Where neither the caller nor the configuration says another."""
 
 
 class Prompt(NamedTuple):
@@ -50,42 +55,71 @@ def generate(
     prompts: Sequence[Prompt],
     seed: int,
     steps: int = 30,
-    guidance: float = 2.0,
+    guidance: float | None = None,
 ) -> Generated:
     """Makes one clip per prompt; video and audio go from noise to data together.
 
-    z += (sigma_next - sigma) * v,  v = v_without + guidance * (v_with - v_without) guidance: 1
-    follows the caption or class as learned and saves half the work; more exaggerates it. A clip
-    depends on its prompt, its place in the list and the seed; on other prompts only through
-    rounding. The model is in evaluation mode meanwhile. Source: facts: model.md 6.1.
+    z += (sigma_next - sigma) * v,  v = v_without + guidance * (v_with - v_without)
+    guidance: 1 follows the caption or class as learned and saves half the work; more exaggerates
+    it. None: what noise_experts.guidance has for the expert in charge at a step's noise level,
+    blended where experts are; GUIDANCE where it has nothing. A clip depends on its prompt, its
+    place in the list and the seed; on other prompts only through rounding. The model is in
+    evaluation mode meanwhile. Source: facts: model.md 6.1.
     """
-    device = next(model.parameters()).device
+    device = _device_of(model)
     told = _told(prompts, config, device)
     video, mel = (noise.to(device) for noise in _starting_noise(config, len(prompts), seed))
     levels = noise_schedule(steps, config.objective.shift)
+    guidances = guidance_at(model, config, levels[:-1], guidance)
     with evaluating(model):
-        for sigma, after in pairwise(levels):
-            now = told._replace(
-                video_BCFHW=video, mel_BNM=mel, sigma_MB=torch.full_like(told.sigma_MB, sigma)
-            )
-            flow_video, flow_mel = _guided(model, now, config, guidance)
+        for (sigma, after), strength in zip(pairwise(levels), guidances, strict=True):
+            now = told._replace(video_BCFHW=video, mel_BNM=mel)
+            flow_video, flow_mel = _guided(model, now, sigma, config, strength)
             video = video + (after - sigma) * flow_video
             mel = mel + (after - sigma) * flow_mel
     return Generated(video.clamp(-1, 1) if config.data.latents == "none" else video, mel)
 
 
+def guidance_at(
+    model: nn.Module, config: RunConfig, levels: Sequence[float], guidance: float | None = None
+) -> list[float]:
+    """Returns the guidance at each noise level: sum_x w_x(level) guidance_x, w as the experts'
+    answers are blended."""
+    of_expert = config.noise_experts.guidance
+    if guidance is not None or not of_expert or not isinstance(model, NoiseExperts):
+        return [GUIDANCE if guidance is None else guidance] * len(levels)
+    weight_XL = model.host_weights(torch.tensor(levels, dtype=torch.float32)).double()
+    guidance_L: list[float] = (torch.tensor(of_expert, dtype=torch.float64) @ weight_XL).tolist()
+    return guidance_L
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    if isinstance(model, NoiseExperts) and model.residence is not None:
+        return model.residence.device
+    return next(model.parameters()).device
+
+
+def _at_level(inputs: Inputs, sigma: float) -> Inputs:
+    """Returns the inputs with all noise levels set, on the host, too."""
+    host_sigma_MB = torch.full(inputs.sigma_MB.shape, sigma)
+    return inputs._replace(
+        sigma_MB=torch.full_like(inputs.sigma_MB, sigma), host_sigma_MB=host_sigma_MB
+    )
+
+
 def _guided(
-    model: nn.Module, now: Inputs, config: RunConfig, guidance: float
+    model: nn.Module, now: Inputs, sigma: float, config: RunConfig, guidance: float
 ) -> tuple[Tensor, Tensor]:
     if guidance == 1.0:
-        flow_video, flow_mel = model(now)
+        flow_video, flow_mel = model(_at_level(now, sigma))
         return flow_video, flow_mel
     num = len(now.video_BCFHW)
     both = now.rows(torch.arange(2 * num, device=now.video_BCFHW.device) % num)
     both.text_BS[num:] = 0
     both.label_B[num:] = config.model.num_classes
     flow_video, flow_mel = (
-        without + guidance * (told - without) for told, without in (f.chunk(2) for f in model(both))
+        without + guidance * (told - without)
+        for told, without in (f.chunk(2) for f in model(_at_level(both, sigma)))
     )
     return flow_video, flow_mel
 

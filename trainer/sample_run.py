@@ -1,7 +1,8 @@
 """Clips and pictures that a run's model generates, written as mp4 with sound or as png."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,15 @@ from .data.latents import decode, encode
 from .data.order import split
 from .data.sound import SAMPLE_RATE_HZ, sound_of
 from .data.write_clip import write_clip, write_picture
-from .generate import Prompt, generate
-from .model.make import make_model
+from .generate import Generated, Prompt, generate
+from .model.make import Network, make_model
+from .model.noise_experts import NoiseExperts
+from .offload import offloaded
 from .open_run import load_weights
 
 # C channels  F frames  H, W pixels  N mels  M mel steps
 
 NUM_FROM_DATA = 4
-GUIDANCE = 2.0
 WRITTEN_SIDE = 128
 """Pixels that the shorter side of a written clip has at the least: thumbnails of 32 pixels are hard
 to see, so that each becomes a square of 4 x 4."""
@@ -46,20 +48,28 @@ def sample_run(
     *,
     classes: Sequence[str] = (),
     reference: Path | None = None,
+    offload: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
     """Generates one clip per prompt or class with the run's averaged weights; where none is given,
     for captions of a few held-out clips, or a few classes of the data.
 
     classes: names or numbers. reference: a picture, or a clip whose first frame is meant; scaled
-    and cropped in the middle. Returns the files, in the run's `samples` folder unless `to` names
-    another. Raises MoescopeError where the run has no usable checkpoint, where nothing can be told
-    of a clip, and on what the model has no use for.
+    and cropped in the middle. offload: of experts by noise level only the one at work is on the
+    GPU. tell: is told what is done otherwise than asked. Returns the files, in the run's `samples`
+    folder unless `to` names another. Raises MoescopeError where the run has no usable checkpoint,
+    where nothing can be told of a clip, and on what the model has no use for.
     """
     store = open_store(settings.store_url)
     try:
         run = store.find_run(name_or_id)
         config = parsed(RunConfig, run.config, f"stored configuration of {run.name}")
         _refuse_what_is_not_read(config, run, prompts, classes, reference)
+        if offload and config.noise_experts.num_experts == 1:
+            raise MoescopeError(
+                f"--offload does not go with run {run.name}: one network answers at all noise "
+                "levels, so that none of it is ever idle"
+            )
         model = make_model(config)
         load_weights(model, store, run.id)
     finally:
@@ -72,7 +82,8 @@ def sample_run(
     except OSError as error:
         raise MoescopeError(f"--to {folder} cannot be written: {error.strerror}") from None
     told = [prompt._replace(reference_CHW=first_CHW) for _, prompt in named]
-    made = generate(model, config, told, seed, steps=steps, guidance=GUIDANCE)
+    with _at_work(model, config, offload, tell):
+        made = Generated(*(t.cpu() for t in generate(model, config, told, seed, steps=steps)))
     video_BCFHW = decode(made.video_BCFHW, config)
     paths = []
     for i, (name, _) in enumerate(named):
@@ -80,6 +91,24 @@ def sample_run(
         paths.append(_write(place, video_BCFHW[i], made.mel_BNM[i], config))
         paths[-1].with_suffix(".txt").write_text(name)
     return paths
+
+
+@contextmanager
+def _at_work(
+    model: Network, config: RunConfig, offload: bool, tell: Callable[[str], None]
+) -> Iterator[None]:
+    """Brings the model to the device on which it makes clips: the run's, where there is one."""
+    is_on_gpu = torch.cuda.is_available() and config.device != "cpu"
+    device = torch.device("cuda" if is_on_gpu else "cpu")
+    if not offload or not is_on_gpu:
+        if offload:
+            tell("--offload does nothing here: the clips are made on the CPU")
+        model.to(device)
+        yield
+        return
+    assert isinstance(model, NoiseExperts), type(model)
+    with offloaded(model, device):
+        yield
 
 
 def _refuse_what_is_not_read(
@@ -115,24 +144,23 @@ def _asked(
     if config.model.family == "class":
         known = read_classes(Path(run.folder)) or find_clips(config.data.folder).classes
         asked = classes or list(known)[:NUM_FROM_DATA]
-        return [_of_class(text, known, config.model.num_classes) for text in asked]
+        return [_of_class(text, known) for text in asked]
     if not config.has_text:
         return [("clip", Prompt())] * NUM_FROM_DATA
     return [(caption, Prompt(caption)) for caption in prompts or _captions(config, run)]
 
 
-def _of_class(text: str, known: Mapping[str, int], num_classes: int) -> tuple[str, Prompt]:
-    """Finds a class by its name, else by its number."""
-    if text in known:
-        return text or "class", Prompt(label=known[text])
-    if not text.isdecimal():
-        raise MoescopeError(f"unknown class {text}{did_you_mean(text, known)}")
-    if int(text) >= num_classes:
-        raise MoescopeError(
-            f"--class is {text}, but the model knows the classes 0 to {num_classes - 1}"
-        )
+def _of_class(text: str, known: Mapping[str, int]) -> tuple[str, Prompt]:
+    """Finds a class by its name, else by its number; one that no clip was of was not learned."""
     names = {number: name for name, number in known.items()}
-    return names.get(int(text)) or f"class {text}", Prompt(label=int(text))
+    name = names.get(int(text)) if text.isdecimal() and text not in known else text
+    if name is None or name not in known:
+        there = ", ".join(f"{name or 'no name'} ({k})" for name, k in list(known.items())[:8])
+        more = ", ..." if len(known) > 8 else ""
+        raise MoescopeError(
+            f"unknown class {text}{did_you_mean(text, known)} (there are: {there}{more})"
+        )
+    return name or "class", Prompt(label=known[name])
 
 
 def _captions(config: RunConfig, run: Run) -> list[str]:

@@ -33,6 +33,9 @@ class Parted(Protocol):
 class Residence(Protocol):
     """Decides where the weights of experts are while they wait."""
 
+    device: torch.device
+    """Where the model computes."""
+
     def order(self, experts: Iterable[int]) -> list[int]:
         """Returns the experts in the order in which they are best brought."""
 
