@@ -5,8 +5,8 @@ against width.
 
 Each variant is a training of `dsmoe_tiny` through `moescope`'s own trainer on made pictures of
 classes; the figure is the loss of the averaged weights on held-out pictures, with fixed noise at
-fixed noise levels. Seeds are paired: the seed sets the first weights, the order of data and the noise
-of every variant alike, so that the difference to the base is taken seed by seed.
+fixed noise levels. Seeds are paired: the seed sets the first weights, the order of data and the
+noise of every variant alike, so that the difference to the base is taken seed by seed.
 Active parameters are printed: variants that the sources compare at equal active parameters have
 them within a percent.
 """

@@ -14,6 +14,128 @@ from moescope.trainer.config import RunConfig
 from moescope.trainer.data.make_clips import make_clips
 from moescope.trainer.stream_recipes import tiny
 
+ROUTED: dict[str, dict[str, Any]] = {
+    "sigmoid": {},
+    "softmax": {
+        "moe.router": "softmax",
+        "moe.bias_update_speed": 0.0,
+        "moe.balance_weight": 0.01,
+        "moe.balance_scope": "global_batch",
+        "moe.z_loss_weight": 1e-3,
+        "moe.contrast_weight": 0.1,
+    },
+    "softmax as it is, top-1": {
+        "moe.router": "softmax",
+        "moe.is_normalised": False,
+        "moe.num_chosen": 1,
+        "moe.balance_weight": 0.01,
+    },
+    "groups": {"moe.num_groups": 2, "moe.every": 1},
+    "mlp": {"moe.router": "mlp", "moe.num_shared": 0},
+    "cross-attention": {"moe.router": "cross_attention"},
+    "expert choice": {"moe.router": "expert_choice", "moe.bias_update_speed": 0.0},
+    "batch choice": {"moe.router": "batch_choice", "moe.bias_update_speed": 0.0},
+    "latent": {
+        "moe.layer": "latent",
+        "moe.router": "softmax",
+        "moe.num_shared": 0,
+        "moe.latent_heads": 4,
+        "moe.latent_head_width": 8,
+        "moe.balance_weight": 0.01,
+        "moe.contrast_weight": 0.1,
+    },
+}
+ATTENTION: dict[str, dict[str, Any]] = {
+    "reference": {"model.has_reference": True, "data.reference_drop": 0.5},
+    "grouped queries": {"model.kv_heads": 1, "model.qk_norm": "full", "model.rotary": "1d"},
+    "absolute, capped, gated": {
+        "model.rotary": "none",
+        "model.qk_norm": "none",
+        "model.logit_soft_cap": 20.0,
+        "model.has_head_gate": True,
+    },
+    "latents, no sound": {
+        "data.num_mel_steps": 0,
+        "data.latents": "cosine",
+        "data.latent_size": 2,
+        "data.latent_frames": 2,
+        "model.patch_size": 4,
+        "model.patch_frames": 1,
+    },
+}
+NOISE: dict[str, dict[str, Any]] = {
+    "two noise experts": {
+        "noise_experts.num_experts": 2,
+        "noise_experts.boundaries": [0.7],
+        "noise_experts.transition": 0.15,
+        "noise_experts.is_learned": True,
+        "noise_experts.blend": "smooth",
+    },
+    "three, sharing": {
+        "noise_experts.num_experts": 3,
+        "noise_experts.boundaries": [0.5, 0.8],
+        "noise_experts.shared_blocks": 1,
+    },
+}
+CLASS: dict[str, Any] = {
+    "model.family": "class",
+    "model.num_classes": 8,
+    "data.num_mel_steps": 0,
+    "data.num_text_bytes": 0,
+    "data.num_frames": 1,
+    "model.patch_frames": 1,
+    "model.rotary": "2d",
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "dsmoe": {
+        **CLASS,
+        "model.qk_norm": "none",
+        "model.has_place_table": False,
+        "model.has_variance_output": True,
+        "data.latents": "cosine",
+        "data.latent_size": 2,
+        "model.patch_size": 2,
+        "moe.num_groups": 2,
+        "moe.num_chosen_groups": 2,
+    },
+    "jitmoe": {
+        **CLASS,
+        "model.mlp": "swiglu",
+        "model.norm": "rms",
+        "model.patch_bottleneck": 8,
+        "model.num_class_tokens": 4,
+        "model.class_tokens_from": 1,
+        "moe.has_expert_bias": True,
+        "objective.prediction": "data",
+    },
+    "wan": {
+        "model.family": "wan",
+        "model.mlp": "gelu",
+        "model.qk_norm": "full",
+        "model.has_place_table": False,
+        "model.text_width": 16,
+        "data.num_mel_steps": 0,
+        "moe.router": "softmax",
+        "moe.expert": "gelu",
+        "moe.has_expert_bias": True,
+        "moe.num_shared": 0,
+        "moe.bias_update_speed": 0.0,
+        "moe.balance_weight": 0.01,
+    },
+}
+WAYS = ROUTED | ATTENTION | NOISE | FAMILIES
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "way" in metafunc.fixturenames:
+        metafunc.parametrize("way", WAYS)
+
+
+@pytest.fixture(scope="session")
+def ways() -> dict[str, dict[str, Any]]:
+    """The families, routers, balances and attentions that `small` can be changed into."""
+    return WAYS
+
 
 @pytest.fixture(scope="session")
 def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -9,6 +9,10 @@ from .expert_choice import BatchChoiceRouter, ExpertChoiceRouter
 from .experts import MoeLayer
 from .latent import LatentMoe
 
+PREDICTOR_WEIGHT = 0.01
+"""Of the capacity predictors of experts that choose in the batch; their gradient goes nowhere else.
+Source: DiffMoE's code."""
+
 
 def moe_layers(model: nn.Module) -> list[MoeLayer | LatentMoe]:
     """Returns the layers of experts, in the network's order."""
@@ -33,12 +37,13 @@ class ExpertSteps:
     def loss(self) -> Tensor | None:
         """Returns what the layers add to the training loss, a scalar with gradients, or None."""
         found = [layer.tally.loss() for layer in self.layers]
-        found += [
-            layer.router.predictor_loss
+        losses = [loss for loss in found if loss is not None]
+        losses += [
+            PREDICTOR_WEIGHT * layer.router.predictor_loss
             for layer in self.layers
             if isinstance(layer.router, BatchChoiceRouter)
+            and layer.router.predictor_loss is not None
         ]
-        losses = [loss for loss in found if loss is not None]
         return torch.stack(losses).sum() if losses else None
 
     @torch.no_grad()
