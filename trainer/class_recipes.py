@@ -185,13 +185,14 @@ def _like_jit() -> dict[str, Any]:
 
 
 def _pictures(size: int) -> dict[str, Any]:
-    """Single frames of a class: no sound, no caption; places in the plane."""
+    """Single frames of a class, half of them mirrored, without sound and captions."""
     return {
         "data.num_frames": 1,
         "data.height": size,
         "data.width": size,
         "data.num_mel_steps": 0,
         "data.num_text_bytes": 0,
+        "data.flip_share": 0.5,
         "model.family": "class",
         "model.rotary": "2d",
         "model.patch_frames": 1,

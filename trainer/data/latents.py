@@ -55,7 +55,7 @@ def encode(video_BCFHW: Tensor, config: RunConfig) -> Tensor:
     cells = video_BCFHW.reshape(batch, colours, frames // f, f, height // p, p, width // p, p)
     cells_BFHWP = cells.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
     basis_LP, std_L = _on_device(d, video_BCFHW.device)
-    latents_BFHWL = cells_BFHWP.float() @ basis_LP.T / std_L
+    latents_BFHWL: Tensor = cells_BFHWP.float() @ basis_LP.T / std_L
     return latents_BFHWL.permute(0, 4, 1, 2, 3).contiguous()
 
 
@@ -70,7 +70,7 @@ def decode(latents_BLFHW: Tensor, config: RunConfig) -> Tensor:
         return latents_BLFHW
     f, p = d.latent_frames, d.latent_size
     basis_LP, std_L = _on_device(d, latents_BLFHW.device)
-    cells_BFHWP = (latents_BLFHW.permute(0, 2, 3, 4, 1).float() * std_L) @ basis_LP
+    cells_BFHWP: Tensor = (latents_BLFHW.permute(0, 2, 3, 4, 1).float() * std_L) @ basis_LP
     cells = cells_BFHWP.unflatten(4, (COLOURS, f, p, p)).permute(0, 4, 1, 5, 2, 6, 3, 7)
     return cells.flatten(6).flatten(4, 5).flatten(2, 3).contiguous()
 

@@ -1,6 +1,7 @@
 """Pictures as clips of one frame: jpg, png and webp files."""
 
 from pathlib import Path
+from typing import cast
 
 import av
 from av.video.codeccontext import VideoCodecContext
@@ -37,7 +38,7 @@ def read_picture(path: Path) -> VideoFrame:
         content = path.read_bytes()
     except OSError as error:
         raise UnreadableClip(explain(error)) from None
-    decoder = VideoCodecContext.create(_codec(content), "r")
+    decoder = cast(VideoCodecContext, VideoCodecContext.create(_codec(content), "r"))
     decoder.thread_count = 1
     decoder.options = OPTIONS
     try:

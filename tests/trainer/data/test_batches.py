@@ -30,6 +30,7 @@ def is_equal(one: Batch, other: Batch) -> bool:
         and torch.equal(one.mel_BNM, other.mel_BNM)
         and torch.equal(one.text_BS, other.text_BS)
         and torch.equal(one.has_sound_B, other.has_sound_B)
+        and torch.equal(one.label_B, other.label_B)
     )
 
 
@@ -59,6 +60,8 @@ def test_a_batch_has_its_shapes_types_and_ranges(batches: Batches) -> None:
     assert batch.text_BS.shape == (4, 48)
     assert batch.text_BS.dtype == torch.int64
     assert batch.has_sound_B.tolist() == [True] * 4
+    assert batch.label_B.tolist() == [clip.label for _, clip in batches.which(2)]
+    assert batch.label_B.dtype == torch.int64
     first = bytes(byte - 1 for byte in batch.text_BS[0].tolist() if byte).decode()
     assert first == batches.which(2)[0][1].caption
 
@@ -71,6 +74,17 @@ def test_a_batch_is_the_same_whatever_was_asked_for_before(made_index: ClipIndex
         assert all(is_equal(forward[n], other.get(n)) for n in (4, 2, 3))
     with Batches(made_index, DATA, seed=1) as another_seed:
         assert not is_equal(forward[0], another_seed.get(0))
+
+
+def test_without_sound_and_captions_their_tensors_are_empty(made_index: ClipIndex) -> None:
+    silent = changed(DATA, {"num_mel_steps": 0, "num_text_bytes": 0, "validation_share": 0.2})
+    with Batches(made_index, silent, seed=0, ahead=0) as batches:
+        batch, held_out = batches.get(0), batches.validation_batch(2)
+    assert (batch.mel_BNM.shape, batch.text_BS.shape) == ((4, 8, 0), (4, 0))
+    assert (held_out.mel_BNM.shape, held_out.text_BS.shape) == ((2, 8, 0), (2, 0))
+    assert not batch.has_sound_B.any()
+    with Batches(made_index, changed(silent, {"num_mel_steps": 8}), 0, ahead=0) as batches:
+        assert torch.equal(batches.get(0).video_BCFHW, batch.video_BCFHW)
 
 
 def test_going_back_starts_no_process(batches: Batches) -> None:

@@ -31,6 +31,12 @@ def test_a_caption_file_is_read_with_its_usual_keys(tmp_path: Path) -> None:
     assert read_caption_file(path) == {"a.mp4": "one ball rises", "in/b.mp4": "two"}
 
 
+def test_a_line_with_a_class_needs_no_caption(tmp_path: Path) -> None:
+    path = tmp_path / "captions.jsonl"
+    path.write_text('{"file": "a.mp4", "label": 3}\n{"file": "b.mp4", "text": "b", "class": "x"}\n')
+    assert read_caption_file(path) == {"b.mp4": "b"}
+
+
 @pytest.mark.parametrize("line", ["{oops", '["a.mp4", "b"]', '{"file": "a.mp4"}', '{"caption": 1}'])
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "captions.jsonl"

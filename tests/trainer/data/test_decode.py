@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from moescope.trainer.config import DataConfig
 from moescope.trainer.data import mel
 from moescope.trainer.data.clips import Clip, find_clips
-from moescope.trainer.data.decode import DecodedSample, read_sample
+from moescope.trainer.data.decode import DecodedSample, read_sample, read_start
 from moescope.trainer.data.headers import UnreadableClip
 from moescope.trainer.data.make_clips import SAMPLE_RATE_HZ
-from moescope.trainer.data.write_clip import write_clip
+from moescope.trainer.data.write_clip import write_clip, write_picture
 
 DATA = DataConfig()
 CLOCK_HZ = 24
@@ -124,6 +124,34 @@ def test_a_wide_clip_is_scaled_to_cover_and_cut_at_chance(tmp_path: Path) -> Non
         assert np.abs(picture_FHW[0] - picture_FHW[1]).max() < 5
     assert not samples[0].has_sound
     assert not samples[0].mel_NM.any()
+
+
+def test_as_many_samples_as_asked_are_mirrored_and_always_the_same(made_clip: Clip) -> None:
+    plain, mirrored, some = (
+        [read_sample(made_clip, DataConfig(flip_share=share), 0, p).video_CFHW for p in range(24)]
+        for share in (0.0, 1.0, 0.5)
+    )
+    assert all(
+        np.array_equal(one[..., ::-1], other) for one, other in zip(plain, mirrored, strict=True)
+    )
+    is_mirrored = [np.array_equal(one, other) for one, other in zip(some, mirrored, strict=True)]
+    # 24 throws of a coin: less than 5 or more than 19 heads come once in 600 times
+    assert 5 <= sum(is_mirrored) <= 19
+    for position in (0, 7):
+        again = read_sample(made_clip, DataConfig(flip_share=0.5), 0, position).video_CFHW
+        assert np.array_equal(again, some[position])
+
+
+def test_the_start_of_a_clip_is_cut_in_the_middle(clock: Clip, tmp_path: Path) -> None:
+    frames_CFHW = read_start(clock.path, DataConfig(frames_per_s=8.0), 3)
+    # every third frame of 24 a second, from the first
+    assert (frames_CFHW.mean(axis=(0, 2, 3)) - 20) / 3 == pytest.approx([0, 3, 6], abs=1)
+    video = np.empty((1, 32, 128, 3), dtype=np.uint8)
+    video[:] = np.arange(128).astype(np.uint8)[:, None]
+    write_picture(tmp_path / "a.png", video[0])
+    picture_HW = read_start(tmp_path / "a.png", DATA, 1)[0, 0]
+    # of 97 places the 48th is the middle one: pixels 48 to 79
+    assert picture_HW[0].tolist() == list(range(48, 80))
 
 
 def test_a_file_that_breaks_after_it_was_found_is_unreadable(

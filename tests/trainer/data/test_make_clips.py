@@ -23,6 +23,7 @@ from moescope.trainer.data.make_clips import (
     play,
     scene_of,
 )
+from moescope.trainer.data.pictures import read_picture
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,34 @@ def test_the_same_seed_makes_the_same_clips_and_another_others(tmp_path: Path) -
     )
     assert first.read_bytes() == again.read_bytes()
     assert first.read_bytes() != other.read_bytes()
+
+
+def test_clips_by_class_lie_in_a_folder_of_their_shape(tmp_path: Path) -> None:
+    plain, sorted_ = tmp_path / "plain", tmp_path / "sorted"
+    (one,) = make_clips(plain, 1, seed=3)
+    paths = make_clips(sorted_, 9, seed=3, is_by_class=True)
+    index = find_clips(sorted_)
+    assert not index.passed_over
+    for path in paths:
+        scene = scene_of(3, path.name)
+        assert path.parent.name == scene.shape
+        (clip,) = (clip for clip in index.clips if clip.path == path)
+        assert (clip.label, clip.caption) == (index.classes[scene.shape], scene.caption)
+    # the same scenes as without
+    assert paths[0].read_bytes() == one.read_bytes()
+
+
+def test_pictures_show_the_middle_of_their_clips_in_full_light(tmp_path: Path) -> None:
+    paths = make_clips(tmp_path, 3, seed=3, size=48, are_pictures=True)
+    assert [path.name for path in paths] == ["clip-0000.png", "clip-0001.png", "clip-0002.png"]
+    index = find_clips(tmp_path)
+    assert [clip.path for clip in index.clips] == paths
+    assert not index.passed_over
+    for path in paths:
+        scene = replace(scene_of(3, f"{path.stem}.mp4"), beats=(1.0,))
+        # of 32 frames the seventeenth begins at half the time
+        expected_HWC = paint(scene, 48, 16.0, 2.0)[16]
+        assert np.array_equal(read_picture(path).to_ndarray(format="rgb24"), expected_HWC)
 
 
 def test_captions_name_everything_within_the_bytes_that_a_sample_keeps() -> None:
