@@ -24,6 +24,7 @@ TORCH_FREE_MODULES = (
     "moescope.cli",
     "moescope.trainer.config",
     "moescope.trainer.recipes",
+    "moescope.trainer.counts",
     "moescope.trainer.asked",
 )
 
