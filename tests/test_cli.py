@@ -118,6 +118,14 @@ def said(result: Result) -> str:
             ["moe.num_chosen has no effect", "moe.num_experts is 0"],
             id="key without effect",
         ),
+        pytest.param(
+            ["params", "dsmoe-s-e15"], ["dsmoe-s-e15", "did you mean dsmoe_s_e16"], id="no params"
+        ),
+        pytest.param(
+            ["params", "tiny", "--set", "moe.router=expert_choice"],
+            ["moe.bias_update_speed is 0.001", "nothing to balance: use 0"],
+            id="a combination that makes no sense",
+        ),
         pytest.param(["train", "tiny", "--set", "steps"], ["key=value"], id="no value"),
         pytest.param(
             ["train", "tiny", "--steps", "5", "--set", "steps=6"],
@@ -198,6 +206,22 @@ def test_an_empty_store_is_told_in_words_and_in_json(moescope: Invoke) -> None:
     assert "no runs yet" in moescope("runs").stdout
     assert "no open alerts" in moescope("alerts").stdout
     assert json.loads(moescope("alerts", "--json").stdout) == []
+
+
+@pytest.mark.parametrize("name", ["dsmoe_s_e16", "dsmoe-s-e16"])
+def test_parameters_are_told_with_their_parts(moescope: Invoke, name: str) -> None:
+    told = json.loads(moescope("params", name, "--json").stdout)
+    # facts: model.md section 1
+    assert (told["active"], told["total"]) == (34_939_040, 96_870_560)
+    assert sum(told["parts"].values()) == told["total"]
+    lines = moescope("params", name).stdout.splitlines()
+    assert any("active" in line and "34,939,040" in line and "33.32" in line for line in lines)
+
+
+def test_parameters_follow_a_changed_key(moescope: Invoke) -> None:
+    told = json.loads(moescope("params", "dsmoe-s-e16", "--set", "moe.every=1", "--json").stdout)
+    # the ablation without interleaving: facts: model.md section 1
+    assert (told["active"], told["total"]) == (42_332_960, 166_196_000)
 
 
 def test_a_run_is_listed_noted_tagged_archived_and_deleted(
