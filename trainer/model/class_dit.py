@@ -45,7 +45,7 @@ class ClassDit(nn.Module):
 
     Parameters equal the published inventories: facts: model.md 1.1 (DSMoE), 1.2 (JiT). What differs
     is without parameters: rotary channels lie in another order, the place table has the wavelengths
-    of `place_table`, and matrices start as torch's linear layers do (theirs: Xavier).
+    of `place_table`, and the blocks' matrices start as torch's linear layers do (theirs: Xavier).
     """
 
     TRUNK = ("patch_in", "noise_level", "label_in", "class_place_ND")
@@ -150,13 +150,17 @@ class NoiseLevel(nn.Module):
 
 def patch_embedding(config: RunConfig) -> nn.Module:
     """Returns the linear map (..., P) -> (..., D) with biases; with model.patch_bottleneck b it is
-    of rank b, P b + b D + D parameters (JiT)."""
+    of rank b, P b + b D + D parameters (JiT). Its matrices start as DiT's and JiT's do, Xavier, and
+    its biases at 0."""
     patch, m = config.video_patch, config.model
+    last = nn.Linear(m.patch_bottleneck or patch, m.width)
+    nn.init.xavier_uniform_(last.weight)
+    nn.init.zeros_(last.bias)
     if not m.patch_bottleneck:
-        return nn.Linear(patch, m.width)
-    return nn.Sequential(
-        nn.Linear(patch, m.patch_bottleneck, bias=False), nn.Linear(m.patch_bottleneck, m.width)
-    )
+        return last
+    first = nn.Linear(patch, m.patch_bottleneck, bias=False)
+    nn.init.xavier_uniform_(first.weight)
+    return nn.Sequential(first, last)
 
 
 def _places(config: RunConfig) -> Tensor | None:
