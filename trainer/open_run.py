@@ -40,6 +40,8 @@ SHAPE_KEYS = (
     "data.num_mels",
     "data.latent",
 )
+SWITCHING_KEYS = ("moe.bias_update_speed", "data.num_mel_steps", "data.num_text_bytes")
+"""Keys of which the weights only know whether they are 0."""
 RESOLUTION_KEYS = (
     "data.height",
     "data.width",
@@ -88,7 +90,7 @@ def resumed_run(old: Run, config: RunConfig, device: str) -> Run:
         )
     differences = changes(old, config)
     for key, (before, after) in differences.items():
-        if key.startswith(SHAPE_KEYS):
+        if _is_of_shape(key, before, after):
             raise MoescopeError(
                 f"{key} cannot change from {before} to {after} on a resume, as the weights "
                 "would not fit: start a new run"
@@ -108,6 +110,10 @@ def changes(old: Run, config: RunConfig) -> dict[str, list[object]]:
     """Returns {dotted key: [old, new]} between what a run had and what it is to go on with."""
     stored = parsed(RunConfig, old.config, f"stored configuration of {old.name}")
     return {key: list(pair) for key, pair in difference(stored, config).items()}
+
+
+def _is_of_shape(key: str, before: object, after: object) -> bool:
+    return key.startswith(SHAPE_KEYS) or (key in SWITCHING_KEYS and (before == 0) != (after == 0))
 
 
 def announced_changes(changed: dict[str, list[object]]) -> list[EventKind]:
@@ -169,11 +175,14 @@ class Origin(NamedTuple):
     """For the run's record: from_run, from_name, from_step."""
 
 
-def load_weights(model: nn.Module, store: Store, name_or_id: str) -> Origin:
+def load_weights(
+    model: nn.Module, store: Store, name_or_id: str, config: RunConfig | None = None
+) -> Origin:
     """Loads the averaged weights (EMA) of another run's newest readable checkpoint that is not
     tainted.
 
-    Raises MoescopeError where there is none or where the shapes differ.
+    config: the model's, where it may be another one than the run's. Raises MoescopeError where
+    there is no such checkpoint or where the shapes differ, naming the keys that make it so.
     """
     run = store.find_run(name_or_id)
     root = Path(run.folder) / "checkpoints"
@@ -192,14 +201,14 @@ def load_weights(model: nn.Module, store: Store, name_or_id: str) -> Origin:
             for name, value in state["ema"].items()
             if name.startswith("average.")
         }
-        _load(model, state["model"] | averages, run.name)
+        _load(model, state["model"] | averages, run, config)
         step = state["loop"]["step"]
         text = "; ".join([f"weights of run {run.name}, step {step}", *faults])
         return Origin(text, {"from_run": run.id, "from_name": run.name, "from_step": step})
     raise MoescopeError("; ".join([f"run {run.name} has no usable checkpoint in {root}", *faults]))
 
 
-def _load(model: nn.Module, weights: dict[str, Tensor], run_name: str) -> None:
+def _load(model: nn.Module, weights: dict[str, Tensor], run: Run, config: RunConfig | None) -> None:
     mine = model.state_dict()
     odd = [
         name
@@ -209,10 +218,16 @@ def _load(model: nn.Module, weights: dict[str, Tensor], run_name: str) -> None:
     if odd:
         first = min(odd)
         shapes = [list(w[first].shape) if first in w else "absent" for w in (mine, weights)]
+        keys = [
+            f"{key} is {after} here and {before} there"
+            for key, (before, after) in sorted(changes(run, config).items() if config else ())
+            if _is_of_shape(key, before, after)
+        ]
         raise MoescopeError(
-            f"the weights of run {run_name} do not fit: {first} is {shapes[0]} here and "
-            f"{shapes[1]} there "
-            f"({len(odd)} differ): use its model.* and moe.* keys, or name no recipe to take them"
+            f"the weights of run {run.name} do not fit: "
+            + "".join(f"{text}; " for text in keys)
+            + f"{first} is {shapes[0]} here and {shapes[1]} there ({len(odd)} differ): use its "
+            "keys, or name no recipe to take them all"
         )
     model.load_state_dict(weights)
 

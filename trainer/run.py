@@ -124,7 +124,7 @@ def open_trainer(
             else new_run(config, settings, name, run_id, _device_name(device), version("moescope"))
         )
         state = fresh_state(config, device, run.id)
-        origin = load_weights(state.model, store, init_from) if init_from else None
+        origin = load_weights(state.model, store, init_from, config) if init_from else None
         if origin is not None:
             state.ema = Ema(state.model, config.optim.ema_decay)
         if old is None and any(run.id == other.id for other in store.runs(include_archived=True)):

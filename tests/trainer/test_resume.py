@@ -203,6 +203,22 @@ def test_a_shape_cannot_change_on_a_resume(small: RunConfig, settings: Settings)
         assert store.find_run("r").status == "finished"
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"moe.bias_update_speed": 0.0}, "moe.bias_update_speed cannot change from 0.001 to 0.0"),
+        ({"data.num_mel_steps": 0}, "data.num_mel_steps cannot change from 8 to 0"),
+        ({"data.num_text_bytes": 0}, "data.num_text_bytes cannot change from 8 to 0"),
+    ],
+)
+def test_what_is_there_or_not_cannot_change_on_a_resume(
+    small: RunConfig, settings: Settings, changes: dict[str, float], expected: str
+) -> None:
+    train(changed(small, {"steps": 2}), settings=settings, run_id="r", progress=False)
+    with pytest.raises(MoescopeError, match=expected):
+        train(changed(small, changes), settings=settings, resume="r", progress=False)
+
+
 def test_a_new_run_starts_from_another_runs_averaged_weights(
     small: RunConfig, settings: Settings
 ) -> None:

@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from moescope.cli import app
 from moescope.platform import catalogue
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
@@ -27,6 +30,7 @@ from moescope.trainer.loop import Trainer
 from moescope.trainer.model.make import make_model
 from moescope.trainer.moe.similarity import weight_cosine
 from moescope.trainer.moe.upcycle import expert_paths
+from moescope.trainer.open_run import new_run
 from moescope.trainer.rollback import carry_out
 from moescope.trainer.run import train
 from moescope.trainer.upcycle_check import compare, made_inputs
@@ -350,15 +354,34 @@ def test_the_real_command_makes_a_run_that_the_real_command_trains(
         assert len(store.runs()) == 2
     assert (config["moe"]["num_chosen"], config["moe"]["every"], config["seed"]) == (1, 1, 7)
     assert config["optim"]["learning_rate"] == 1e-4
-    for words, expected in (
-        (("teal", "--experts", "4"), "run teal has experts already"),
-        (("nobody", "--experts", "4"), "unknown run nobody"),
-        (("amber", "--experts", "1"), "moe.num_chosen is 2, but moe.num_experts is 1"),
-        (("amber", "--expert", "4"), "--expert"),
-        (("amber",), "--experts"),
-    ):
-        refused = moescope("upcycle", *words)
-        assert refused.returncode == 2
-        assert refused.stdout == ""
-        (line,) = refused.stderr.splitlines()
-        assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["dense", "--experts", "1"], "moe.num_chosen is 2, but moe.num_experts is 1"),
+        (["dense", "--experts", "4", "--set", "moe.layer=latent"], "LatentMoE cannot be upcycled"),
+        (["dense", "--experts", "4", "--set", "moe.roter=mlp"], "unknown key moe.roter"),
+        (["nobody", "--experts", "4"], "unknown run nobody"),
+        (["moe", "--experts", "4"], "run moe has experts already"),
+        (["dense", "--expert", "4"], "--expert"),
+        (["dense"], "--experts"),
+        (["dense", "--experts", "4", "--shared", "-1"], "--shared"),
+        (["dense", "--experts", "0"], "--experts"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_done(
+    dense: RunConfig, small: RunConfig, settings: Settings, words: list[str], expected: str
+) -> None:
+    settings.make_home()
+    with opened(settings) as store:
+        for run_id, config in (("dense", dense), ("moe", small)):
+            run = new_run(config, settings, run_id, run_id, "cpu", "0")
+            store.add_run(replace(run, status="finished"))
+    refused = CliRunner().invoke(app, ["upcycle", *words, "--home", str(settings.home)])
+    assert refused.exit_code == 2
+    assert refused.stdout == ""
+    (line,) = refused.stderr.splitlines()
+    assert expected in line
+    with opened(settings) as store:
+        assert len(store.runs()) == 2
