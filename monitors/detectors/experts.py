@@ -42,7 +42,7 @@ class DeadExperts:
             or self._steps_LE.shape != count.shape
         ):
             self._expected_LE, self._steps_LE, self._all_steps_LE = np.zeros((3, *count.shape))
-        is_idle, has_run_L1 = count == 0, count.any(axis=1, keepdims=True)
+        is_idle, has_run_L1 = count == 0, count.sum(axis=1, keepdims=True) > 0
         self._expected_LE = np.where(
             is_idle, self._expected_LE + count.mean(axis=1, keepdims=True), 0.0
         )
@@ -98,7 +98,7 @@ class Monopoly:
             or self._tokens_LE.shape != count.shape
         ):
             self._tokens_LE, self._num_steps_L = np.zeros(count.shape), np.zeros(count.shape[0])
-        has_run_L = count.any(axis=1)
+        has_run_L = count.sum(axis=1) > 0
         moved_LE = self._tokens_LE * (1 - 1 / self._memory_steps) + count
         self._tokens_LE = np.where(has_run_L[:, None], moved_LE, self._tokens_LE)
         self._num_steps_L = self._num_steps_L + has_run_L
