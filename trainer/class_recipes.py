@@ -102,7 +102,7 @@ def _tiny() -> dict[str, Any]:
         **_e16(hidden=192),
         "model.width": 96,
         "model.layers": 4,
-        "model.heads": 3,
+        "model.heads": 4,
         "model.num_classes": 16,
     }
 
