@@ -2,6 +2,8 @@
 blind to.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -89,6 +91,31 @@ def test_other_captions_sound_and_video_are_those_of_other_clips(batch: Batch) -
         assert not torch.equal(video.video_BCFHW[place], batch.video_BCFHW[place])
     assert torch.equal(sound.video_BCFHW, batch.video_BCFHW)
     assert torch.equal(video.mel_BNM, batch.mel_BNM)
+
+
+def test_where_there_are_no_captions_other_classes_take_their_place(batch: Batch) -> None:
+    # two classes, three clips each
+    label_B = torch.tensor([0, 0, 0, 1, 1, 1])
+    captions = with_other_captions(replace(batch, label_B=label_B, text_BS=batch.text_BS[:, :0]))
+    assert torch.equal(captions.label_B, 1 - label_B)
+
+
+def test_without_sound_and_captions_nothing_is_undefined(small: RunConfig, batch: Batch) -> None:
+    config = changed(small, {"data.num_mel_steps": 0, "data.num_text_bytes": 0})
+    silent = replace(
+        batch,
+        mel_BNM=batch.mel_BNM[..., :0],
+        text_BS=batch.text_BS[:, :0],
+        has_sound_B=torch.zeros_like(batch.has_sound_B),
+    )
+    learned = evaluate(make_model(config), silent, config)
+    assert np.isfinite(learned.losses.by_bin_MQ).all()
+    assert learned.losses.audio == 0.0
+    assert learned.losses.total == learned.losses.video > 0
+    assert learned.below_zero_output == pytest.approx(
+        1 - learned.losses.video / learned.zero_output.video
+    )
+    assert (learned.caption_effect, learned.sound_effect, learned.video_effect) == (0.0, 0.0, 0.0)
 
 
 class NeedsItsCaption(nn.Module):
