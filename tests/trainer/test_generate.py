@@ -6,9 +6,23 @@ from torch import Tensor, nn
 
 from moescope.platform.frozen import changed
 from moescope.trainer.config import RunConfig
-from moescope.trainer.generate import Prompt, generate, noise_schedule
+from moescope.trainer.generate import (
+    GUIDANCE,
+    Prompt,
+    generate,
+    guidance_at,
+    noise_schedule,
+)
 from moescope.trainer.model.inputs import Flow, Inputs
 from moescope.trainer.model.make import make_model
+from moescope.trainer.model.noise_experts import NoiseExperts
+from moescope.trainer.recipes import recipe
+
+EXPERTS = {
+    "noise_experts.num_experts": 2,
+    "noise_experts.boundaries": [0.7],
+    "noise_experts.guidance": [2.0, 4.0],
+}
 
 
 class TowardsOneClip(nn.Module):
@@ -97,3 +111,37 @@ def test_what_is_made_has_the_shape_of_the_data_and_stays_in_range(small: RunCon
     assert made.video_BCFHW.shape == (3, 3, 6, 16, 24)
     assert made.mel_BNM.shape == (3, 8, 8)
     assert float(made.video_BCFHW.abs().max()) <= 1.0
+
+
+def test_each_expert_by_noise_level_guides_in_its_own_steps() -> None:
+    """Wan2.2's text-to-video: guidance 4.0 in the 26 steps of more noise, 3.0 in the 14 others
+    (facts: model.md 3.5)."""
+    config = recipe("wan22_two_expert")
+    with torch.device("meta"):
+        model = make_model(config)
+    levels = noise_schedule(40, config.objective.shift)[:-1]
+    assert guidance_at(model, config, levels) == [4.0] * 26 + [3.0] * 14
+    assert guidance_at(model, config, levels, 1.5) == [1.5] * 40
+
+
+def test_in_a_transition_guidance_is_blended_as_the_answers_are(small: RunConfig) -> None:
+    config = changed(small, {**EXPERTS, "noise_experts.transition": 0.2})
+    model = make_model(config)
+    # w = (sigma - 0.7) / 0.2 + 1/2: 0, 1/4, 1/2, 1
+    got = guidance_at(model, config, [0.5, 0.65, 0.7, 0.9])
+    assert got == pytest.approx([2.0, 2.5, 3.0, 4.0])
+    assert guidance_at(make_model(small), small, [0.5, 0.9]) == [GUIDANCE] * 2
+
+
+def test_guidance_of_one_asks_once_where_its_expert_is_in_charge(small: RunConfig) -> None:
+    config = changed(small, {**EXPERTS, "noise_experts.guidance": [1.0, 3.0]})
+    model = make_model(config)
+    assert isinstance(model, NoiseExperts)
+    sizes: list[tuple[int, int]] = []
+    for expert, network in enumerate(model.experts):
+        network.register_forward_pre_hook(
+            lambda m, args, e=expert: sizes.append((e, len(args[0].video_BCFHW)))
+        )
+    generate(model, config, [Prompt("a")] * 3, seed=0, steps=4)
+    # shift 3: levels 1, 0.9, 0.75, 0.5
+    assert sizes == [(1, 6), (1, 6), (1, 6), (0, 3)]
