@@ -51,6 +51,50 @@ def test_one_lopsided_batch_is_diluted_by_those_before_it() -> None:
     assert monopoly.update(np.array([[100, 100, 0, 0, 0, 0, 0, 0]])).tolist() == [0.0]
 
 
+def test_a_layer_that_sat_steps_out_is_not_said_to_have_dead_experts() -> None:
+    dead = DeadExperts(min_expected=20, min_steps=5)
+    # an expert of the second layer misses two steps in a row, between which the layer did not run
+    ran, rested = np.array([[50, 50], [100, 0]]), np.array([[50, 50], [0, 0]])
+    found = [dead.update(counts_LE) for counts_LE in (ran, *[rested] * 60, ran)]
+    assert not any(is_dead.any() for is_dead in found)
+    for _ in range(2):
+        assert not dead.update(ran).any()
+    # the fifth step in which it ran; idle since the first of all 65
+    assert np.argwhere(dead.update(ran)).tolist() == [[1, 1]]
+    assert dead.longest_idle_steps() == 65
+
+
+def test_a_layer_that_sat_steps_out_is_judged_by_those_in_which_it_ran() -> None:
+    monopoly, always = Monopoly(memory_steps=5), Monopoly(memory_steps=5)
+    lopsided, rested = [48, 47, 1, 1, 1, 1, 1, 0], [0] * 8
+    found = [
+        float(monopoly.update(np.array([row]))[0]) for _ in range(5) for row in (rested, lopsided)
+    ]
+    # too early to say before its fifth step, which is the tenth of all
+    assert found[:9] == [0.0] * 9
+    assert found[9] == pytest.approx(0.95)
+    for _ in range(5):
+        want = float(always.update(np.array([lopsided]))[0])
+    assert found[9] == pytest.approx(want)
+
+
+def test_windows_of_a_checkpoint_from_before_layers_could_rest_are_read() -> None:
+    dead, monopoly = DeadExperts(min_steps=3), Monopoly(memory_steps=5)
+    row = np.array([[100, 0, 60, 0]])
+    for _ in range(4):
+        dead.update(row)
+        monopoly.update(row)
+    old_dead, old_monopoly = dead.state_dict(), monopoly.state_dict()
+    del old_dead["all_steps_LE"], old_monopoly["num_steps_L"]
+    old_monopoly["num_steps"] = 4
+    new_dead, new_monopoly = DeadExperts(min_steps=3), Monopoly(memory_steps=5)
+    new_dead.load_state_dict(old_dead)
+    new_monopoly.load_state_dict(old_monopoly)
+    assert new_dead.update(row).tolist() == dead.update(row).tolist()
+    assert new_dead.longest_idle_steps() == dead.longest_idle_steps() == 5
+    assert new_monopoly.update(row).tolist() == monopoly.update(row).tolist()
+
+
 counts = st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=4), min_size=5, max_size=30)
 
 

@@ -135,6 +135,22 @@ def test_a_model_without_experts_has_activations_only() -> None:
     )
 
 
+def test_a_block_that_did_not_run_keeps_what_it_had(blocks: list[Block]) -> None:
+    taps = taps_of(blocks)
+    with taps.watching():
+        forward(blocks, torch.randn(2, 3, WIDTH))
+    taps.send()
+    first = taps.read()
+    with taps.watching():
+        forward(blocks[:1], torch.randn(2, 3, WIDTH) * 3)
+    taps.send()
+    second = taps.read()
+    for signal in (catalogue.ACTIVATION_RMS, catalogue.ROUTER_Z):
+        assert second[signal][1] == first[signal][1] != 0
+        assert second[signal][0] != first[signal][0]
+    assert second[catalogue.EXPERT_LOAD][1].tolist() == first[catalogue.EXPERT_LOAD][1].tolist()
+
+
 def test_nothing_was_sent_so_nothing_is_read(blocks: list[Block]) -> None:
     taps = taps_of(blocks)
     assert taps.read() == {}
