@@ -358,6 +358,22 @@ def test_clips_are_made_and_found_usable(moescope: Invoke, tmp_path: Path) -> No
     assert moescope("data", "make-clips", folder, "--num-clips", "2").exit_code == 0
     found = json.loads(moescope("data", "check", folder, "--json").stdout)
     assert (found["num_usable"], found["num_with_sound"], found["passed_over"]) == (2, 2, [])
+    assert (found["num_pictures"], found["num_classes"]) == (0, 1)
+
+
+def test_the_classes_of_a_folder_are_counted(moescope: Invoke, tmp_path: Path) -> None:
+    folder = str(tmp_path / "clips")
+    options = ("--num-clips", "12", "--by-class", "--pictures")
+    made = moescope("data", "make-clips", folder, *options)
+    assert (made.exit_code, one_line(made.stdout)) == (0, f"12 pictures in {folder}")
+    found = json.loads(moescope("data", "check", folder, "--json").stdout)
+    assert (found["num_pictures"], found["duration_s"]) == (12, 0.0)
+    # of twelve clips of seed 0 there is one of each shape
+    assert found["classes"] == {"ball": 0, "cube": 1, "plus": 2, "ring": 3}
+    assert found["num_classes"] == 4
+    told = moescope("data", "check", folder).stdout.splitlines()[0]
+    assert told.startswith("12 usable clips, 12 of them pictures, 0 s, 0 with sound")
+    assert told.endswith("12 with a caption, 4 classes")
 
 
 def test_the_store_is_upgraded_and_copied(moescope: Invoke, store: Store, tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ COLOURS = 3
 
 class DataConfig(Frozen):
     folder: str = ""
-    """Folder of mp4, webm, mov clips, searched in depth; captions beside or in captions.jsonl."""
+    """Folder of mp4, webm, mov clips or jpg, png, webp pictures (clips of one frame), searched in
+    depth. Captions lie beside or in captions.jsonl, which may give classes, too; else a clip is of
+    the class of its top sub-folder."""
     order: Literal["shuffled", "by_folder"] = "shuffled"
     """shuffled: each pass over all clips in a new order. by_folder: sub-folders in the order of
     their names, as data was delivered, shuffled within each."""
