@@ -91,7 +91,7 @@ def said(result: Result) -> str:
     [
         pytest.param(["trian"], ["trian", "train"], id="unknown command, with a near name"),
         pytest.param(["train"], ["no recipe given"], id="no recipe"),
-        pytest.param(["train", "tinny"], ["tinny", "did you mean tiny?"], id="unknown recipe"),
+        pytest.param(["train", "tinny"], ["tinny", "did you mean tiny"], id="unknown recipe"),
         pytest.param(["train", "tiny"], ["data.folder is empty", "--data"], id="no data"),
         pytest.param(
             ["train", "tiny", "--set", "moe.num_chosn=1"],

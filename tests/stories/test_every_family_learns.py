@@ -34,7 +34,7 @@ RECIPES = (
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
-    make_clips(folder, 160, seed=3, by_class=True)
+    make_clips(folder, 160, seed=3, is_by_class=True)
     return folder
 
 
