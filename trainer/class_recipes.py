@@ -5,6 +5,7 @@ from typing import Any
 
 from ..platform.frozen import changed
 from .config import RunConfig
+from .recipe_parts import at_length
 
 IMAGENET_PICTURES = 1_281_167
 """Of the training set, on which the published models were trained."""
@@ -117,6 +118,7 @@ def _dsmoe(name: str, layers: int, width: int, heads: int) -> RunConfig:
     return changed(
         RunConfig(recipe=name),
         {
+            **_unbound(),
             **_pictures(256),
             "steps": 700_000,
             "data.batch": 512,
@@ -133,10 +135,7 @@ def _dsmoe(name: str, layers: int, width: int, heads: int) -> RunConfig:
             "model.has_variance_output": True,
             "objective.timesteps": "uniform",
             "objective.shift": 1.0,
-            "optim.learning_rate": 1e-4,
             "optim.warmup_steps": 0,
-            "optim.beta2": 0.999,
-            **_at_length(),
         },
     )
 
@@ -152,6 +151,7 @@ def _jitmoe(name: str, layers: int, width: int, heads: int, dense_hidden: int) -
     return changed(
         RunConfig(recipe=name),
         {
+            **_unbound(),
             **_pictures(256),
             "steps": 200 * steps_per_epoch,
             "data.batch": 1024,
@@ -169,7 +169,6 @@ def _jitmoe(name: str, layers: int, width: int, heads: int, dense_hidden: int) -
             "optim.learning_rate": 2e-4,
             "optim.warmup_steps": 5 * steps_per_epoch,
             "optim.beta2": 0.95,
-            **_at_length(),
         },
     )
 
@@ -221,19 +220,6 @@ def _e48(hidden: int) -> dict[str, Any]:
     }
 
 
-def _at_length() -> dict[str, Any]:
-    """No weight decay, no clipping, slow averages (facts: model.md 1.3); rarer looks at a run that
-    is long."""
-    return {
-        "data.workers": 8,
-        "optim.weight_decay": 0.0,
-        "optim.clip_norm": NO_CLIPPING,
-        "optim.ema_decay": 0.9999,
-        "watch.probe_every": 1000,
-        "policy.certify_after_steps": 200,
-        "policy.window_steps": 10_000,
-        "checkpoint.memory_every_steps": 100,
-        "checkpoint.disk_every_steps": 1000,
-        "checkpoint.ring_gib": 64.0,
-        "checkpoint.quota_gib": 500.0,
-    }
+def _unbound() -> dict[str, Any]:
+    """A run of weeks without weight decay and clipping (facts: model.md 1.3)."""
+    return {**at_length(), "optim.weight_decay": 0.0, "optim.clip_norm": NO_CLIPPING}

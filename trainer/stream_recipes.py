@@ -4,6 +4,7 @@ from typing import Any
 
 from ..platform.frozen import changed
 from .config import RunConfig
+from .recipe_parts import at_length
 
 
 def tiny() -> RunConfig:
@@ -84,6 +85,7 @@ def _video_moe(name: str, layers: int, width: int, heads: int, hidden: int) -> R
         tiny(),
         {
             "recipe": name,
+            **at_length(),
             "steps": 400_000,
             "data.batch": 512,
             "data.num_frames": 16,
@@ -95,7 +97,6 @@ def _video_moe(name: str, layers: int, width: int, heads: int, hidden: int) -> R
             "data.num_mels": 64,
             "data.num_mel_steps": 128,
             "data.num_text_bytes": 256,
-            "data.workers": 8,
             "model.width": width,
             "model.layers": layers,
             "model.heads": heads,
@@ -105,17 +106,7 @@ def _video_moe(name: str, layers: int, width: int, heads: int, hidden: int) -> R
             "moe.num_groups": 2,
             "moe.num_chosen_groups": 2,
             "moe.hidden": hidden,
-            "optim.learning_rate": 1e-4,
             "optim.warmup_steps": 1000,
-            "optim.beta2": 0.999,
             "optim.weight_decay": 0.0,
-            "optim.ema_decay": 0.9999,
-            "watch.probe_every": 1000,
-            "policy.certify_after_steps": 200,
-            "policy.window_steps": 10_000,
-            "checkpoint.memory_every_steps": 100,
-            "checkpoint.disk_every_steps": 1000,
-            "checkpoint.ring_gib": 64.0,
-            "checkpoint.quota_gib": 500.0,
         },
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 from ..platform.frozen import changed
 from .config import RunConfig
+from .recipe_parts import at_length
 
 
 def wan_14b() -> RunConfig:
@@ -79,6 +80,7 @@ def _wan(name: str, layers: int, width: int, heads: int, dense_hidden: int) -> R
         RunConfig(recipe=name),
         {
             **_like_wan(),
+            **at_length(ring_gib=1024.0, quota_gib=4096.0),
             "steps": 200_000,
             "data.batch": 32,
             "data.num_frames": 80,
@@ -88,24 +90,13 @@ def _wan(name: str, layers: int, width: int, heads: int, dense_hidden: int) -> R
             "data.latent_frames": 4,
             "data.latent_channels": 16,
             "data.num_text_bytes": 2048,
-            "data.workers": 8,
             "model.width": width,
             "model.layers": layers,
             "model.heads": heads,
             "model.mlp_ratio": dense_hidden / width,
             "moe.num_experts": 0,
             "objective.shift": 5.0,
-            "optim.learning_rate": 1e-4,
             "optim.warmup_steps": 1000,
-            "optim.beta2": 0.999,
-            "optim.ema_decay": 0.9999,
-            "watch.probe_every": 1000,
-            "policy.certify_after_steps": 200,
-            "policy.window_steps": 10_000,
-            "checkpoint.memory_every_steps": 100,
-            "checkpoint.disk_every_steps": 1000,
-            "checkpoint.ring_gib": 1024.0,
-            "checkpoint.quota_gib": 4096.0,
         },
     )
 
@@ -127,6 +118,8 @@ def _like_wan() -> dict[str, Any]:
 def _tiny() -> dict[str, Any]:
     return {
         "steps": 200,
+        "optim.learning_rate": 3e-3,
+        "optim.warmup_steps": 20,
         "data.latent_size": 4,
         "data.latent_frames": 2,
         "data.latent_channels": 16,
