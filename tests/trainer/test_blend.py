@@ -97,6 +97,16 @@ def test_learned_boundaries_ascend_whatever_the_parameters_are(theta: list[float
     assert bool(torch.isfinite(theta_J.grad).all())
 
 
+def test_a_boundary_is_moved_by_the_samples_around_it_alone() -> None:
+    theta_J = theta_of([0.3, 0.7]).requires_grad_()
+    for sigma, moved in ((0.32, [True, False]), (0.66, [False, True]), (0.5, [False, False])):
+        weight_XB = blend_weights(torch.tensor([sigma]), boundaries_of(theta_J), 0.1, "linear")
+        (got_J,) = torch.autograd.grad(weight_XB[1].sum(), theta_J)
+        assert (got_J != 0).tolist() == moved
+    # crossed, each goes on as the other one's boundary
+    assert boundaries_of(theta_J.detach().flip(0)).tolist() == pytest.approx([0.3, 0.7])
+
+
 def test_learned_boundaries_start_where_they_are_told_to() -> None:
     for boundaries in ([0.875], [0.3, 0.6, 0.99], [1e-4, 0.5]):
         got = boundaries_of(theta_of(boundaries)).tolist()

@@ -39,30 +39,22 @@ def blend_weights(sigma_B: Tensor, tau_J: Tensor, transition: float, blend: Blen
 
 
 def boundaries_of(theta_J: Tensor) -> Tensor:
-    """Returns the boundaries tau (J,) that the parameters of learned ones stand for.
+    """Returns the boundaries (J,), ascending, that the parameters of learned ones stand for.
 
-    tau_0 = sigmoid(theta_0),  tau_j = tau_(j-1) + (1 - tau_(j-1)) * sigmoid(theta_j)
-    Each takes its share of what the ones below it leave over. So they ascend and lie between 0 and
-    1 whatever the parameters are; saturated parameters make neighbours meet (an expert's stretch is
-    empty then, and its weights are 0), never cross and never NaN. With one boundary it is the
-    sigmoid of facts: model.md 3.5; the order of several is moescope's choice.
+    tau = sort(sigmoid(theta)). Each parameter is moved only by the samples around its own boundary:
+    an order that ties one to the next would pass gradients on, and AdamW makes of a small one as
+    large a step as of any. Where two would cross they change places, and the expert between them
+    has nothing for that moment; whatever the parameters are, weights stay within 0 and 1 and no
+    gradient is NaN. With one boundary it is the sigmoid of facts: model.md 3.5; the order of
+    several is moescope's choice.
     """
-    below, tau = torch.zeros_like(theta_J[0]), []
-    for share in torch.sigmoid(theta_J).unbind():
-        below = below + (1 - below) * share
-        tau.append(below)
-    return torch.stack(tau)
+    return torch.sort(torch.sigmoid(theta_J), stable=True).values
 
 
 def theta_of(boundaries: Sequence[float]) -> Tensor:
     """Returns the parameters (J,) fp32 from which `boundaries_of` gives these boundaries, which
-    ascend between 0 and 1."""
-    below, theta = 0.0, []
-    for boundary in boundaries:
-        share = (boundary - below) / (1 - below)
-        theta.append(math.log(share / (1 - share)))
-        below = boundary
-    return torch.tensor(theta, dtype=torch.float32)
+    ascend between 0 and 1: ln(tau / (1 - tau))."""
+    return torch.tensor([math.log(tau / (1 - tau)) for tau in boundaries], dtype=torch.float32)
 
 
 class Shares(NamedTuple):
