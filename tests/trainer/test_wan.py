@@ -17,12 +17,14 @@ from moescope.platform.frozen import changed
 from moescope.trainer.coherence import refuse_keys_without_effect
 from moescope.trainer.config import RunConfig
 from moescope.trainer.counts import count_parameters
+from moescope.trainer.generate import Prompt, generate
 from moescope.trainer.model.cross_attention import CrossAttention
 from moescope.trainer.model.inputs import Inputs
 from moescope.trainer.model.make import make_model, watched_blocks
 from moescope.trainer.model.wan import WanDit
 from moescope.trainer.moe.experts import MoeLayer
 from moescope.trainer.moe.steps import moe_layers
+from moescope.trainer.optim.groups import make_optimizer
 from moescope.trainer.recipes import recipe
 
 # B batch  S tokens  D width  T width of the caption's vectors  E experts  K chosen experts
@@ -336,6 +338,29 @@ def test_the_order_of_frames_is_told_by_rotary_positions_alone(toy: RunConfig) -
     torch.testing.assert_close(
         _flow(model, back).flip(2), _flow(model, inputs), atol=1e-5, rtol=1e-4
     )
+
+
+def test_matrices_decay_and_embeddings_tables_gains_and_biases_do_not(toy: RunConfig) -> None:
+    model = make_model(toy)
+    decays, keeps = (g["params"] for g in make_optimizer(model, toy).param_groups)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    assert not any("text_in." in names[p] or "table_ND" in names[p] for p in decays)
+    matrices = [p for p in keeps if p.dim() > 1]
+    assert {names[p] for p in matrices} == {
+        *("text_in.byte.weight", "text_in.gram.weight", "table_ND"),
+        *("blocks.0.table_ND", "blocks.1.table_ND", "blocks.1.mlp.router.weight_ED"),
+        *("blocks.1.mlp.b_in_EG", "blocks.1.mlp.b_out_ED"),
+    }
+
+
+def test_clips_are_made_from_captions_without_sound(toy: RunConfig) -> None:
+    model = _awake(toy)
+    made = generate(model, toy, [Prompt("a ball"), Prompt("a ring"), Prompt()], seed=1, steps=3)
+    assert made.video_BCFHW.shape == (3, *toy.video_shape)
+    assert made.mel_BNM.shape == (3, toy.data.num_mels, 0)
+    other = generate(model, toy, [Prompt("a cube"), Prompt("a ring"), Prompt()], seed=1, steps=3)
+    pairs = zip(made.video_BCFHW, other.video_BCFHW, strict=True)
+    assert [torch.allclose(a, b, atol=1e-5) for a, b in pairs] == [False, True, True]
 
 
 # ---- what a configuration can say

@@ -115,7 +115,8 @@ class ByteEmbedding(nn.Module):
 
     def tokens(self, e_BSD: Tensor) -> Tensor:
         """e_BSD: what `embed` returns. Returns (B, S / patch, D)."""
-        return e_BSD.unflatten(1, (-1, self.patch)).sum(2) / math.sqrt(self.patch)
+        token_BSD: Tensor = e_BSD.unflatten(1, (-1, self.patch)).sum(2) / math.sqrt(self.patch)
+        return token_BSD
 
 
 class Text(ByteEmbedding):
