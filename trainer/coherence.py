@@ -264,6 +264,8 @@ def _without_effect(config: "RunConfig", key: str) -> str:
             return "noise_experts.num_experts is 1"
         if name == "blend" and not config.noise_experts.transition:
             return "noise_experts.transition is 0"
+        if name == "guidance" and not config.has_text and config.model.family != "class":
+            return "data.num_text_bytes is 0, so that there is nothing to be guided by"
     if key == "watch.num_probe_clips" and not config.watch.probe_every:
         return "watch.probe_every is 0"
     if room == "guard" and name != "is_on" and not config.guard.is_on:

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from moescope.platform import catalogue
+from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
 from moescope.platform.series import read_series
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
+from moescope.trainer.coherence import refuse_keys_without_effect
 from moescope.trainer.config import RunConfig
 from moescope.trainer.counts import count_parameters
 from moescope.trainer.model.make import make_model
@@ -89,6 +91,18 @@ def test_a_run_with_one_network_records_none_of_it(small: RunConfig, settings: S
         assert not read_series(store, run_id, catalogue.NOISE_EXPERT_SHARE).steps.size
     finally:
         store.close()
+
+
+def test_guidance_without_anything_to_be_guided_by_is_refused(small: RunConfig) -> None:
+    changes = {
+        "noise_experts.num_experts": 2,
+        "noise_experts.boundaries": [0.7],
+        "noise_experts.guidance": [1.0, 2.0],
+    }
+    refuse_keys_without_effect(changed(small, changes), changes)
+    silent = changed(small, {**changes, "data.num_text_bytes": 0})
+    with pytest.raises(MoescopeError, match="guidance has no effect: data.num_text_bytes is 0"):
+        refuse_keys_without_effect(silent, changes)
 
 
 RECIPES = ("wan22_two_expert", "wan22_shared", "wan22_two_expert_tiny", "noise_experts_tiny")

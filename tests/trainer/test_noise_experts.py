@@ -60,6 +60,7 @@ def by_definition(model: NoiseExperts, inputs: Inputs) -> Flow:
     """Asks every expert about every sample, and adds the answers up by their weights."""
     weight_XB = model.weights(inputs.sigma_MB[0], model.boundaries())
     video, mel = torch.zeros(()), torch.zeros(())
+    network: Any
     for expert, network in enumerate(model.experts):
         if model.trunk is None:
             flow = network(inputs)
@@ -195,8 +196,9 @@ def test_a_boundary_has_no_weight_decay(small: RunConfig) -> None:
 def test_an_answer_that_is_no_number_is_only_that_of_its_experts_samples(small: RunConfig) -> None:
     config = changed(small, {**TWO, **BLENDED})
     model, inputs = model_of(config), inputs_of(config, SIGMAS)
+    network: Any = model.experts[1]
     with torch.no_grad():
-        model.experts[1].video_out.bias.fill_(float("nan"))
+        network.video_out.bias.fill_(float("nan"))
     is_nan_B = model(inputs).video_BCFHW.isnan().flatten(1).any(1)
     assert is_nan_B.tolist() == [False, True, True, False, True, True, False]
 
@@ -270,7 +272,7 @@ def test_with_fixed_boundaries_it_waits_for_no_device(small: RunConfig) -> None:
     config = changed(small, {**TWO, **BLENDED, "moe.num_experts": 0})
     model = model_of(config).to("cuda")
     inputs = inputs_of(config, SIGMAS)
-    there = Inputs(*(None if t is None else t.to("cuda") for t in inputs))
+    there: Any = Inputs(*(None if t is None else t.to("cuda") for t in inputs))  # type: ignore[arg-type]
     there = there._replace(host_sigma_MB=inputs.host_sigma_MB)
     model(there)
     torch.cuda.synchronize()
