@@ -20,7 +20,7 @@ from moescope.trainer.data.latents import decode
 from moescope.trainer.data.make_clips import make_clips
 from moescope.trainer.data.pictures import read_picture
 from moescope.trainer.data.write_clip import write_picture
-from moescope.trainer.generate import Generated, Prompt
+from moescope.trainer.generate import Generated, Prompt, generate
 from moescope.trainer.run import train
 from moescope.trainer.sample_run import sample_run
 
@@ -61,7 +61,6 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
         seen.append((prompts, generate(model, config, prompts, *a, **k)))
         return seen[-1][1]
 
-    generate = module.generate
     monkeypatch.setattr(module, "generate", watched)
     return seen
 

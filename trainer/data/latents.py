@@ -71,8 +71,10 @@ def decode(latents_BLFHW: Tensor, config: RunConfig) -> Tensor:
     f, p = d.latent_frames, d.latent_size
     basis_LP, std_L = _on_device(d, latents_BLFHW.device)
     cells_BFHWP: Tensor = (latents_BLFHW.permute(0, 2, 3, 4, 1).float() * std_L) @ basis_LP
-    cells = cells_BFHWP.unflatten(4, (COLOURS, f, p, p)).permute(0, 4, 1, 5, 2, 6, 3, 7)
-    return cells.flatten(6).flatten(4, 5).flatten(2, 3).contiguous()
+    batch, frames, height, width, _ = cells_BFHWP.shape
+    cells = cells_BFHWP.reshape(batch, frames, height, width, COLOURS, f, p, p)
+    in_order = cells.permute(0, 4, 1, 5, 2, 6, 3, 7)
+    return in_order.reshape(batch, COLOURS, frames * f, height * p, width * p)
 
 
 def code(data: DataConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
