@@ -101,7 +101,7 @@ def test_guidance_without_anything_to_be_guided_by_is_refused(small: RunConfig) 
     }
     refuse_keys_without_effect(changed(small, changes), changes)
     silent = changed(small, {**changes, "data.num_text_bytes": 0})
-    with pytest.raises(MoescopeError, match="guidance has no effect: data.num_text_bytes is 0"):
+    with pytest.raises(MoescopeError, match=r"guidance has no effect: data\.num_text_bytes is 0"):
         refuse_keys_without_effect(silent, changes)
 
 
