@@ -105,7 +105,7 @@ class _Permute(torch.autograd.Function):
         return x_TD.index_select(0, order.token_N)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None]:
         return add_rows(grad_ND.contiguous(), ctx.order), None
 
@@ -117,7 +117,7 @@ class _SumByToken(torch.autograd.Function):
         return add_rows(y_ND, order)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, None]:
         return grad_TD.index_select(0, ctx.order.token_N), None
 
@@ -129,7 +129,7 @@ class _Reorder(torch.autograd.Function):
         return row_N.index_select(0, index_N)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, None, None]:
         (inverse_N,) = ctx.saved_tensors
         return grad_N.index_select(0, inverse_N), None, None
