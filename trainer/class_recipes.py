@@ -60,9 +60,10 @@ def jitmoe_l16_e16() -> RunConfig:
 
 
 def dsmoe_tiny() -> RunConfig:
-    """DSMoE of 1.6 million parameters on pictures of 32 x 32: learns on two CPU cores in a minute.
+    """DSMoE on latents of pictures of 32 x 32, 2.5 million parameters: learns on two CPU cores in a
+    minute or two.
 
-    Unlike its elders it opens two groups of four, so that groups are masked.
+    Unlike the published ones it opens two groups of four, so that groups are masked.
     """
     return changed(
         RunConfig(recipe="dsmoe_tiny"),
@@ -81,7 +82,11 @@ def dsmoe_tiny() -> RunConfig:
 
 
 def jitmoe_tiny() -> RunConfig:
-    """JiTMoE on pictures of 32 x 32: learns on two CPU cores in a minute."""
+    """JiTMoE on pictures of 32 x 32: learns on two CPU cores in a minute or two.
+
+    The shift leaves as few noise levels near the data as JiT's law does, where the loss of a
+    predicted picture is divided by small numbers: 7 % are below 0.3, there 2 %.
+    """
     return changed(
         RunConfig(recipe="jitmoe_tiny"),
         {
@@ -93,6 +98,7 @@ def jitmoe_tiny() -> RunConfig:
             "model.num_class_tokens": 4,
             "model.class_tokens_from": 2,
             "moe.routed_scale": 2.5,
+            "objective.shift": 6.0,
         },
     )
 
@@ -105,6 +111,8 @@ def _tiny() -> dict[str, Any]:
         "model.layers": 4,
         "model.heads": 4,
         "model.num_classes": 16,
+        "optim.learning_rate": 2e-3,
+        "optim.warmup_steps": 20,
     }
 
 

@@ -43,7 +43,7 @@ def made(changes: dict[str, Any]) -> Attention:
 
 
 def rotary(tokens: int) -> Tensor:
-    return rotary_table(np.arange(tokens)[:, None] * 0.7, WIDTH // HEADS, 100.0)
+    return rotary_table(0.7 * np.arange(tokens, dtype=np.float64)[:, None], WIDTH // HEADS, 100.0)
 
 
 def by_loops(attention: Attention, m: ModelConfig, x_BSD: Tensor, table_2SP: Any) -> Tensor:
@@ -89,7 +89,8 @@ def _parts(ends: Any) -> list[tuple[int, int]]:
     return [(int(end), int(n)) for end, n in zip(ends, np.diff(ends, prepend=0), strict=True)]
 
 
-def _normed(x: Tensor, gain: Any) -> Tensor:
+def _normed(x: Tensor, gain: Tensor | None) -> Tensor:
+    assert gain is not None
     return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * gain
 
 
@@ -152,8 +153,8 @@ def test_shared_heads_are_full_attention_with_repeated_ones(kv_heads: int) -> No
             whole = torch.cat([rows[0], *(part.flatten(0, 1) for part in repeated)])
             getattr(full.qkv, name).copy_(whole)
         full.out.load_state_dict(few.out.state_dict())
-        full.query_gain.copy_(few.query_gain)
-        full.key_gain.copy_(few.key_gain)
+    gains = {name: value for name, value in few.state_dict().items() if name.endswith("gain")}
+    full.load_state_dict(gains, strict=False)
     x = torch.randn(2, 9, WIDTH)
     got, want = few(x, rotary(9)), full(x, rotary(9))
     assert relative_error("answer", want, got) < 1e-6

@@ -39,9 +39,8 @@ def test_a_new_block_is_the_identity(small: RunConfig, norm: str, index: int) ->
 
 def test_a_block_adds_its_attention_and_then_its_mlp_through_gates(small: RunConfig) -> None:
     block = awake(Block(changed(small, {"model.norm": "rms"}), 0))
-    with torch.no_grad():
-        block.attention_gain.mul_(1.5)
-        block.mlp_gain.mul_(0.5)
+    gains = {"attention_gain": torch.full((32,), 1.5), "mlp_gain": torch.full((32,), 0.5)}
+    assert not block.load_state_dict(gains, strict=False).unexpected_keys
     x, condition = torch.randn(2, 6, 32), torch.randn(2, 1, 32)
     shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = block.modulation(condition)
 

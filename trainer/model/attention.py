@@ -87,7 +87,8 @@ def shared(x_BKSd: Tensor, group: int) -> Tensor:
 
 def by_head(x_BSD: Tensor, heads: int) -> Tensor:
     """(B, S, H * d) -> (B, H, S, d)."""
-    return x_BSD.unflatten(-1, (heads, -1)).transpose(1, 2)
+    x_BSHd: Tensor = x_BSD.unflatten(-1, (heads, -1))
+    return x_BSHd.transpose(1, 2)
 
 
 def unit_rms(x: Tensor, gain: Tensor) -> Tensor:
