@@ -1,68 +1,65 @@
-"""Each family's toy learns from files on disk: 200 steps through the whole trainer."""
+"""Each family's toy learns from files on disk: 200 steps through the whole trainer, no alert."""
 
 from pathlib import Path
 
 import pytest
 
 from moescope.platform.settings import Settings
-from moescope.trainer.data.batches import Batches
-from moescope.trainer.data.clips import find_clips
+from moescope.platform.store import open_store
 from moescope.trainer.data.latents import seen
 from moescope.trainer.data.make_clips import make_clips
-from moescope.trainer.evaluate import ZeroFlow, probe, probe_passes
-from moescope.trainer.loop import Trainer
+from moescope.trainer.evaluate import evaluate
 from moescope.trainer.recipes import recipe
-from moescope.trainer.run import train
+from moescope.trainer.run import open_trainer
 
 pytestmark = pytest.mark.story
 
-STEPS = 200
-NUM_HELD_OUT = 16
+STEPS, NUM_CLIPS, NUM_HELD_OUT = 200, 160, 16
 LEAST = 0.30
 """Share by which the loss must be under that of the model that answers zero."""
-RECIPES = (
-    "video_moe_tiny",
-    "latent_moe_tiny",
-    "dsmoe_tiny",
-    "jitmoe_tiny",
-    "wan_token_moe_tiny",
-    "wan22_two_expert_tiny",
-    "noise_experts_tiny",
-)
+LEAST_CAPTION_EFFECT = {"wan_token_moe_tiny": 0.05}
+"""How much worse it must get with other clips' captions, where 200 steps are enough to see it."""
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
-    make_clips(folder, 160, seed=3, is_by_class=True)
+    make_clips(folder, NUM_CLIPS, seed=3, is_by_class=True)
     return folder
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "video_moe_tiny",
+        "latent_moe_tiny",
+        "dsmoe_tiny",
+        "jitmoe_tiny",
+        "wan_token_moe_tiny",
+        "wan22_two_expert_tiny",
+        "noise_experts_tiny",
+    ],
+)
 def test_its_loss_falls_well_below_that_of_answering_zero(
     name: str, clips: Path, tmp_path: Path
 ) -> None:
     changes = {
         "data.folder": str(clips),
-        "data.validation_share": NUM_HELD_OUT / 160,
-        "steps": STEPS,
+        "data.validation_share": NUM_HELD_OUT / NUM_CLIPS,
         "watch.probe_every": 0,
     }
-    config = recipe(name, changes)
-    last: list[Trainer] = []
-
-    def on_step(trainer: Trainer) -> None:
-        last[:] = [trainer]
-
+    config = recipe(name, {**changes, "steps": STEPS})
     settings = Settings(home=tmp_path / "home", mlflow="off")
-    result = train(config, settings=settings, progress=False, on_step=on_step)
-    assert (result.status, result.step) == ("finished", STEPS)
-    state, device = last[0].state, last[0].device
-    with Batches(find_clips(clips), config.data, config.seed) as batches:
-        held_out = seen(batches.validation_batch(NUM_HELD_OUT), config, device)
-    passes = probe_passes(config, held_out)
-    zero = probe(ZeroFlow(), held_out, passes, config)
-    with state.ema.swapped_in():
-        learned = probe(state.model, held_out, passes, config)
-    share = 1 - learned.total / zero.total
-    assert share >= LEAST, f"{learned.total:.3f} is {share:.1%} under {zero.total:.3f}"
+    with open_trainer(config, settings, run_id="r") as trainer:
+        assert trainer.train() == "finished"
+        held_out = seen(trainer.batches.validation_batch(NUM_HELD_OUT), config, trainer.device)
+        with trainer.state.ema.swapped_in():
+            learned = evaluate(trainer.state.model, held_out, config)
+    assert learned.below_zero_output >= LEAST
+    if name in LEAST_CAPTION_EFFECT:
+        assert learned.caption_effect >= LEAST_CAPTION_EFFECT[name]
+    store = open_store(settings.store_url)
+    try:
+        assert [alert.rule for alert in store.alerts("r") if alert.severity != "info"] == []
+    finally:
+        store.close()
