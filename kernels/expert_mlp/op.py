@@ -5,9 +5,9 @@ from torch import Tensor
 from ..choice import Path
 from ..permutation.op import Order, by_token, chosen_order, expert_order
 from ..routing.reference import ExpertChoice, Routing
-from .grouped import grouped_experts
-from .one_by_one import experts_one_by_one
+from .products import Grouped, OneByOne
 from .reference import Experts, expert_mlp_chosen_reference, expert_mlp_reference
+from .routed_experts import routed_experts
 
 # T tokens  D width  K chosen experts  N rows: a token and an expert that works on it
 
@@ -38,5 +38,5 @@ def expert_mlp_chosen(x_TD: Tensor, choice: ExpertChoice, experts: Experts, path
 
 
 def _compute(x_TD: Tensor, weight_N: Tensor, order: Order, experts: Experts, path: Path) -> Tensor:
-    compute = grouped_experts if path == "grouped_mm" else experts_one_by_one
-    return compute(x_TD, weight_N, order, experts)
+    products = Grouped(order) if path == "grouped_mm" else OneByOne(order)
+    return routed_experts(x_TD, weight_N, order, experts, products)

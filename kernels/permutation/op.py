@@ -92,6 +92,14 @@ def add_rows(y_ND: Tensor, order: Order, weight_N: Tensor | None = None) -> Tens
     )
 
 
+def sum_by_expert(rows_ND: Tensor, order: Order) -> Tensor:
+    """Adds up the rows of each expert, in their order and without a gradient: (N, D), sorted by
+    expert -> (E, D)."""
+    row_N = torch.arange(len(rows_ND), device=rows_ND.device)
+    start_E = torch.cat([order.end_E.new_zeros(1), order.end_E[:-1]]).long()
+    return F.embedding_bag(row_N, rows_ND, start_E, mode="sum")
+
+
 def _inverse(index_N: Tensor) -> Tensor:
     inverse_N = torch.empty_like(index_N)
     inverse_N[index_N] = torch.arange(index_N.numel(), device=index_N.device)

@@ -289,12 +289,12 @@ def test_a_form_is_what_its_name_says(form: Form, want: float) -> None:
 @pytest.mark.parametrize(
     ("device", "dtype", "width", "hidden", "path", "said"),
     [
-        pytest.param("cpu", torch.float32, 128, 128, "one_by_one", "one expert", id="usual"),
-        pytest.param("cpu", torch.float64, 126, 12, "one_by_one", "float64", id="fp64"),
-        pytest.param("cuda", torch.float32, 128, 128, "reference", "bfloat16", id="cuda-fp32"),
+        pytest.param("cpu", torch.float32, 128, 128, "grouped_mm", "one grouped", id="usual"),
+        pytest.param("cpu", torch.float64, 128, 128, "one_by_one", "no float64", id="fp64"),
+        pytest.param("cpu", torch.float32, 126, 128, "one_by_one", "126", id="width"),
+        pytest.param("cpu", torch.bfloat16, 128, 12, "one_by_one", "12", id="hidden"),
+        pytest.param("cuda", torch.float32, 128, 128, "one_by_one", "bfloat16", id="cuda-fp32"),
         pytest.param("cuda", torch.bfloat16, 128, 128, "grouped_mm", "cuda", id="cuda-bf16"),
-        pytest.param("cuda", torch.bfloat16, 126, 128, "reference", "126", id="width"),
-        pytest.param("cuda", torch.bfloat16, 128, 12, "reference", "12", id="hidden"),
         pytest.param("mps", torch.float32, 128, 128, "reference", "mps", id="other"),
     ],
 )
@@ -304,3 +304,13 @@ def test_the_choice_says_why(
     choice = choose_expert_path(torch.device(device), dtype, width, hidden)
     assert choice.path == path
     assert said in choice.reason
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_grouped_only_where_its_product_is_fast(dtype: torch.dtype) -> None:
+    choice = choose_expert_path(torch.device("cpu"), dtype, 64, 64)
+    supports = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    assert choice.path == ("grouped_mm" if supports[dtype]() else "one_by_one")
