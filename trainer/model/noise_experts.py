@@ -16,9 +16,12 @@ from .inputs import Flow, Inputs
 class Parted(Protocol):
     """What a network offers so that several can share its beginning."""
 
-    TRUNK: tuple[str, ...]
-    """Its modules and parameters in front of the first block."""
-    blocks: nn.ModuleList
+    @property
+    def TRUNK(self) -> tuple[str, ...]:
+        """Its modules and parameters in front of the first block."""
+
+    @property
+    def blocks(self) -> nn.ModuleList: ...
 
     def begin(self, inputs: Inputs) -> Any:
         """Returns tensors, in any nest of tuples, of which a sample has a row each."""
@@ -71,8 +74,9 @@ class NoiseExperts(nn.Module):
 
     fixed_J: Tensor | None
 
-    def __init__(self, config: RunConfig, make: Callable[[], nn.Module]) -> None:
-        """make: returns a new network of the configuration's family, each with other weights."""
+    def __init__(self, config: RunConfig, make: Callable[[], Parted]) -> None:
+        """make: returns a new network of the configuration's family, a module, each time with
+        other weights."""
         super().__init__()
         n = config.noise_experts
         self.transition, self.blend = n.transition, n.blend
