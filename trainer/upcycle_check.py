@@ -101,8 +101,8 @@ def comparison_passes(
         made = [made_inputs(config, level) for level in range(NUM_LEVELS)]
         return made, f"made inputs, since the run's clips cannot be used ({fault})"
     passes = probe_passes(config, batch, NUM_LEVELS)
-    clips = "clip" if len(batch.names) == 1 else "clips"
-    says = f"{len(batch.names)} {clips} of {config.data.folder} at {NUM_LEVELS} noise levels"
+    noun = "clip" if len(batch.names) == 1 else "clips"
+    says = f"{len(batch.names)} {noun} of {config.data.folder} at {NUM_LEVELS} noise levels"
     return [given(batch, drawn, config) for drawn, _ in passes], says
 
 

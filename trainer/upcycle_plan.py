@@ -5,7 +5,7 @@ No torch here: a mistake is told before anything heavy is loaded.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..platform.errors import MoescopeError
 from ..platform.frozen import changed
@@ -34,7 +34,7 @@ class UpcyclePlan:
     num_shared: int = 1
     every: int | None = None
     """As moe.every; None: as the dense run has it."""
-    shared_from: Literal["noise", "dense"] = "noise"
+    shared_from: str = "noise"
     """noise: the shared expert starts at next to nothing. dense: it is the dense MLP, too."""
     noise: float | None = None
     """Standard deviation of the shared expert's weights; None: SHARED_NOISE."""

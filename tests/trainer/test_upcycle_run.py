@@ -26,6 +26,7 @@ from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
 from moescope.trainer.checkpoint import checkpoint_folders, read_checkpoint
 from moescope.trainer.config import RunConfig
+from moescope.trainer.data.classes import read_classes
 from moescope.trainer.loop import Trainer
 from moescope.trainer.model.make import make_model
 from moescope.trainer.moe.similarity import weight_cosine
@@ -106,6 +107,8 @@ def test_an_upcycled_run_of_every_family_trains_on_and_its_experts_part(
     assert max(made.comparison.clones.flow, made.comparison.clones.layers) <= 1e-5
     assert made.comparison.start < 1e-4
     assert "of " + dense.data.folder in made.compared_on
+    classes = read_classes(settings.home / "runs" / "dense")
+    assert read_classes(Path(made.folder)) == classes != {}
     state = first_state(made)
     assert state["loop"]["step"] == 0
     assert cosines(state["model"]) == pytest.approx([1.0] * len(cosines(state["model"])), abs=1e-6)
