@@ -11,8 +11,8 @@ from ...kernels.choice import choose_expert_path
 from ...kernels.expert_mlp.op import expert_mlp
 from ...kernels.expert_mlp.reference import Experts
 from ...kernels.routing.reference import ExpertChoice
-from ..config import MoeConfig
 from ..model.mlp import Mlp
+from ..model_config import MoeConfig
 from ..numerics import exact, matmul_dtype
 from .router import Router
 from .tally import Tally

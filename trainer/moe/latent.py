@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...kernels.choice import choose_expert_path
 from ...kernels.expert_mlp.op import expert_mlp
 from ...kernels.expert_mlp.reference import Experts
-from ..config import MoeConfig
+from ..model_config import MoeConfig
 from ..numerics import exact, matmul_dtype
 from .router import HeadRouters
 from .tally import Tally
