@@ -84,8 +84,8 @@ def dsmoe_tiny() -> RunConfig:
 def jitmoe_tiny() -> RunConfig:
     """JiTMoE on pictures of 32 x 32: learns on two CPU cores in a minute or two.
 
-    The shift leaves as few noise levels near the data as JiT's law does, where the loss of a
-    predicted picture is divided by small numbers: 7 % are below 0.3, there 2 %.
+    The shift leaves few noise levels near the data, where the loss of a predicted picture is
+    divided by small numbers: 7 % are below 0.3, of JiT's law 2 %.
     """
     return changed(
         RunConfig(recipe="jitmoe_tiny"),

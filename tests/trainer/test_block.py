@@ -65,6 +65,21 @@ def test_every_parameter_of_a_block_gets_a_gradient(
         assert 0 < float(parameter.grad.abs().max()) < float("inf"), name
 
 
+def test_modulation_and_residual_stay_exact_beside_products_in_half_precision(
+    small: RunConfig,
+) -> None:
+    block = awake(Block(small, 0))
+    x_BSD, condition = torch.randn(2, 6, 32), torch.randn(2, 1, 32)
+    want = block.modulation(condition)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = block.modulation(condition)
+        answer = block(x_BSD, condition, None, (6,))
+        product = block.mlp.w_in(x_BSD)
+    assert product.dtype == torch.bfloat16
+    assert answer.dtype == torch.float32
+    assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
+
+
 def test_a_gain_for_each_norm_is_all_that_rms_adds(small: RunConfig) -> None:
     nums = {}
     for norm in ("layer", "rms"):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..config import RunConfig
 from ..model_config import ModelConfig
 from ..moe.make import make_moe
+from ..numerics import exact
 from .attention import Attention, unit_rms
 from .mlp import Mlp
 
@@ -75,8 +76,10 @@ class Modulation(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, condition_BGD: Tensor) -> tuple[Tensor, ...]:
-        """Returns `num` tensors (B, G, D)."""
-        vectors: Tensor = self.linear(condition_BGD).float()
+        """condition_BGD: fp32. Returns `num` tensors (B, G, D), fp32 also where other products are
+        not."""
+        with exact(condition_BGD.device):
+            vectors: Tensor = self.linear(condition_BGD)
         return vectors.chunk(self.num, dim=-1)
 
 
