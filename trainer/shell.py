@@ -182,7 +182,7 @@ def make_clips_command(
     num_clips: Annotated[int, typer.Option("--num-clips", min=1, help="How many clips.")] = 64,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Other seed, other clips.")] = 0,
     is_by_class: Annotated[
-        bool, typer.Option("--by-class", help="Into a sub-folder for each shape: its class.")
+        bool, typer.Option("--by-class", help="Into a sub-folder for each sky: its class.")
     ] = False,
     are_pictures: Annotated[
         bool, typer.Option("--pictures", help="One picture of each clip, as png.")

@@ -3,7 +3,7 @@ story.
 
 A shape moves before a sky and a ground, in a light that beats. The higher the shape is, the higher
 is the pitch of its sound; the brighter the light, the louder is all sound. Each ground has a drone.
-The caption names the sky, the shape's colour, the shape and where it goes; its class is the shape.
+The caption names the sky, the shape's colour, the shape and where it goes; its class is the sky.
 """
 
 # F frames  H height  W width  A audio samples  V voices  T steps of the sound
@@ -106,7 +106,7 @@ def make_clips(
     """Writes num_clips H.264 + AAC clips and a captions.jsonl; the same seed writes the same
     scenes.
 
-    size: pixels per side. is_by_class: each clip goes into a sub-folder that is named by its shape.
+    size: pixels per side. is_by_class: each clip goes into a sub-folder that is named by its sky.
     are_pictures: the moment in the middle of each clip, in full light and as png. progress is told
     (written, num_clips) after each clip. Raises MoescopeError where the folder holds something
     already or cannot be written.
@@ -125,8 +125,8 @@ def make_clips(
         if are_pictures:
             name = f"{Path(name).stem}.png"
         if is_by_class:
-            name = f"{scene.shape}/{name}"
-            (root / scene.shape).mkdir(exist_ok=True)
+            name = f"{scene.sky}/{name}"
+            (root / scene.sky).mkdir(exist_ok=True)
         paths.append(root / name)
         if are_pictures:
             write_picture(paths[-1], paint_middle(scene, size))

@@ -53,7 +53,7 @@ def test_the_same_seed_makes_the_same_clips_and_another_others(tmp_path: Path) -
     assert first.read_bytes() != other.read_bytes()
 
 
-def test_clips_by_class_lie_in_a_folder_of_their_shape(tmp_path: Path) -> None:
+def test_clips_by_class_lie_in_a_folder_of_their_sky(tmp_path: Path) -> None:
     plain, sorted_ = tmp_path / "plain", tmp_path / "sorted"
     (one,) = make_clips(plain, 1, seed=3)
     paths = make_clips(sorted_, 9, seed=3, is_by_class=True)
@@ -61,9 +61,9 @@ def test_clips_by_class_lie_in_a_folder_of_their_shape(tmp_path: Path) -> None:
     assert not index.passed_over
     for path in paths:
         scene = scene_of(3, path.name)
-        assert path.parent.name == scene.shape
+        assert path.parent.name == scene.sky
         (clip,) = (clip for clip in index.clips if clip.path == path)
-        assert (clip.label, clip.caption) == (index.classes[scene.shape], scene.caption)
+        assert (clip.label, clip.caption) == (index.classes[scene.sky], scene.caption)
     # the same scenes as without
     assert paths[0].read_bytes() == one.read_bytes()
 
