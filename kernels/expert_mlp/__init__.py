@@ -1,3 +1,3 @@
-"""SwiGLU experts on routed tokens: `reference.py` says what is computed, `op.py` computes it
+"""Experts of four forms on routed tokens: `reference.py` says what is computed, `op.py` computes it
 fast.
 """

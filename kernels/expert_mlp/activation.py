@@ -1,35 +1,70 @@
-"""The gradient of the hidden layer, where no automatic differentiation runs."""
+"""The hidden layer together with its slope, so that the gradient is one multiplication."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .reference import Form, activate
+from .reference import Form
 
-# H hidden  G columns of w_in: 2*H if gated, else H  N rows
+# H hidden  G columns of w_in: 2*H if gated, else H  N rows  n rows of one block
+
+BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
+"""Pre-activations worked on at once: on a processor as many as its cache holds (1 MiB in fp32), on
+CUDA enough for a kernel to be worth its start, while what is between stays small."""
 
 
-def activate_backward(d_NH: Tensor, h_NG: Tensor, form: Form) -> tuple[Tensor, Tensor]:
-    """Returns the hidden layer (N, H), computed anew, and the gradient of its pre-activations.
+def activate_with_slope(
+    h_NG: Tensor, form: Form, wants_slope: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Returns the hidden layer (N, H) and, where it is wanted, its slope (N, G), which takes the
+    place of h in memory.
 
-    hidden = activate(h);  d_h = d * d activate(h) / d h
-    d_NH: gradient of the hidden layer. h_NG: pre-activations. Both of one dtype. For swiglu
-    d_gate = d * up * silu'(gate) and d_up = d * silu(gate).
+    hidden = activate(h);  slope = d hidden / d h, so that d_h = slope * d_hidden
+    For swiglu slope = [up * silu'(gate) | silu(gate)], with silu' = silu + sigmoid * (1 - silu).
+    Half precision is computed in fp32 and rounded once. The hidden layer's bits are the same with
+    and without slope.
     """
-    aten = torch.ops.aten
+    gates = 2 if form == "swiglu" else 1
+    hidden_NH = h_NG.new_empty(len(h_NG), h_NG.shape[1] // gates)
+    rows = max(1, BLOCK_ELEMENTS.get(h_NG.device.type, 2**18) // h_NG.shape[1])
+    for h_nG, hidden_nH in zip(h_NG.split(rows), hidden_NH.split(rows), strict=True):
+        _activate_block(h_nG, hidden_nH, form, wants_slope)
+    return hidden_NH, h_NG if wants_slope else None
+
+
+def slope_times(slope_NG: Tensor, d_hidden_NH: Tensor) -> Tensor:
+    """Returns d_h (N, G): where there are gates, both halves are multiplied by the same d."""
+    slopes_NgH = slope_NG.unflatten(1, (-1, d_hidden_NH.shape[1]))
+    return (slopes_NgH * d_hidden_NH[:, None]).flatten(1)
+
+
+def _activate_block(h_nG: Tensor, hidden_nH: Tensor, form: Form, wants_slope: bool) -> None:
+    """Writes the hidden layer of h_nG, then overwrites h_nG with its slope."""
+    wide_nG = h_nG.to(torch.promote_types(h_nG.dtype, torch.float32))
     match form:
         case "swiglu":
-            gate_NH, up_NH = h_NG.chunk(2, dim=-1)
-            d_h_NG = torch.empty_like(h_NG)
-            # written where they belong: to join two halves would be another copy
-            d_gate_NH, d_up_NH = d_h_NG.chunk(2, dim=-1)
-            silu_NH = F.silu(gate_NH)
-            torch.mul(d_NH, silu_NH, out=d_up_NH)
-            aten.silu_backward.grad_input(d_NH * up_NH, gate_NH, grad_input=d_gate_NH)
-            return silu_NH.mul_(up_NH), d_h_NG
+            gate_nH, up_nH = wide_nG.chunk(2, dim=-1)
+            sigmoid_nH = torch.sigmoid(gate_nH)
+            silu_nH = gate_nH * sigmoid_nH
+            torch.mul(silu_nH, up_nH, out=hidden_nH)
+            if wants_slope:
+                gate_slope_nH, up_slope_nH = h_nG.chunk(2, dim=-1)
+                torch.mul(_slope_of_silu(silu_nH, sigmoid_nH), up_nH, out=gate_slope_nH)
+                up_slope_nH.copy_(silu_nH)
         case "silu":
-            return activate(h_NG, form), aten.silu_backward(d_NH, h_NG)
-        case "gelu":
-            return activate(h_NG, form), aten.gelu_backward(d_NH, h_NG, approximate="tanh")
-        case "gelu_exact":
-            return activate(h_NG, form), aten.gelu_backward(d_NH, h_NG)
+            sigmoid_nH = torch.sigmoid(wide_nG)
+            silu_nH = wide_nG * sigmoid_nH
+            hidden_nH.copy_(silu_nH)
+            if wants_slope:
+                h_nG.copy_(_slope_of_silu(silu_nH, sigmoid_nH))
+        case "gelu" | "gelu_exact":
+            approximate = "tanh" if form == "gelu" else "none"
+            hidden_nH.copy_(F.gelu(wide_nG, approximate=approximate))
+            if wants_slope:
+                one_nG = torch.ones_like(wide_nG)
+                h_nG.copy_(torch.ops.aten.gelu_backward(one_nG, wide_nG, approximate=approximate))
+
+
+def _slope_of_silu(silu_nH: Tensor, sigmoid_nH: Tensor) -> Tensor:
+    """silu + sigmoid * (1 - silu), in the memory of the sigmoid."""
+    return torch.lerp(silu_nH, silu_nH.new_ones(()), sigmoid_nH, out=sigmoid_nH)

@@ -1,7 +1,7 @@
 """The routed experts with a gradient of their own, which keeps little and copies little.
 
-Left to autograd, the sorted tokens, the parts of the hidden layer and the weighted answers would be
-kept, too. Here only the pre-activations and the answers are, and the rest is computed anew.
+Of each row the hidden layer, its slope and the answer are kept. Left to autograd, the sorted token,
+both halves of the pre-activations, their product's parts and the weighted answer would be.
 """
 
 from typing import Any
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..permutation.op import Order, add_rows, sum_by_expert
-from .activation import activate_backward
+from .activation import activate_with_slope, slope_times
 from .products import Products
-from .reference import Experts, Form, activate
+from .reference import Experts, Form
 
 # T tokens  D width  E experts  H hidden  G columns of w_in  N rows: a token and an expert
 
@@ -27,7 +27,7 @@ def routed_experts(
     fp32 at least. Has a first derivative only.
     """
     out_TD: Tensor = _RoutedExperts.apply(
-        x_TD, weight_N, *experts[:4], experts.form, order, products
+        x_TD, weight_N, *experts[:4], experts.form, order, products, torch.is_grad_enabled()
     )
     return out_TD
 
@@ -45,22 +45,24 @@ class _RoutedExperts(torch.autograd.Function):
         form: Form,
         order: Order,
         products: Products,
+        needs_slope: bool,
     ) -> Tensor:
         h_NG = products.of_rows(x_TD.index_select(0, order.token_N), w_in_EDG)
         if b_in_EG is not None:
             h_NG += _of_rows(b_in_EG, order)
-        y_ND = products.of_rows(activate(h_NG, form), w_out_EHD)
+        hidden_NH, slope_NG = activate_with_slope(h_NG, form, needs_slope)
+        y_ND = products.of_rows(hidden_NH, w_out_EHD)
         if b_out_ED is not None:
             y_ND += _of_rows(b_out_ED, order)
-        ctx.save_for_backward(x_TD, weight_N, w_in_EDG, w_out_EHD, h_NG, y_ND)
-        ctx.form, ctx.order, ctx.products = form, order, products
+        ctx.save_for_backward(x_TD, weight_N, w_in_EDG, w_out_EHD, hidden_NH, slope_NG, y_ND)
+        ctx.order, ctx.products = order, products
         wide = torch.promote_types(x_TD.dtype, torch.float32)
         return add_rows(y_ND.to(wide), order, weight_N.to(wide)).to(x_TD.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, weight_N, w_in_EDG, w_out_EHD, h_NG, y_ND = ctx.saved_tensors
+        x_TD, weight_N, w_in_EDG, w_out_EHD, hidden_NH, slope_NG, y_ND = ctx.saved_tensors
         order, products = ctx.order, ctx.products
         wants_x, _, wants_w_in, wants_w_out, wants_b_in, wants_b_out, *_ = ctx.needs_input_grad
         wide = torch.promote_types(x_TD.dtype, torch.float32)
@@ -68,8 +70,7 @@ class _RoutedExperts(torch.autograd.Function):
         d_weight_N = (d_weighted_ND * y_ND).sum(1).index_select(0, order.place_N)
         d_y_ND = d_weighted_ND.mul_(weight_N.index_select(0, order.source_N)[:, None])
         d_y_ND = d_y_ND.to(y_ND.dtype)
-        d_hidden_NH = products.of_rows(d_y_ND, w_out_EHD.transpose(1, 2))
-        hidden_NH, d_h_NG = activate_backward(d_hidden_NH, h_NG, ctx.form)
+        d_h_NG = slope_times(slope_NG, products.of_rows(d_y_ND, w_out_EHD.transpose(1, 2)))
         d_w_in_EDG = d_w_out_EHD = d_x_TD = None
         if wants_w_out:
             d_w_out_EHD = products.of_weights(hidden_NH, d_y_ND)
@@ -86,7 +87,7 @@ class _RoutedExperts(torch.autograd.Function):
             d_w_out_EHD,
             sum_by_expert(d_h_NG, order) if wants_b_in else None,
             sum_by_expert(d_y_ND, order) if wants_b_out else None,
-            *(None, None, None),
+            *(None, None, None, None),
         )
 
 
