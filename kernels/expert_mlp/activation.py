@@ -35,7 +35,8 @@ def activate_with_slope(
 def slope_times(slope_NG: Tensor, d_hidden_NH: Tensor) -> Tensor:
     """Returns d_h (N, G): where there are gates, both halves are multiplied by the same d."""
     slopes_NgH = slope_NG.unflatten(1, (-1, d_hidden_NH.shape[1]))
-    return (slopes_NgH * d_hidden_NH[:, None]).flatten(1)
+    d_h_NG: Tensor = (slopes_NgH * d_hidden_NH[:, None]).flatten(1)
+    return d_h_NG
 
 
 def _activate_block(h_nG: Tensor, hidden_nH: Tensor, form: Form, wants_slope: bool) -> None:

@@ -66,8 +66,14 @@ def _route(logit_TE: Tensor, num_chosen: int, chooses: str) -> Routing | ExpertC
 def _compute(
     leaves: dict[str, Tensor], routing: Routing | ExpertChoice, form: Form, path: Path
 ) -> Tensor:
-    x_TD, _, *weights = leaves.values()
-    experts = Experts(*weights[:2], *(weights[2:] or (None, None)), form)
+    x_TD = leaves["x_TD"]
+    experts = Experts(
+        leaves["w_in_EDG"],
+        leaves["w_out_EHD"],
+        leaves.get("b_in_EG"),
+        leaves.get("b_out_ED"),
+        form,
+    )
     if isinstance(routing, ExpertChoice):
         return expert_mlp_chosen(x_TD, routing, experts, path)
     return expert_mlp(x_TD, routing, experts, path)
