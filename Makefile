@@ -28,8 +28,8 @@ help:
 	@echo "make test     the tests, under ten minutes on two cores"
 	@echo "make stories  whole journeys in real processes"
 	@echo "make check    format, lint, types, generated pages"
-	@echo "make bench    what watching costs, as ratios"
-	@echo "make score    what the detectors find in made-up faults, and how late"
+	@echo "make bench    what watching and a layer of experts cost, as ratios"
+	@echo "make score    what the detectors find and how late; the ablations of the sources at toy scale"
 	@echo "make docs     writes the generated pages anew"
 	@echo "make clean    takes away what was built; not .venv, not the runs"
 

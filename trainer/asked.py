@@ -9,9 +9,9 @@ from typing import Any
 
 from ..platform.errors import MoescopeError
 from ..platform.frozen import changed, parse_assignment, parsed
-from .coherence import refuse_keys_without_effect
 from .config import RunConfig
 from .recipes import recipe
+from .without_effect import refuse_keys_without_effect
 
 
 def asked_changes(

@@ -1,12 +1,8 @@
-"""What of a configuration does not go together, and which of its keys do nothing: each with its
-reason.
-"""
+"""What of a configuration does not go together: each with the reason and the way out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
-
-from ..platform.errors import MoescopeError
 
 if TYPE_CHECKING:
     from .config import RunConfig
@@ -82,11 +78,13 @@ def _too_large(config: "RunConfig") -> Iterator[str]:
 
 def _attention(config: "RunConfig") -> Iterator[str]:
     m = config.model
-    step = {"3d": 8, "2d": 4, "1d": 2, "none": 1}[m.rotary]
-    if (m.width // m.heads) % step:
+    # the parts of the axes, pairs of channels each: d - 4 (d // 6), 2 (d // 6), 2 (d // 6)
+    step, least = {"3d": (2, 6), "2d": (4, 4), "1d": (2, 2), "none": (1, 1)}[m.rotary]
+    head = m.width // m.heads
+    if head % step or head < least:
         yield (
-            f"model.width / model.heads is {m.width // m.heads}, "
-            f"but {m.rotary[0]}-axis RoPE needs a multiple of {step}"
+            f"model.width / model.heads is {head}, but {m.rotary[0]}-axis RoPE needs a multiple of "
+            f"{step}, and {least} at least"
         )
     if m.has_place_table and m.width % 4:
         yield (
@@ -124,6 +122,11 @@ def _family(config: "RunConfig") -> Iterator[str]:
         yield (
             "data.num_text_bytes is 0, but the wan family's cross-attention reads the caption: use "
             f"{m.patch_text_bytes} or more"
+        )
+    if m.has_reference and config.video_shape[1] == 1:
+        yield (
+            "model.has_reference is true, but a clip of one frame would be told whole: use more "
+            "frames"
         )
     if m.family != "stream" and d.num_mel_steps:
         yield (
@@ -221,6 +224,11 @@ def _noise_experts(config: "RunConfig") -> Iterator[str]:
             f"noise_experts.boundaries is {list(n.boundaries)}, but they must ascend "
             "between 0 and 1"
         )
+    elif n.num_experts > 1 and min(gaps[0], gaps[-1]) < n.transition / 2:
+        yield (
+            f"noise_experts.transition is {n.transition}, but the zone of an outer boundary would "
+            f"reach past 0 or 1: use at most {2 * min(gaps[0], gaps[-1]):.3g}"
+        )
     elif n.num_experts > 2 and min(gaps[1:-1]) < n.transition:
         yield (
             f"noise_experts.transition is {n.transition}, but two boundaries are "
@@ -241,113 +249,3 @@ def _noise_experts(config: "RunConfig") -> Iterator[str]:
             f"noise_experts.shared_blocks is {n.shared_blocks}, but model.layers is "
             f"{config.model.layers}: nothing would differ"
         )
-
-
-def refuse_keys_without_effect(config: "RunConfig", keys: Iterable[str]) -> None:
-    """Raises MoescopeError where one of the keys that somebody set does nothing here."""
-    for key in keys:
-        reason = _without_effect(config, key)
-        if reason:
-            raise MoescopeError(f"{key} has no effect: {reason}")
-
-
-def _without_effect(config: "RunConfig", key: str) -> str:
-    if key == "recipe":
-        return "it only says which recipe this is: name another recipe instead"
-    room, _, name = key.partition(".")
-    if room == "moe":
-        return _moe_key_without_effect(config, name)
-    if room in ("model", "data", "objective"):
-        return _model_key_without_effect(config, key)
-    if room == "noise_experts" and name != "num_experts":
-        if config.noise_experts.num_experts == 1:
-            return "noise_experts.num_experts is 1"
-        if name == "blend" and not config.noise_experts.transition:
-            return "noise_experts.transition is 0"
-        if name == "guidance" and not config.has_text and config.model.family != "class":
-            return "data.num_text_bytes is 0, so that there is nothing to be guided by"
-    if key == "watch.num_probe_clips" and not config.watch.probe_every:
-        return "watch.probe_every is 0"
-    if room == "guard" and name != "is_on" and not config.guard.is_on:
-        return "guard.is_on is false"
-    if room == "policy" and name != "mode" and config.policy.mode == "off":
-        return "policy.mode is off"
-    if key == "checkpoint.memory_every_steps" and not config.checkpoint.ring_gib:
-        return "checkpoint.ring_gib is 0"
-    return ""
-
-
-def _moe_key_without_effect(config: "RunConfig", name: str) -> str:
-    e = config.moe
-    if name != "num_experts" and not config.moe_blocks:
-        return "moe.num_experts is 0 or model.layers is 1, so that there is no MoE block"
-    if name in ("latent_heads", "latent_head_width") and e.layer != "latent":
-        return "moe.layer is not latent"
-    if name == "router_hidden" and e.router != "mlp":
-        return "moe.router is not mlp"
-    if name == "router_heads" and e.router != "cross_attention":
-        return "moe.router is not cross_attention"
-    if name == "balance_scope" and not e.balance_weight:
-        return "moe.balance_weight is 0"
-    if name == "num_chosen_groups" and e.num_groups == 1:
-        return "moe.num_groups is 1"
-    if name == "bias_update_speed" and e.num_chosen == e.num_experts:
-        return "every token goes to every expert (moe.num_chosen equals moe.num_experts)"
-    if e.layer == "latent" and name in (
-        "expert",
-        "has_expert_bias",
-        "is_normalised",
-        "routed_scale",
-        "num_groups",
-        "num_chosen_groups",
-    ):
-        return "LatentMoE fixes it (moe.layer is latent)"
-    if name == "is_normalised" and e.router in ("expert_choice", "batch_choice"):
-        return f"with moe.router {e.router} a token's weights are the scores as they are"
-    return ""
-
-
-_OF_FAMILY = {
-    "model.patch_bottleneck": "class",
-    "model.num_classes": "class",
-    "model.num_class_tokens": "class",
-    "model.class_tokens_from": "class",
-    "model.has_variance_output": "class",
-    "model.text_width": "wan",
-    "model.has_reference": "stream",
-}
-_OF_AUDIO = (
-    "data.num_mels",
-    "model.patch_mel_steps",
-    "objective.audio_weight",
-    "objective.are_modalities_tied",
-)
-_OF_LATENTS = ("data.latent_size", "data.latent_frames", "data.latent_channels")
-
-
-def _model_key_without_effect(config: "RunConfig", key: str) -> str:
-    m, d = config.model, config.data
-    family = _OF_FAMILY.get(key, m.family)
-    if family != m.family:
-        return f"it belongs to the {family} family, and model.family is {m.family}"
-    if key in _OF_AUDIO and not config.has_audio:
-        return "data.num_mel_steps is 0, so that there is no sound"
-    if key == "model.patch_text_bytes" and not config.has_text:
-        return "data.num_text_bytes is 0, so that no caption is read"
-    if key == "data.caption_drop" and not config.has_text and m.family != "class":
-        return "data.num_text_bytes is 0, so that no caption is read"
-    if key == "data.reference_drop" and not m.has_reference:
-        return "model.has_reference is false"
-    if key in _OF_LATENTS and d.latents == "none":
-        return "data.latents is none"
-    if key == "model.class_tokens_from" and not m.num_class_tokens:
-        return "model.num_class_tokens is 0"
-    if key == "model.kv_heads" and m.kv_heads == m.heads:
-        return "it equals model.heads, which 0 means, too"
-    if key == "model.rope_base" and m.rotary == "none":
-        return "model.rotary is none"
-    if key == "model.norm" and m.family == "wan":
-        return "the wan family has its own norms"
-    if key in ("model.mlp", "model.mlp_ratio") and len(config.moe_blocks) == m.layers:
-        return "every block is MoE"
-    return ""

@@ -2,7 +2,7 @@
 
 Every key of seed, steps, data, model, moe, noise_experts, objective and optim changes what is
 computed; the keys of watch, guard, policy and checkpoint change how the run is looked after.
-What goes together and what does not is told by `coherence.py`.
+What does not go together is told by `coherence.py`, what does nothing by `without_effect.py`.
 
 No torch here: a plan needs counts, not tensors.
 """

@@ -114,7 +114,7 @@ class MoeConfig(Frozen):
     """Weight of the auxiliary balance loss E * sum f_e P_e, which is 1 in perfect balance."""
     balance_scope: Literal["micro_batch", "global_batch"] = "micro_batch"
     """Whose counts f_e are: of one forward on one rank, or of all ranks and all forwards so far of
-    the optimizer step."""
+    the optimizer step. In one process with one forward a step both are the same."""
     z_loss_weight: NonNegativeFloat = Field(default=0.0, le=100)
     """Weight of the mean squared log-sum-exp of the router's logits."""
     contrast_weight: NonNegativeFloat = Field(default=0.0, le=100)

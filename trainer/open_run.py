@@ -40,6 +40,10 @@ SHAPE_KEYS = (
     "data.num_mels",
     "data.latent",
 )
+MEANING_KEYS = ("objective.prediction",)
+"""Keys that change what the weights stand for."""
+MOST_TOLD = 3
+"""Of the keys for which weights do not fit: a line is to be read."""
 SWITCHING_KEYS = ("moe.bias_update_speed", "data.num_mel_steps", "data.num_text_bytes")
 """Keys of which the weights only know whether they are 0."""
 RESOLUTION_KEYS = (
@@ -92,8 +96,12 @@ def resumed_run(old: Run, config: RunConfig, device: str) -> Run:
     for key, (before, after) in differences.items():
         if _is_of_shape(key, before, after):
             raise MoescopeError(
-                f"{key} cannot change from {before} to {after} on a resume, as the weights "
-                "would not fit: start a new run"
+                f"{key} cannot change from {before} to {after} on a resume, as its weights were "
+                f"trained so: {_way_out(key)}"
+            )
+        if key == "noise_experts.boundaries" and config.noise_experts.is_learned:
+            raise MoescopeError(
+                f"{key} cannot change on a resume, as the boundaries are learned: start a new run"
             )
     return dataclasses.replace(
         old,
@@ -112,8 +120,15 @@ def changes(old: Run, config: RunConfig) -> dict[str, list[object]]:
     return {key: list(pair) for key, pair in difference(stored, config).items()}
 
 
+def _way_out(key: str) -> str:
+    if key == "moe.bias_update_speed":
+        return "1e-12 holds the biases where they are"
+    return "start a new run"
+
+
 def _is_of_shape(key: str, before: object, after: object) -> bool:
-    return key.startswith(SHAPE_KEYS) or (key in SWITCHING_KEYS and (before == 0) != (after == 0))
+    fixed = key.startswith(SHAPE_KEYS + MEANING_KEYS)
+    return fixed or (key in SWITCHING_KEYS and (before == 0) != (after == 0))
 
 
 def announced_changes(changed: dict[str, list[object]]) -> list[EventKind]:
@@ -220,14 +235,18 @@ def _load(model: nn.Module, weights: dict[str, Tensor], run: Run, config: RunCon
         shapes = [list(w[first].shape) if first in w else "absent" for w in (mine, weights)]
         keys = [
             f"{key} is {after} here and {before} there"
-            for key, (before, after) in sorted(changes(run, config).items() if config else ())
+            for key, (before, after) in sorted(
+                changes(run, config).items() if config else (),
+                # another family explains all the rest
+                key=lambda change: (change[0] != "model.family", change[0]),
+            )
             if _is_of_shape(key, before, after)
         ]
+        more = [f"{len(keys) - MOST_TOLD} keys more"] if len(keys) > MOST_TOLD else []
+        texts = [*keys[:MOST_TOLD], *more] or [f"{first} is {shapes[0]} here, {shapes[1]} there"]
         raise MoescopeError(
-            f"the weights of run {run.name} do not fit: "
-            + "".join(f"{text}; " for text in keys)
-            + f"{first} is {shapes[0]} here and {shapes[1]} there ({len(odd)} differ): use its "
-            "keys, or name no recipe to take them all"
+            f"the weights of run {run.name} do not fit: {'; '.join(texts)} ({len(odd)} tensors "
+            "differ): use its keys, or name no recipe to take them all"
         )
     model.load_state_dict(weights)
 

@@ -8,8 +8,8 @@ from typing import Any
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import changed
 from . import class_recipes, noise_expert_recipes, stream_recipes, wan_recipes
-from .coherence import refuse_keys_without_effect
 from .config import RunConfig
+from .without_effect import refuse_keys_without_effect
 
 _OF_STREAM = (
     stream_recipes.tiny,
@@ -66,9 +66,8 @@ def recipe(name: str, changes: Mapping[str, Any] | None = None) -> RunConfig:
     """
     known = name.replace("-", "_")
     if known not in RECIPES:
-        raise MoescopeError(
-            f"unknown recipe {name}{did_you_mean(known, RECIPES)} (there are: {', '.join(RECIPES)})"
-        )
+        hint = did_you_mean(known, RECIPES) or f" (there are: {', '.join(RECIPES)})"
+        raise MoescopeError(f"unknown recipe {name}{hint}")
     config = changed(RECIPES[known](), changes or {})
     refuse_keys_without_effect(config, changes or {})
     return config

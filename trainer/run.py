@@ -14,6 +14,7 @@ from types import FrameType
 
 import torch
 
+from ..kernels.choice import Choice, choose_expert_path
 from ..monitors.default_rules import DEFAULT_RULES
 from ..monitors.guard import Guard
 from ..monitors.judge import Judge
@@ -38,6 +39,7 @@ from .keeping import Keeper
 from .loop import Trainer
 from .measure import Measure
 from .model.make import make_model
+from .numerics import matmul_dtype
 from .open_run import (
     announced_changes,
     changes,
@@ -302,8 +304,16 @@ def _say_start(trainer: Trainer, clips: ClipIndex, origin: str) -> None:
     line.say(
         f"{len(clips.clips)} clips in {config.data.folder}" + (f"; {origin}" if origin else "")
     )
+    if config.moe_blocks:
+        line.say(f"experts: {_expert_path(config, trainer.device).reason}")
     for name, reason in clips.passed_over:
         line.say(f"passed over {name}: {reason}")
+
+
+def _expert_path(config: RunConfig, device: torch.device) -> Choice:
+    is_latent = config.moe.layer == "latent"
+    width = config.moe.latent_head_width if is_latent else config.model.width
+    return choose_expert_path(device, matmul_dtype(device), width, config.moe.hidden)
 
 
 @contextmanager

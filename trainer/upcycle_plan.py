@@ -9,8 +9,8 @@ from typing import Any
 
 from ..platform.errors import MoescopeError
 from ..platform.frozen import changed
-from .coherence import refuse_keys_without_effect
 from .config import RunConfig
+from .without_effect import refuse_keys_without_effect
 
 SHARED_NOISE = 1e-4
 """Source: facts: model.md section 10 (arXiv 2605.19378)."""

@@ -10,7 +10,6 @@ from torch import nn
 from moescope.kernels.compare import relative_error
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
-from moescope.trainer.coherence import refuse_keys_without_effect
 from moescope.trainer.config import RunConfig
 from moescope.trainer.counts import count_parameters
 from moescope.trainer.data.batches import Batch
@@ -24,6 +23,7 @@ from moescope.trainer.objective.flow import flow_losses
 from moescope.trainer.objective.timesteps import Draw
 from moescope.trainer.optim.groups import make_optimizer
 from moescope.trainer.recipes import recipe
+from moescope.trainer.without_effect import refuse_keys_without_effect
 
 NARROW = {
     "data.height": 16,
@@ -323,10 +323,10 @@ def test_tables_and_gains_do_not_decay() -> None:
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"model.num_class_tokens": 0}, "model.class_tokens_from"),
-        ({}, "model.text_width"),
-        ({}, "model.patch_text_bytes"),
-        ({}, "objective.audio_weight"),
+        ({"model.num_class_tokens": 0, "model.class_tokens_from": 1}, "model.class_tokens_from"),
+        ({"model.text_width": 8}, "model.text_width"),
+        ({"model.patch_text_bytes": 2}, "model.patch_text_bytes"),
+        ({"objective.audio_weight": 1.0}, "objective.audio_weight"),
     ],
 )
 def test_keys_of_other_families_are_refused(changes: dict[str, Any], key: str) -> None:

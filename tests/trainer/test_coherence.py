@@ -13,6 +13,7 @@ from moescope.trainer.model.mlp import Mlp
 from moescope.trainer.moe.experts import MoeLayer
 from moescope.trainer.moe.make import make_moe
 from moescope.trainer.moe.steps import ExpertSteps
+from moescope.trainer.recipes import RECIPES, recipe
 
 ROUTERS = ("sigmoid", "softmax", "mlp", "cross_attention", "expert_choice", "batch_choice")
 BALANCES: dict[str, dict[str, Any]] = {
@@ -108,6 +109,18 @@ def test_every_router_takes_every_balance_or_says_why_not(
         (
             {
                 "noise_experts.num_experts": 2,
+                "noise_experts.boundaries": [0.9],
+                "noise_experts.transition": 0.3,
+            },
+            "reach past 0 or 1: use at most 0.2",
+        ),
+        (
+            {"model.has_reference": True, "data.num_frames": 1, "model.patch_frames": 1},
+            "told whole",
+        ),
+        (
+            {
+                "noise_experts.num_experts": 2,
                 "noise_experts.boundaries": [0.5],
                 "noise_experts.guidance": [1.0],
             },
@@ -138,6 +151,31 @@ def test_what_does_not_go_together_is_one_line_with_the_way_out(
     with pytest.raises(MoescopeError, match=words) as refused:
         changed(small, changes)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_recipe_keeps_a_router_out_by_what_it_set_itself(name: str) -> None:
+    config = RECIPES[name]()
+    if not config.moe.num_experts or config.moe.layer == "latent":
+        return
+    freed = {"moe.num_groups": 1, "moe.num_chosen_groups": 1, "moe.is_normalised": True}
+    nothing = {"moe.bias_update_speed": 0, "moe.balance_weight": 0}
+    for router in ROUTERS:
+        # what was undone is taken, whether or not it was there
+        assert recipe(name, {"moe.router": router, **freed, **nothing}).moe.router == router
+
+
+def test_experts_by_noise_level_can_be_given_up() -> None:
+    one = {
+        "noise_experts.num_experts": 1,
+        "noise_experts.boundaries": [],
+        "noise_experts.transition": 0,
+        "noise_experts.is_learned": False,
+        "noise_experts.shared_blocks": 0,
+        "noise_experts.guidance": [],
+    }
+    for name in ("noise_experts_tiny", "wan22_two_expert_tiny", "wan22_shared"):
+        assert recipe(name, one).noise_experts.num_experts == 1
 
 
 def test_the_last_of_every_so_many_blocks_is_moe(small: RunConfig) -> None:

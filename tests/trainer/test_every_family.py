@@ -18,8 +18,14 @@ from moescope.platform.store import open_store
 from moescope.trainer.checkpoint import copied
 from moescope.trainer.config import RunConfig
 from moescope.trainer.counts import count_parameters
+from moescope.trainer.data.batches import Batches
+from moescope.trainer.data.clips import find_clips
+from moescope.trainer.data.latents import seen
 from moescope.trainer.loop import Trainer
 from moescope.trainer.model.make import make_model
+from moescope.trainer.moe.steps import ExpertSteps
+from moescope.trainer.objective.flow import flow_losses
+from moescope.trainer.objective.timesteps import draw
 from moescope.trainer.rollback import carry_out
 from moescope.trainer.run import RunResult, train
 
@@ -105,6 +111,31 @@ def check_signals(config: RunConfig, run: RunResult, home: Path) -> None:
             assert (extra > 0).all()
     finally:
         store.close()
+
+
+def test_every_parameter_has_a_part_in_the_loss(config: RunConfig) -> None:
+    """Parameters at zero hide others for a step: all are moved a little first."""
+    model = make_model(config)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    index = find_clips(config.data.folder)
+    with Batches(index, changed(config.data, {"batch": 16}), 0, ahead=0) as batches:
+        batch = seen(batches.get(0), config, torch.device("cpu"))
+    steps = ExpertSteps(model, config.moe)
+    steps.start()
+    total = flow_losses(model, batch, draw(config, 0, batch), config).total
+    extra = steps.loss()
+    (total if extra is None else total + extra).backward()
+    # the kind of tokens that are not there
+    without = ["noise_levels.kind_GD"] if not config.has_audio else []
+    idle = [
+        name
+        for name, parameter in model.named_parameters()
+        if (parameter.grad is None or not bool(parameter.grad.abs().max() > 0))
+        and not name.endswith(tuple(without))
+    ]
+    assert idle == []
 
 
 def test_the_count_equals_the_built_network(config: RunConfig) -> None:

@@ -13,7 +13,6 @@ import torch
 from moescope.monitors.guard import Guard
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed, leaves
-from moescope.trainer.coherence import refuse_keys_without_effect
 from moescope.trainer.config import DataConfig, RunConfig
 from moescope.trainer.counts import count_parameters
 from moescope.trainer.data.batches import Batch, Batches
@@ -27,6 +26,7 @@ from moescope.trainer.objective.timesteps import draw
 from moescope.trainer.optim.ema import Ema
 from moescope.trainer.optim.groups import make_optimizer
 from moescope.trainer.optim.schedule import learning_rate
+from moescope.trainer.without_effect import refuse_keys_without_effect
 
 NUM_STEPS = 3
 Candidates = tuple[dict[str, Any] | Any, ...]

@@ -12,13 +12,13 @@ from moescope.platform.frozen import changed
 from moescope.platform.series import read_series
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
-from moescope.trainer.coherence import refuse_keys_without_effect
 from moescope.trainer.config import RunConfig
 from moescope.trainer.counts import count_parameters
 from moescope.trainer.model.make import make_model
 from moescope.trainer.moe.noise_experts import blend_weights
 from moescope.trainer.recipes import recipe
 from moescope.trainer.run import train
+from moescope.trainer.without_effect import refuse_keys_without_effect
 
 # P steps  M modalities  X experts  J boundaries  B batch  R routers  E experts by token
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from moescope.kernels.compare import relative_error
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
-from moescope.trainer.coherence import refuse_keys_without_effect
 from moescope.trainer.config import RunConfig
 from moescope.trainer.counts import count_parameters
 from moescope.trainer.generate import Prompt, generate
@@ -26,6 +25,7 @@ from moescope.trainer.moe.experts import MoeLayer
 from moescope.trainer.moe.steps import moe_layers
 from moescope.trainer.optim.groups import make_optimizer
 from moescope.trainer.recipes import recipe
+from moescope.trainer.without_effect import refuse_keys_without_effect
 
 # B batch  S tokens  D width  T width of the caption's vectors  E experts  K chosen experts
 

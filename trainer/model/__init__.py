@@ -1,3 +1,3 @@
-"""The single-stream video DiT. Read `dit.py`, then `block.py`, `attention.py`, `tokens.py`,
-`positions.py`.
+"""The networks. Read `inputs.py` and `make.py`, then `stream.py`, `class_dit.py`, `wan.py`, and
+`noise_experts.py` over any of them; then the parts that they share.
 """

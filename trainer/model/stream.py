@@ -127,7 +127,7 @@ class VideoMoeDit(nn.Module):
         device = state.x_BSD.device
         with mixed(device), exact(device):
             shift, scale = self.last_modulation(state.condition_BGD)
-            x_BSD = modulate(state.x_BSD.float(), shift, scale, self.tokens)
+            x_BSD = modulate(state.x_BSD.float(), shift, scale, self.tokens, self.last_gain)
             return self._answer(x_BSD, inputs, state.video, state.mel)
 
     def _told(self, inputs: Inputs) -> tuple[list[Tensor], Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels.choice import choose_expert_path
-from ...kernels.expert_mlp.op import expert_mlp
+from ...kernels.expert_mlp.op import expert_mlp, expert_mlp_chosen
 from ...kernels.expert_mlp.reference import Experts
 from ...kernels.routing.reference import ExpertChoice
 from ..model.mlp import Mlp
@@ -52,9 +52,7 @@ class MoeLayer(nn.Module):
         x_TD = x_BSD.flatten(0, 1)
         with exact(x_BSD.device):
             experts = self.experts(dtype)
-            from ...kernels.expert_mlp import op
-
-            compute = op.expert_mlp_chosen if isinstance(routing, ExpertChoice) else expert_mlp
+            compute = expert_mlp_chosen if isinstance(routing, ExpertChoice) else expert_mlp
             routed_BSD = compute(x_TD.to(dtype), routing, experts, path).view_as(x_BSD)
         routed_BSD = routed_BSD.to(x_BSD.dtype)
         return routed_BSD if self.shared is None else routed_BSD + self.shared(x_BSD)

@@ -20,8 +20,8 @@ def moe_layers(model: nn.Module) -> list[MoeLayer | LatentMoe]:
 
 
 class ExpertSteps:
-    """Called once each per optimizer step: `start` before its forwards, `loss` after each of them,
-    `end` after the update."""
+    """Around an optimizer step: `start` before its forwards, `loss` after each of them, `end` after
+    the update."""
 
     def __init__(self, model: nn.Module, config: MoeConfig) -> None:
         self.layers = moe_layers(model)
@@ -35,15 +35,14 @@ class ExpertSteps:
                 layer.router.predictor_loss = None
 
     def loss(self) -> Tensor | None:
-        """Returns what the layers add to the training loss, a scalar with gradients, or None."""
+        """Returns what the layers add to the loss of the forwards since the last call, a scalar
+        with gradients, or None. Of several micro-batches the mean is wanted, as of their losses."""
         found = [layer.tally.loss() for layer in self.layers]
         losses = [loss for loss in found if loss is not None]
-        losses += [
-            PREDICTOR_WEIGHT * layer.router.predictor_loss
-            for layer in self.layers
-            if isinstance(layer.router, BatchChoiceRouter)
-            and layer.router.predictor_loss is not None
-        ]
+        for layer in self.layers:
+            if isinstance(layer.router, BatchChoiceRouter):
+                predictor, layer.router.predictor_loss = layer.router.predictor_loss, None
+                losses += [] if predictor is None else [PREDICTOR_WEIGHT * predictor]
         return torch.stack(losses).sum() if losses else None
 
     @torch.no_grad()

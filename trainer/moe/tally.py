@@ -13,7 +13,8 @@ from .balance import balance_loss, contrast_loss, sum_over_ranks, z_loss
 class Tally:
     """Counts of all forwards since `start_step`, and the losses of those that carry gradients.
 
-    It is no state: an optimizer step ends with it. Each of several micro-batches adds to both.
+    It is no state: an optimizer step ends with it. Each of several micro-batches adds to the
+    counts and has a loss of its own.
     """
 
     counts_RE: Tensor
@@ -38,9 +39,10 @@ class Tally:
             self._losses += self._losses_of(routing, counts_RE, w_in_EDG)
 
     def loss(self) -> Tensor | None:
-        """Returns the weighted sum of the layer's losses of this step, a scalar with gradients, or
-        None where the configuration has none."""
-        return torch.stack(self._losses).sum() if self._losses else None
+        """Returns the weighted sum of the layer's losses of the forwards since the last call, a
+        scalar with gradients, or None where the configuration has none."""
+        losses, self._losses = self._losses, []
+        return torch.stack(losses).sum() if losses else None
 
     def _losses_of(
         self, routing: Routing | ExpertChoice, counts_RE: Tensor, w_in_EDG: Tensor
