@@ -368,8 +368,8 @@ def test_the_classes_of_a_folder_are_counted(moescope: Invoke, tmp_path: Path) -
     assert (made.exit_code, one_line(made.stdout)) == (0, f"12 pictures in {folder}")
     found = json.loads(moescope("data", "check", folder, "--json").stdout)
     assert (found["num_pictures"], found["duration_s"]) == (12, 0.0)
-    # of twelve clips of seed 0 there is one of each shape
-    assert found["classes"] == {"ball": 0, "cube": 1, "plus": 2, "ring": 3}
+    # twelve clips of seed 0 have four of the six skies
+    assert found["classes"] == {"dawn": 0, "glow": 1, "haze": 2, "noon": 3}
     assert found["num_classes"] == 4
     told = moescope("data", "check", folder).stdout.splitlines()[0]
     assert told.startswith("12 usable clips, 12 of them pictures, 0 s, 0 with sound")

@@ -105,20 +105,20 @@ def test_pictures_of_classes_are_png(
 ) -> None:
     make_clips(tmp_path / "clips", 12, seed=2, size=16, is_by_class=True, are_pictures=True)
     dsmoe = {**ways["dsmoe"], "data.folder": str(tmp_path / "clips")}
-    paths = made(dsmoe, classes=["ring", "1", "ring"])
+    paths = made(dsmoe, classes=["haze", "1", "haze"])
     assert [path.name for path in paths] == [
-        "ring-seed0-0.png",
-        "cube-seed0-1.png",
-        "ring-seed0-2.png",
+        "haze-seed0-0.png",
+        "fire-seed0-1.png",
+        "haze-seed0-2.png",
     ]
     assert read_picture(paths[0]).to_ndarray(format="rgb24").shape == (128, 128, 3)
     assert [prompt.label for prompt in kept[0][0]] == [3, 1, 3]
     # the classes of the data where none is named; the run remembers them
     (tmp_path / "clips").rename(tmp_path / "gone")
-    assert [path.stem.partition("-")[0] for path in made(dsmoe)] == ["ball", "cube", "plus", "ring"]
+    assert [path.stem.partition("-")[0] for path in made(dsmoe)] == ["dusk", "fire", "glow", "haze"]
     for options, expected in (
-        ({"classes": ["rings"]}, r"unknown class rings; did you mean ring\? \(there are: ball"),
-        ({"classes": ["4"]}, r"unknown class 4 \(there are: ball \(0\), cube \(1\)"),
+        ({"classes": ["hazes"]}, r"unknown class hazes; did you mean haze\? \(there are: dusk"),
+        ({"classes": ["5"]}, r"unknown class 5 \(there are: dusk \(0\), fire \(1\)"),
         ({"reference": paths[0]}, "--reference does not go .* model.has_reference is false"),
     ):
         with pytest.raises(MoescopeError, match=expected):
