@@ -1,13 +1,13 @@
 """How fast a MoE block is: ours beside that of transformers, a loop over experts and a dense MLP.
 
-The block is DSMoE-S-E16's (width 384, 16 experts of 768, 2 chosen, 1 shared; facts: model.md 1.3);
-a step is forward and backward, with gradients of the input and all weights. First every candidate
-has to give the same result and the same gradients as ours. Then the candidates take turns, and each
-round gives one ratio per candidate. CPU time of one thread, as other work may share the cores.
+The blocks are those of DSMoE-S-E16 and -E48 (facts: model.md 1.3); a step is forward and backward,
+with gradients of the input and all weights. First every candidate has to give the same result and
+the same gradients as ours. Then the candidates take turns, and each round gives one ratio per
+candidate. CPU time of one thread, as other work may share the cores.
 
 Of transformers' ways to compute experts, deepgemm and sonicmoe need CUDA, and batched_mm copies an
 expert's weights for every row (7 GB for 1024 tokens), so that it takes part with few tokens only.
-The dense MLP has the block's active parameters: a hidden layer of (1 + 2) * 768.
+The dense MLP has the block's active parameters: a hidden layer of (1 + K) * H.
 
     python benchmarks/moe_block.py [kept | given-back]    what glibc does with freed memory
 """
@@ -17,6 +17,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,14 +36,30 @@ from moescope.kernels.routing.reference import RoutingRule
 
 # T tokens  D width  E experts  K chosen experts  H hidden
 
-WIDTH, HIDDEN, EXPERTS, CHOSEN = 384, 768, 16, 2
-RULE = RoutingRule(CHOSEN, scale=2.0)
-# tokens, dtype, rounds; products of bf16 take transformers seconds where the processor has none
+WIDTH = 384
+
+
+class Shape(NamedTuple):
+    num_experts: int
+    num_chosen: int
+    hidden: int
+    groups: int
+
+    def rule(self) -> RoutingRule:
+        return RoutingRule(
+            self.num_chosen, scale=2.0, num_groups=self.groups, num_chosen_groups=self.groups
+        )
+
+
+E16 = Shape(16, 2, 768, 2)
+E48 = Shape(48, 5, 128, 1)
+# tokens, dtype, rounds; products of bf16 take transformers seconds where a processor has none
 CASES = [
-    (64, torch.float32, 15),
-    (1024, torch.float32, 15),
-    (4096, torch.float32, 7),
-    (1024, torch.bfloat16, 3),
+    (E16, 64, torch.float32, 9),
+    (E16, 1024, torch.float32, 15),
+    (E16, 4096, torch.float32, 7),
+    (E48, 1024, torch.float32, 9),
+    (E16, 512, torch.bfloat16, 3),
 ]
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 """Of relative errors. In bf16 the others add up a token's experts in bf16, ours in fp32."""
@@ -51,8 +68,9 @@ BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 class OursBlock(nn.Module):
     """Router, experts and shared expert out of our kernels, with the weights of theirs."""
 
-    def __init__(self, theirs: DeepseekV3MoE) -> None:
+    def __init__(self, theirs: DeepseekV3MoE, shape: Shape) -> None:
         super().__init__()
+        self.rule = shape.rule()
         experts, shared = theirs.experts, theirs.shared_experts
         self.router_ED = _copy(theirs.gate.weight)
         self.w_in_EDG = _copy(experts.gate_up_proj.transpose(1, 2))
@@ -60,10 +78,10 @@ class OursBlock(nn.Module):
         self.shared_in_GD = _copy(torch.cat([shared.gate_proj.weight, shared.up_proj.weight]))
         self.shared_out_DH = _copy(shared.down_proj.weight)
         dtype = self.w_in_EDG.dtype
-        self.path = choose_expert_path(torch.device("cpu"), dtype, WIDTH, HIDDEN).path
+        self.path = choose_expert_path(torch.device("cpu"), dtype, WIDTH, shape.hidden).path
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        routing = route(F.linear(x_TD.float(), self.router_ED.float()), None, RULE)
+        routing = route(F.linear(x_TD.float(), self.router_ED.float()), None, self.rule)
         routed_TD = expert_mlp(x_TD, routing, Experts(self.w_in_EDG, self.w_out_EHD), self.path)
         return routed_TD + swiglu(x_TD, self.shared_in_GD, self.shared_out_DH)
 
@@ -81,7 +99,7 @@ class LoopBlock(OursBlock):
     """The same with a plain loop over experts, as one would write it."""
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        routing = route(F.linear(x_TD.float(), self.router_ED.float()), None, RULE)
+        routing = route(F.linear(x_TD.float(), self.router_ED.float()), None, self.rule)
         out_TD = torch.zeros_like(x_TD)
         # unbind: indexing a stack writes a gradient of the whole stack for each expert
         weights = zip(self.w_in_EDG.unbind(), self.w_out_EHD.unbind(), strict=True)
@@ -120,9 +138,9 @@ class TheirBlock(nn.Module):
 
 
 class DenseMlp(nn.Module):
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
         super().__init__()
-        hidden = (1 + CHOSEN) * HIDDEN
+        hidden = (1 + shape.num_chosen) * shape.hidden
         self.w_in_GD = nn.Parameter(torch.randn(2 * hidden, WIDTH, dtype=dtype) / WIDTH**0.5)
         self.w_out_DH = nn.Parameter(torch.randn(WIDTH, hidden, dtype=dtype) / hidden**0.5)
 
@@ -135,17 +153,18 @@ def swiglu(x_TD: Tensor, w_in_GD: Tensor, w_out_DH: Tensor) -> Tensor:
     return F.linear(F.silu(gate_TH) * up_TH, w_out_DH)
 
 
-def their_block(dtype: torch.dtype) -> DeepseekV3MoE:
+def their_block(shape: Shape, dtype: torch.dtype) -> DeepseekV3MoE:
+    rule = shape.rule()
     config = DeepseekV3Config(
         hidden_size=WIDTH,
-        moe_intermediate_size=HIDDEN,
-        n_routed_experts=EXPERTS,
-        num_experts_per_tok=CHOSEN,
+        moe_intermediate_size=shape.hidden,
+        n_routed_experts=shape.num_experts,
+        num_experts_per_tok=rule.num_chosen,
         n_shared_experts=1,
-        n_group=2,
-        topk_group=2,
-        routed_scaling_factor=RULE.scale,
-        norm_topk_prob=True,
+        n_group=rule.num_groups,
+        topk_group=rule.num_chosen_groups,
+        routed_scaling_factor=rule.scale,
+        norm_topk_prob=rule.is_normalised,
     )
     block = DeepseekV3MoE(config)
     for weight in block.parameters():
@@ -160,21 +179,22 @@ def main() -> None:
         f"machine: {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
         f"torch {torch.__version__}, 1 thread, freed memory is {'kept' if keeps else 'given back'}"
     )
-    for tokens, dtype, rounds in CASES:
-        measure(tokens, dtype, rounds)
+    for case in CASES:
+        measure(*case)
 
 
-def measure(tokens: int, dtype: torch.dtype, rounds: int) -> None:
+def measure(shape: Shape, tokens: int, dtype: torch.dtype, rounds: int) -> None:
     torch.manual_seed(0)
-    theirs = their_block(dtype)
-    ours = OursBlock(theirs)
+    theirs = their_block(shape, dtype)
+    ours = OursBlock(theirs, shape)
     candidates: dict[str, nn.Module] = {
         "moescope": ours,
         "transformers, grouped_mm": TheirBlock(theirs, "grouped_mm"),
         "transformers, eager": TheirBlock(theirs, "eager"),
-        "loop over experts": LoopBlock(theirs),
-        "dense MLP": DenseMlp(dtype),
+        "loop over experts": LoopBlock(theirs, shape),
     }
+    if dtype is torch.float32:
+        candidates["dense MLP"] = DenseMlp(shape, dtype)
     if tokens <= 64:
         candidates["transformers, batched_mm"] = TheirBlock(theirs, "batched_mm")
     x_TD = torch.randn(tokens, WIDTH, dtype=dtype, requires_grad=True)
@@ -188,7 +208,10 @@ def measure(tokens: int, dtype: torch.dtype, rounds: int) -> None:
         out_TD.backward(upstream_TD)
         return out_TD
 
-    print(f"{tokens} tokens, {str(dtype).removeprefix('torch.')}, {ours.path}, {rounds} rounds")
+    print(
+        f"{shape.num_experts} experts of {shape.hidden}, {shape.num_chosen} chosen, {tokens} tokens, "
+        f"{str(dtype).removeprefix('torch.')}: {ours.path}, {rounds} rounds"
+    )
     worst = compare(candidates, step, x_TD, BOUNDS[dtype])
     print(f"  same result and gradients: largest relative error {worst:.1e}")
     seconds, faults = take_turns(candidates, step, rounds)
