@@ -209,8 +209,8 @@ def measure(shape: Shape, tokens: int, dtype: torch.dtype, rounds: int) -> None:
         return out_TD
 
     print(
-        f"{shape.num_experts} experts of {shape.hidden}, {shape.num_chosen} chosen, {tokens} tokens, "
-        f"{str(dtype).removeprefix('torch.')}: {ours.path}, {rounds} rounds"
+        f"{shape.num_experts} experts of {shape.hidden}, {shape.num_chosen} chosen, "
+        f"{tokens} tokens, {str(dtype).removeprefix('torch.')}: {ours.path}, {rounds} rounds"
     )
     worst = compare(candidates, step, x_TD, BOUNDS[dtype])
     print(f"  same result and gradients: largest relative error {worst:.1e}")
@@ -220,6 +220,7 @@ def measure(shape: Shape, tokens: int, dtype: torch.dtype, rounds: int) -> None:
         print(
             f"  {name:25s} {1000 * np.median(of_name):7.0f} ms"
             f" {tokens / np.median(of_name):7.0f} tokens/s {np.median(faults[name]):6.0f} faults"
+            f" {kept_bytes(candidates[name], x_TD) / 2**20:6.1f} MiB kept"
             f"   moescope takes {median:.3f} of it ({low:.3f} to {high:.3f})"
         )
 
@@ -261,6 +262,23 @@ def take_turns(
             seconds[name].append(time.process_time() - start_s)
             faults[name].append(_page_faults() - before)
     return {name: np.array(values) for name, values in seconds.items()}, faults
+
+
+def kept_bytes(block: nn.Module, x_TD: Tensor) -> int:
+    """Returns the bytes that a forward keeps for the gradient beside its input and the weights."""
+    given = {tensor.untyped_storage().data_ptr() for tensor in (x_TD, *block.parameters())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in given:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out_TD = block(x_TD)
+    assert out_TD.requires_grad  # alive until here, and with it what it keeps
+    return sum(kept.values())
 
 
 def _copy(weight: Tensor) -> nn.Parameter:

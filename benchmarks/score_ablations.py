@@ -81,7 +81,7 @@ def loss_of(config: RunConfig, home: Path) -> float:
 def main(num_seeds: int, steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         clips = Path(folder) / "clips"
-        make_clips(clips, NUM_CLIPS, seed=5, is_by_class=True)
+        make_clips(clips, NUM_CLIPS, seed=5, is_by_class=True, are_pictures=True)
         base = changed(
             BASE,
             {
