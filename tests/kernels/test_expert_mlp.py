@@ -138,6 +138,15 @@ def test_every_form_of_expert_is_the_loop_in_double_precision(
     _check(leaves, 2, chooses, form, path, bound)
 
 
+@pytest.mark.parametrize("path", FAST)
+@pytest.mark.parametrize("chooses", ["tokens", "experts"])
+@pytest.mark.usefixtures("unwritten_is_nan")
+def test_fp16_experts_are_the_loop_in_double_precision(path: Path, chooses: str) -> None:
+    # fp16 keeps 11 bits, three more than bf16
+    leaves = _leaves(33, 5, 16, 24, has_bias=True, dtype=torch.float16)
+    _check(leaves, 2, chooses, "swiglu", path, 3e-3)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("path", FAST)
 @pytest.mark.usefixtures("unwritten_is_nan")
