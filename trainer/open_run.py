@@ -243,10 +243,11 @@ def _load(model: nn.Module, weights: dict[str, Tensor], run: Run, config: RunCon
             if _is_of_shape(key, before, after)
         ]
         more = [f"{len(keys) - MOST_TOLD} keys more"] if len(keys) > MOST_TOLD else []
-        texts = [*keys[:MOST_TOLD], *more] or [f"{first} is {shapes[0]} here, {shapes[1]} there"]
+        tensor = f"{first} is {shapes[0]} here and {shapes[1]} there ({len(odd)} differ)"
+        texts = "; ".join([*keys[:MOST_TOLD], *more, tensor])
         raise MoescopeError(
-            f"the weights of run {run.name} do not fit: {'; '.join(texts)} ({len(odd)} tensors "
-            "differ): use its keys, or name no recipe to take them all"
+            f"the weights of run {run.name} do not fit: {texts}: use its keys, or name no "
+            "recipe to take them all"
         )
     model.load_state_dict(weights)
 
