@@ -24,8 +24,8 @@ def choose_expert_path(device: torch.device, dtype: torch.dtype, width: int, hid
     width, hidden: the matrices' dimensions; grouped_mm wants rows whose strides are multiples of
     16 bytes. On CUDA it is taken for bf16 only, where it is one kernel for all experts. On a
     processor it is a loop inside torch, a little faster than one here; yet where torch has no fast
-    product of half precision, one_by_one multiplies in fp32, which is 5 to 50 times as fast
-    (docs/benchmarks.md). Source of the demands: facts of torch 2.13.
+    product of half precision, one_by_one multiplies in fp32, which is 4 to 50 times as fast
+    (docs/lab.md). Source of the demands: facts of torch 2.13.
     """
     name = str(dtype).removeprefix("torch.")
     if device.type not in ("cpu", "cuda"):
