@@ -22,6 +22,7 @@ def _batch(config: RunConfig, first: int = 0, size: int | None = None) -> Batch:
         mel_BNM=torch.zeros(size, d.num_mels, d.num_mel_steps),
         text_BS=torch.ones(size, d.num_text_bytes, dtype=torch.int64),
         has_sound_B=torch.ones(size, dtype=torch.bool),
+        label_B=torch.zeros(size, dtype=torch.int64),
     )
 
 
