@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .kernels.host_memory import keep_freed_memory
+from .kernels.host_memory import use_huge_pages
 from .platform.errors import MoescopeError
 from .platform.shell import (
     Home,
@@ -167,7 +167,7 @@ def train(
     if is_supervised:
         raise typer.Exit(_supervised(run.id if resume else "", home, store))
     wait_patiently()
-    keep_freed_memory()
+    use_huge_pages()
     from .trainer.run import train as train_run
 
     result = train_run(

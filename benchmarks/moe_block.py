@@ -9,9 +9,12 @@ Of transformers' ways to compute experts, deepgemm and sonicmoe need CUDA, and b
 expert's weights for every row (7 GB for 1024 tokens), so that it takes part with few tokens only.
 The dense MLP has the block's active parameters: a hidden layer of (1 + K) * H.
 
-    python benchmarks/moe_block.py [kept | given-back]    what glibc does with freed memory
+Memory comes in huge pages, as in `moescope train`; with THP_MEM_ALLOC_ENABLE=0 it does not.
+
+    python benchmarks/moe_block.py
 """
 
+import os
 import platform
 import resource
 import sys
@@ -30,13 +33,14 @@ from moescope.kernels.choice import choose_expert_path
 from moescope.kernels.compare import relative_error
 from moescope.kernels.expert_mlp.op import expert_mlp
 from moescope.kernels.expert_mlp.reference import Experts
-from moescope.kernels.host_memory import keep_freed_memory
+from moescope.kernels.host_memory import use_huge_pages
 from moescope.kernels.routing.op import route
 from moescope.kernels.routing.reference import RoutingRule
 
 # T tokens  D width  E experts  K chosen experts  H hidden
 
 WIDTH = 384
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 
 class Shape(NamedTuple):
@@ -173,11 +177,10 @@ def their_block(shape: Shape, dtype: torch.dtype) -> DeepseekV3MoE:
 
 
 def main() -> None:
-    keeps = sys.argv[1:] != ["given-back"] and keep_freed_memory()
     torch.set_num_threads(1)
     print(
         f"machine: {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
-        f"torch {torch.__version__}, 1 thread, freed memory is {'kept' if keeps else 'given back'}"
+        f"torch {torch.__version__}, 1 thread, huge pages: {os.environ[HUGE_PAGES]}"
     )
     for case in CASES:
         measure(*case)
@@ -295,4 +298,8 @@ def _page_faults() -> int:
 
 
 if __name__ == "__main__":
+    if HUGE_PAGES not in os.environ:
+        use_huge_pages()
+        # torch has read the setting when it was imported: start anew
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     main()
