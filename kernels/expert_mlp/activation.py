@@ -32,11 +32,15 @@ def activate_with_slope(
     return hidden_NH, h_NG if wants_slope else None
 
 
-def slope_times(slope_NG: Tensor, d_hidden_NH: Tensor) -> Tensor:
-    """Returns d_h (N, G): where there are gates, both halves are multiplied by the same d."""
+def slope_times(slope_NG: Tensor, d_hidden_NH: Tensor, may_overwrite: bool) -> Tensor:
+    """Returns d_h (N, G): where there are gates, both halves are multiplied by the same d.
+
+    may_overwrite: the result may take the place of the slope in memory.
+    """
     slopes_NgH = slope_NG.unflatten(1, (-1, d_hidden_NH.shape[1]))
-    d_h_NG: Tensor = (slopes_NgH * d_hidden_NH[:, None]).flatten(1)
-    return d_h_NG
+    out_NgH = slopes_NgH if may_overwrite else torch.empty_like(slopes_NgH)
+    torch.mul(slopes_NgH, d_hidden_NH[:, None], out=out_NgH)
+    return out_NgH.flatten(1)
 
 
 def _activate_block(h_nG: Tensor, hidden_nH: Tensor, form: Form, wants_slope: bool) -> None:

@@ -70,7 +70,9 @@ class _RoutedExperts(torch.autograd.Function):
         d_weight_N = (d_weighted_ND * y_ND).sum(1).index_select(0, order.place_N)
         d_y_ND = d_weighted_ND.mul_(weight_N.index_select(0, order.source_N)[:, None])
         d_y_ND = d_y_ND.to(y_ND.dtype)
-        d_h_NG = slope_times(slope_NG, products.of_rows(d_y_ND, w_out_EHD.transpose(1, 2)))
+        d_hidden_NH = products.of_rows(d_y_ND, w_out_EHD.transpose(1, 2))
+        # the largest tensor of all; autograd drops it after this call unless it keeps the graph
+        d_h_NG = slope_times(slope_NG, d_hidden_NH, may_overwrite=not _keeps_graph())
         d_w_in_EDG = d_w_out_EHD = d_x_TD = None
         if wants_w_out:
             d_w_out_EHD = products.of_weights(hidden_NH, d_y_ND)
@@ -89,6 +91,11 @@ class _RoutedExperts(torch.autograd.Function):
             sum_by_expert(d_y_ND, order) if wants_b_out else None,
             *(None, None, None, None),
         )
+
+
+def _keeps_graph() -> bool:
+    """Whether the backward pass that runs may be asked for again (`retain_graph`)."""
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
 
 
 def _of_rows(b_EG: Tensor, order: Order) -> Tensor:

@@ -40,7 +40,13 @@ def test_slope_times_gradient_is_what_autograd_finds(
     assert slope_NG.data_ptr() == h_NG.data_ptr()  # no memory of its own
     assert hidden_NH.dtype is slope_NG.dtype is dtype
     assert relative_error("hidden_NH", want_NH, hidden_NH) < bound
-    assert relative_error("d_h_NG", want_d_h_NG, slope_times(slope_NG, d_NH)) < bound
+    kept_NG = slope_NG.clone()
+    apart_NG = slope_times(slope_NG, d_NH, may_overwrite=False)
+    assert torch.equal(slope_NG, kept_NG)
+    assert relative_error("d_h_NG", want_d_h_NG, apart_NG) < bound
+    in_place_NG = slope_times(slope_NG, d_NH, may_overwrite=True)
+    assert torch.equal(in_place_NG, apart_NG)
+    assert in_place_NG.data_ptr() == slope_NG.data_ptr()
 
 
 @pytest.mark.parametrize("form", FORMS)

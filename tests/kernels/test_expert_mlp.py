@@ -276,6 +276,22 @@ def test_the_same_numbers_give_the_same_bits(path: Path, chooses: str) -> None:
         assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+@pytest.mark.parametrize("path", FAST)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_kept_graph_gives_its_gradients_twice(path: Path, form: Form) -> None:
+    leaves = _leaves(21, 4, 16, 8, form, has_bias=True)
+    out_TD = _compute(leaves, _route(leaves["logit_TE"], 2, "tokens"), form, path)
+    upstream_TD = torch.randn_like(out_TD)
+    # only the last pass may overwrite what was kept for it
+    first, second, last = (
+        torch.autograd.grad(out_TD, list(leaves.values()), upstream_TD, retain_graph=keeps)
+        for keeps in (True, True, False)
+    )
+    for one, two, three in zip(first, second, last, strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(one, three)
+
+
 def test_a_gradient_of_the_gradient_is_refused() -> None:
     leaves = _leaves(6, 2, 8, 8)
     out_TD = _compute(leaves, _route(leaves["logit_TE"], 1, "tokens"), "swiglu", "one_by_one")
