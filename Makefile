@@ -21,7 +21,7 @@ READY := .venv/.ready
 # two cores: a test process each, and no threads on top of them
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-.PHONY: help .venv demo up test stories check lint format types docs bench score clean
+.PHONY: help .venv demo up test stories story-spine story-trainer check lint format types docs bench score clean
 
 help:
 	@echo "make demo     trains on made clips, meets poisoned ones, rolls back, recovers; a browser shows it"
@@ -52,10 +52,15 @@ up: $(READY)
 test: $(READY)
 	$(PYTEST) -n 2 -m "not story"
 
+stories: story-spine story-trainer
+
 # the demo has five minutes on two cores: nothing else runs beside it
-stories: $(READY)
-	$(PYTEST) -m story tests/stories/test_demo.py --durations=0
-	$(PYTEST) -n 2 --dist loadfile -m story --ignore=tests/stories/test_demo.py --durations=0
+story-spine: $(READY)
+	$(PYTEST) -m story tests/stories/spine/test_demo.py --durations=0
+	$(PYTEST) -n 2 --dist loadfile -m story tests/stories/spine --ignore=tests/stories/spine/test_demo.py --durations=0
+
+story-trainer: $(READY)
+	$(PYTEST) -n 2 -m story tests/stories/trainer --durations=0
 
 check: $(READY)
 	@$(MAKE) --no-print-directory lint
