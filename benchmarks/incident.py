@@ -21,8 +21,8 @@ from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 from moescope.trainer.data.deliveries import make_demo_deliveries
 from moescope.trainer.loop import Trainer
+from moescope.trainer.recipes.stream import tiny
 from moescope.trainer.run import open_trainer
-from moescope.trainer.stream_recipes import tiny
 
 CLEAN_BATCHES = 150
 AFTERWARDS = 40

@@ -24,8 +24,8 @@ from moescope.platform.settings import Settings
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.make_clips import make_clips
 from moescope.trainer.loop import Trainer
+from moescope.trainer.recipes.stream import tiny
 from moescope.trainer.run import open_trainer
-from moescope.trainer.stream_recipes import tiny
 
 BLOCK = 20
 STEPS = 2000

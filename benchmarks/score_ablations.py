@@ -20,14 +20,14 @@ from typing import Any
 from moescope.platform.frozen import changed
 from moescope.platform.settings import Settings
 from moescope.trainer.config import RunConfig
-from moescope.trainer.counts import count_parameters
+from moescope.trainer.counts.parameters import count_parameters
 from moescope.trainer.data.batches import Batches
 from moescope.trainer.data.clips import find_clips
 from moescope.trainer.data.latents import seen
 from moescope.trainer.data.make_clips import make_clips
-from moescope.trainer.evaluate import probe, probe_passes
+from moescope.trainer.evaluation.evaluate import probe, probe_passes
 from moescope.trainer.loop import Trainer
-from moescope.trainer.recipes import recipe
+from moescope.trainer.recipes.by_name import recipe
 from moescope.trainer.run import train
 
 NUM_CLIPS, NUM_HELD_OUT = 400, 64

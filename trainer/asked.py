@@ -10,7 +10,7 @@ from typing import Any
 from ..platform.errors import MoescopeError
 from ..platform.frozen import changed, parse_assignment, parsed
 from .config import RunConfig
-from .recipes import recipe
+from .recipes.by_name import recipe
 from .without_effect import refuse_keys_without_effect
 
 

@@ -27,7 +27,7 @@ from ..platform.store import Store, open_store
 from ..platform.terminal import say
 from .config import RunConfig
 from .data.deliveries import Deliveries, make_demo_deliveries
-from .recipes import recipe
+from .recipes.by_name import recipe
 from .run import RunResult, train
 
 READY_S = 60.0

@@ -29,16 +29,16 @@ from ..platform import catalogue
 from ..platform.contact import Contact
 from ..platform.records import Action, Alert, Event, EventKind, Frame, Mode, Run, RunStatus, Segment
 from ..platform.sinks import FanOut
+from .checkpoints.keeping import Keeper
 from .config import RunConfig
 from .data.batches import Batch, Batches
 from .data.latents import seen
-from .keeping import Keeper
+from .evaluation.probe import Probe
 from .measure import Measure
 from .moe.steps import ExpertSteps
 from .objective.flow import flow_losses
 from .objective.timesteps import draw
 from .optim.schedule import learning_rate
-from .probe import Probe
 from .progress import Lamp, ProgressLine
 from .rollback import Vetting, carry_out, end_vetting
 from .state import TrainState

@@ -20,7 +20,7 @@ from ..platform.frozen import difference, parsed
 from ..platform.records import EventKind, Run, Segment
 from ..platform.settings import Settings
 from ..platform.store import Store
-from .checkpoint import DamagedCheckpoint, checkpoint_folders, read_checkpoint
+from .checkpoints.checkpoint import DamagedCheckpoint, checkpoint_folders, read_checkpoint
 from .config import RunConfig
 
 SHAPE_KEYS = (

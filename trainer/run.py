@@ -30,12 +30,13 @@ from ..platform.settings import Settings
 from ..platform.sinks import FanOut, Sink
 from ..platform.sql_sink import SqlSink
 from ..platform.store import Store, open_store
+from .checkpoints.keeping import Keeper
 from .config import RunConfig
-from .counts import count_parameters
+from .counts.parameters import count_parameters
 from .data.batches import Batches
 from .data.classes import read_classes, refuse_more_classes, write_classes
 from .data.clips import ClipIndex, find_clips
-from .keeping import Keeper
+from .evaluation.probe import Probe
 from .loop import Trainer
 from .measure import Measure
 from .model.make import make_model
@@ -51,7 +52,6 @@ from .open_run import (
 )
 from .optim.ema import Ema
 from .optim.groups import make_optimizer
-from .probe import Probe
 from .progress import ProgressLine
 from .rollback import vetting_after_resume
 from .state import TrainState

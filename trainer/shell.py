@@ -27,8 +27,8 @@ def params(
 ) -> None:
     """Say how many parameters a recipe has, and how many work on a token."""
     from .asked import asked_changes
-    from .counts import count_parameters
-    from .recipes import recipe as named
+    from .counts.parameters import count_parameters
+    from .recipes.by_name import recipe as named
 
     count = count_parameters(named(recipe, asked_changes(assignments or ())))
     if as_json:
@@ -92,12 +92,12 @@ def upcycle(
 ) -> None:
     """Make a run with experts out of one that was trained dense, answering alike at its start."""
     from .asked import asked_changes
-    from .upcycle_plan import UpcyclePlan
+    from .upcycle.plan import UpcyclePlan
 
     plan = UpcyclePlan(experts, chosen, shared, every, shared_from, noise, drop_share)
     changes = asked_changes(assignments or (), {"seed": seed})
-    from .upcycle_run import in_words
-    from .upcycle_run import upcycle as upcycle_run
+    from .upcycle.run import in_words
+    from .upcycle.run import upcycle as upcycle_run
 
     settings = asked_settings(home, store)
     found = upcycle_run(settings, run, plan, changes, name=name, is_trial=is_trial)
@@ -155,7 +155,7 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Write clips that the run's model generates: mp4, or png where they have one frame."""
-    from .sample_run import sample_run
+    from .sampling.sample_run import sample_run
 
     paths = sample_run(
         asked_settings(home, store),

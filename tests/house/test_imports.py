@@ -23,8 +23,8 @@ TORCH_FREE_MODULES = (
     "moescope",
     "moescope.cli",
     "moescope.trainer.config",
-    "moescope.trainer.recipes",
-    "moescope.trainer.counts",
+    "moescope.trainer.recipes.by_name",
+    "moescope.trainer.counts.parameters",
     "moescope.trainer.asked",
 )
 

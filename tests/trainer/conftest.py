@@ -12,7 +12,7 @@ from moescope.platform.frozen import changed
 from moescope.platform.settings import Settings
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.make_clips import make_clips
-from moescope.trainer.stream_recipes import tiny
+from moescope.trainer.recipes.stream import tiny
 
 ROUTED: dict[str, dict[str, Any]] = {
     "sigmoid": {},

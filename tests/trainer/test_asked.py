@@ -6,7 +6,7 @@ import pytest
 
 from moescope.platform.errors import MoescopeError
 from moescope.trainer.asked import asked_changes, new_config, resumed_config
-from moescope.trainer.stream_recipes import tiny
+from moescope.trainer.recipes.stream import tiny
 
 
 def test_an_option_and_its_key_say_the_same_thing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from moescope.trainer.model.mlp import Mlp
 from moescope.trainer.moe.experts import MoeLayer
 from moescope.trainer.moe.make import make_moe
 from moescope.trainer.moe.steps import ExpertSteps
-from moescope.trainer.recipes import RECIPES, recipe
+from moescope.trainer.recipes.by_name import RECIPES, recipe
 
 ROUTERS = ("sigmoid", "softmax", "mlp", "cross_attention", "expert_choice", "batch_choice")
 BALANCES: dict[str, dict[str, Any]] = {

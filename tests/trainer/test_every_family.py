@@ -15,9 +15,9 @@ from moescope.platform.records import Action
 from moescope.platform.series import read_series
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
-from moescope.trainer.checkpoint import copied
+from moescope.trainer.checkpoints.checkpoint import copied
 from moescope.trainer.config import RunConfig
-from moescope.trainer.counts import count_parameters
+from moescope.trainer.counts.parameters import count_parameters
 from moescope.trainer.data.batches import Batches
 from moescope.trainer.data.clips import find_clips
 from moescope.trainer.data.latents import seen

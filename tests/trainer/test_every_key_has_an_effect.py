@@ -14,7 +14,7 @@ from moescope.monitors.guard import Guard
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed, leaves
 from moescope.trainer.config import DataConfig, RunConfig
-from moescope.trainer.counts import count_parameters
+from moescope.trainer.counts.parameters import count_parameters
 from moescope.trainer.data.batches import Batch, Batches
 from moescope.trainer.data.clips import find_clips
 from moescope.trainer.data.latents import seen

@@ -13,10 +13,10 @@ from moescope.platform.series import read_series
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 from moescope.trainer.config import RunConfig
-from moescope.trainer.counts import count_parameters
+from moescope.trainer.counts.parameters import count_parameters
 from moescope.trainer.model.make import make_model
 from moescope.trainer.moe.noise_experts import blend_weights
-from moescope.trainer.recipes import recipe
+from moescope.trainer.recipes.by_name import recipe
 from moescope.trainer.run import train
 from moescope.trainer.without_effect import refuse_keys_without_effect
 

@@ -12,7 +12,7 @@ from moescope.platform.records import Action
 from moescope.platform.series import is_living, read_series
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
-from moescope.trainer.checkpoint import copied
+from moescope.trainer.checkpoints.checkpoint import copied
 from moescope.trainer.config import RunConfig
 from moescope.trainer.loop import Trainer
 from moescope.trainer.rollback import carry_out

@@ -14,15 +14,15 @@ from moescope.platform.store import open_store
 from moescope.trainer.data.batches import Batch, Batches
 from moescope.trainer.data.clips import find_clips
 from moescope.trainer.data.make_clips import make_clips
-from moescope.trainer.evaluate import Learned, evaluate
-from moescope.trainer.frechet import frechet_distance, random_features
-from moescope.trainer.generate import Prompt, generate
+from moescope.trainer.evaluation.evaluate import Learned, evaluate
+from moescope.trainer.evaluation.frechet import frechet_distance, random_features
 from moescope.trainer.loop import Trainer
 from moescope.trainer.model.make import make_model
 from moescope.trainer.open_run import load_weights
+from moescope.trainer.recipes.stream import tiny
 from moescope.trainer.run import train
-from moescope.trainer.sample_run import sample_run
-from moescope.trainer.stream_recipes import tiny
+from moescope.trainer.sampling.generate import Prompt, generate
+from moescope.trainer.sampling.sample_run import sample_run
 
 pytestmark = pytest.mark.story
 

@@ -15,7 +15,7 @@ from moescope.platform.frozen import changed
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.deliveries import Deliveries, make_demo_deliveries
 from moescope.trainer.data.make_clips import make_clips
-from moescope.trainer.stream_recipes import tiny
+from moescope.trainer.recipes.stream import tiny
 
 pytestmark = pytest.mark.story
 
@@ -30,7 +30,7 @@ from moescope.platform.settings import Settings
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.batches import Batches
 from moescope.trainer.data.clips import find_clips
-from moescope.trainer.evaluate import probe, probe_passes
+from moescope.trainer.evaluation.evaluate import probe, probe_passes
 from moescope.trainer.run import train
 
 torch.set_num_threads(1)

@@ -23,8 +23,8 @@ from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 from moescope.trainer.data.make_clips import make_clips
 from moescope.trainer.loop import Trainer
+from moescope.trainer.recipes.stream import tiny
 from moescope.trainer.run import open_trainer
-from moescope.trainer.stream_recipes import tiny
 
 pytestmark = pytest.mark.story
 

@@ -8,8 +8,8 @@ from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 from moescope.trainer.data.latents import seen
 from moescope.trainer.data.make_clips import make_clips
-from moescope.trainer.evaluate import evaluate
-from moescope.trainer.recipes import recipe
+from moescope.trainer.evaluation.evaluate import evaluate
+from moescope.trainer.recipes.by_name import recipe
 from moescope.trainer.run import open_trainer
 
 pytestmark = pytest.mark.story

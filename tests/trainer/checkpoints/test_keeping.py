@@ -1,0 +1,102 @@
+"""States are kept by age, quota and room, and a state that is there can be gone back to."""
+
+from pathlib import Path
+
+import pytest
+
+from moescope.platform.frozen import changed
+from moescope.platform.records import Checkpoint, Health
+from moescope.platform.settings import Settings
+from moescope.platform.store import open_store
+from moescope.trainer.checkpoints.keeping import steps_to_keep
+from moescope.trainer.config import RunConfig
+from moescope.trainer.run import open_trainer, train
+
+
+def checkpoint(step: int, health: Health = "certified") -> Checkpoint:
+    return Checkpoint("r", 0, step, f"step-{step}", step, 1, 0.0, health)
+
+
+def test_the_newest_and_certified_ones_at_growing_ages_stay() -> None:
+    held = [checkpoint(step) for step in range(0, 1000, 10)]
+    # newest 990; certified nearest to 990 - 20 * 4**i = 970, 910, 670, -290
+    assert steps_to_keep(held, 20, 4) == {990, 970, 910, 670, 0}
+    assert steps_to_keep(held, 20, 1) == {990, 970}
+
+
+def test_what_may_still_be_certified_stays_and_what_is_tainted_goes() -> None:
+    held = [
+        checkpoint(0),
+        checkpoint(10, "tainted"),
+        checkpoint(20, "fresh"),
+        checkpoint(30, "fresh"),
+    ]
+    assert steps_to_keep(held, 20, 2) == {0, 20, 30}
+    assert steps_to_keep([], 20, 2) == set()
+
+
+def test_a_run_keeps_few_checkpoints_and_the_store_knows_which(
+    small: RunConfig, settings: Settings
+) -> None:
+    config = changed(small, {"steps": 100, "checkpoint.disk_every_steps": 10, "checkpoint.keep": 2})
+    result = train(config, settings=settings, progress=False)
+    on_disk = {p.name[:13] for p in (result.folder / "checkpoints").glob("step-*")}
+    store = open_store(settings.store_url)
+    try:
+        rows = store.checkpoints(result.run_id)
+    finally:
+        store.close()
+    assert {f"step-{c.step:08d}" for c in rows if c.is_on_disk} == on_disk
+    assert "step-00000100" in on_disk
+    assert len(on_disk) < 8
+    assert {c.health for c in rows if c.step <= 40} == {"certified"}
+
+
+def test_the_quota_takes_the_oldest_first(small: RunConfig, settings: Settings) -> None:
+    size = _bytes_of_one(small, settings)
+    other = Settings(home=settings.home / "other", mlflow="off")
+    changes = {"steps": 80, "checkpoint.disk_every_steps": 10, "checkpoint.keep": 8}
+    config = changed(small, {**changes, "checkpoint.quota_gib": 3.5 * size / 2**30})
+    result = train(config, settings=other, progress=False)
+    folders = list((result.folder / "checkpoints").glob("step-*"))
+    assert sum(f.stat().st_size for p in folders for f in p.iterdir()) <= 6 * size
+
+
+def test_too_little_free_disk_is_an_alert_and_training_goes_on(
+    small: RunConfig, settings: Settings
+) -> None:
+    config = changed(small, {"steps": 25, "checkpoint.min_free_gib": 1e6})
+    result = train(config, settings=settings, progress=False)
+    assert result.status == "finished"
+    store = open_store(settings.store_url)
+    try:
+        alerts = [a for a in store.alerts(result.run_id) if a.rule == "checkpoint"]
+    finally:
+        store.close()
+    assert alerts
+    assert "checkpoint.min_free_gib is 1000000.0: free some or lower it" in alerts[0].message
+    assert list((result.folder / "checkpoints").glob("step-*")) == []
+
+
+def test_a_full_disk_leaves_the_older_checkpoints_as_they_are(
+    small: RunConfig, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with open_trainer(changed(small, {"steps": 60}), settings, run_id="r") as trainer:
+        for _ in range(20):
+            trainer.train_step()
+        trainer.keeper.flush()
+        before = sorted(p.name for p in trainer.keeper.folder.glob("step-*"))
+        monkeypatch.setattr("moescope.trainer.checkpoints.keeping.write_checkpoint", refuse)
+        assert trainer.keeper.save_now(trainer.state, 0) is not None  # step 20 is there already
+        trainer.train_step()
+        assert trainer.keeper.save_now(trainer.state, 0) is None
+        assert sorted(p.name for p in trainer.keeper.folder.glob("step-*")) == before
+
+
+def _bytes_of_one(config: RunConfig, settings: Settings) -> int:
+    result = train(changed(config, {"steps": 1}), settings=settings, progress=False)
+    newest: Path = max((result.folder / "checkpoints").glob("step-*"))
+    return sum(file.stat().st_size for file in newest.iterdir())

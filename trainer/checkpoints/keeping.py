@@ -1,0 +1,339 @@
+"""Keeps states: into the host ring often, onto the disk sometimes, stamped with their health,
+retired by age and quota.
+
+The disk holds the newest state and certified ones at ages of about 1, 4, 16, ... certification
+delays (DESIGN.md section 4). A write happens in a side thread from the ring's copy, so that
+training does not wait for the disk.
+"""
+
+import json
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ...platform.errors import MoescopeError
+from ...platform.records import Checkpoint, Health
+from ..config import CheckpointConfig
+from ..state import TrainState
+from .checkpoint import (
+    DamagedCheckpoint,
+    checkpoint_folders,
+    copied,
+    num_bytes,
+    read_about,
+    read_checkpoint,
+    remove_partials,
+    write_checkpoint,
+)
+from .host_ring import HostRing
+
+HEALTH = "health.json"
+RING_STATES = 8
+
+
+class Keeper:
+    """The states of one run. Methods are called from the training thread; only `_write` runs in
+    the side thread.
+
+    `say` takes a record for the store, `tell` a line for a person, `fail` a line for a fault that
+    a person must see.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: CheckpointConfig,
+        certify_after_steps: int,
+        run_id: str,
+        *,
+        say: Callable[[Checkpoint], None],
+        tell: Callable[[str], None],
+        fail: Callable[[str], None],
+    ) -> None:
+        self.folder = folder
+        self._config = config
+        self._delay = certify_after_steps
+        self._run_id = run_id
+        self._say, self._tell, self._fail = say, tell, fail
+        folder.mkdir(parents=True, exist_ok=True)
+        self._ring = HostRing(0)
+        self._by_step: dict[int, Checkpoint] = {}
+        self._lock = threading.Lock()
+        self._jobs: queue.Queue[tuple[Checkpoint, dict[str, Any]] | None] = queue.Queue(maxsize=1)
+        self._faults: queue.Queue[str] = queue.Queue()
+        self._writer = threading.Thread(target=self._write_all, name="checkpoints", daemon=True)
+        self._writer.start()
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The states that can be gone back to, oldest first."""
+        with self._lock:
+            return [self._by_step[step] for step in sorted(self._by_step)]
+
+    def open_folder(self) -> list[Checkpoint]:
+        """Reads what an earlier process left on disk; half-written ones are removed, damaged ones
+        left out."""
+        remove_partials(self.folder)
+        for path in checkpoint_folders(self.folder):
+            try:
+                about = read_about(path)
+            except DamagedCheckpoint as damage:
+                self._fail(str(damage))
+                continue
+            self._by_step[about["step"]] = Checkpoint(
+                self._run_id,
+                about["segment"],
+                about["step"],
+                str(path),
+                about["batch"],
+                sum(file.stat().st_size for file in path.iterdir()),
+                about["created_s"],
+                health=_read_health(path),
+            )
+        return self.checkpoints
+
+    def plan_ring(self, state: TrainState) -> None:
+        """Sizes the ring and says beforehand what it takes (states x about 16 bytes per
+        parameter)."""
+        parameters = sum(p.numel() * p.element_size() for p in state.model.parameters())
+        # weights, two moments and the EMA: four times the weights, before the optimizer has made
+        # its moments
+        each = max(num_bytes(state.capture()), 4 * parameters)
+        limit = int(self._config.ring_gib * 2**30)
+        free = psutil.virtual_memory().available
+        capacity, line = HostRing.planned_capacity(each, RING_STATES, limit, free)
+        self._ring = HostRing(capacity)
+        self._tell(line)
+
+    def after_step(self, state: TrainState, segment: int) -> None:
+        """Takes a snapshot or writes to disk where the state's step is due for it."""
+        self._tell_faults()
+        step = state.step
+        to_disk = step % self._config.disk_every_steps == 0
+        if to_disk or (self._ring.capacity and step % self._config.memory_every_steps == 0):
+            self._take(state, segment, to_disk=to_disk)
+
+    def first(self, state: TrainState, segment: int) -> None:
+        """Keeps the state that a run starts from; it counts as certified, so that there always is
+        one."""
+        self._take(state, segment, to_disk=True, health="certified")
+        self.flush()
+        self._tell_faults()
+
+    def save_now(self, state: TrainState, segment: int) -> Checkpoint | None:
+        """Writes the state to disk and waits for it. Returns None, after saying why, where it
+        could not be written."""
+        self.flush()
+        with self._lock:
+            there = self._by_step.get(state.step)
+        if there is not None and there.is_on_disk and there.segment == segment:
+            return there
+        self._take(state, segment, to_disk=True)
+        self.flush()
+        self._tell_faults()
+        with self._lock:
+            kept = self._by_step.get(state.step)
+        return kept if kept and kept.is_on_disk else None
+
+    def stamp(self, changed: Iterable[Checkpoint]) -> None:
+        """Records a new health of checkpoints: in memory, beside the files and in the store."""
+        for checkpoint in changed:
+            with self._lock:
+                mine = self._by_step.get(checkpoint.step)
+                if mine is None:
+                    continue
+                mine = self._by_step[checkpoint.step] = replace(mine, health=checkpoint.health)
+            if mine.is_on_disk:
+                _write_health(Path(mine.path), mine.health)
+                self._say(mine)
+        self._retire()
+
+    def load(self, step: int) -> tuple[dict[str, Any], Checkpoint, str]:
+        """Returns (state, checkpoint, "memory" or "disk") of a step; a damaged one is said and
+        the next older taken.
+
+        Raises MoescopeError where no usable state that old is left.
+        """
+        self.flush()
+        for checkpoint in reversed([c for c in self.checkpoints if c.step <= step]):
+            if checkpoint.health == "tainted" and checkpoint.step != step:
+                continue
+            if checkpoint.step in self._ring.steps():
+                return self._ring.state(checkpoint.step), checkpoint, "memory"
+            try:
+                return read_checkpoint(Path(checkpoint.path)), checkpoint, "disk"
+            except DamagedCheckpoint as damage:
+                self._fail(f"{damage}; taking the next older one")
+                with self._lock:
+                    del self._by_step[checkpoint.step]
+        raise MoescopeError(
+            f"no usable checkpoint at or before step {step} in {self.folder.name} "
+            f"(there are: {[c.step for c in self.checkpoints]})"
+        )
+
+    def drop_after(self, step: int) -> None:
+        """Forgets the states of the branch that is abandoned by going back to `step`."""
+        self.flush()
+        self._ring.drop_after(step)
+        with self._lock:
+            gone = [c for c in self._by_step.values() if c.step > step]
+            for checkpoint in gone:
+                del self._by_step[checkpoint.step]
+        for checkpoint in gone:
+            if checkpoint.is_on_disk:
+                shutil.rmtree(checkpoint.path, ignore_errors=True)
+                self._say(replace(checkpoint, health="tainted", is_on_disk=False))
+
+    def flush(self) -> None:
+        """Waits until what was handed to the disk is there."""
+        self._jobs.join()
+
+    def close(self) -> None:
+        self.flush()
+        self._jobs.put(None)
+        self._writer.join()
+
+    def _tell_faults(self) -> None:
+        while not self._faults.empty():
+            self._fail(self._faults.get_nowait())
+
+    def _take(
+        self, state: TrainState, segment: int, *, to_disk: bool, health: Health = "fresh"
+    ) -> None:
+        captured = state.capture()
+        step, now_s = state.step, time.time()
+        path = self.folder / f"step-{step:08d}-segment-{segment:04d}"
+        checkpoint = Checkpoint(
+            self._run_id,
+            segment,
+            step,
+            str(path),
+            state.batch,
+            num_bytes(captured),
+            now_s,
+            health,
+            is_on_disk=False,
+        )
+        self._ring.put(step, captured, keep=self._certified_steps())
+        with self._lock:
+            old = self._by_step.get(step)
+            self._by_step[step] = (
+                checkpoint if old is None else replace(checkpoint, health=old.health)
+            )
+            for gone in [
+                s
+                for s, c in self._by_step.items()
+                if not c.is_on_disk and s not in self._ring.steps() and s != step
+            ]:
+                del self._by_step[gone]
+        if to_disk and self._has_room(checkpoint.num_bytes):
+            held = self._ring.lend(step) if self._ring.capacity else copied(captured)
+            self._jobs.put((checkpoint, held))
+        elif not self._ring.capacity:
+            with self._lock:
+                del self._by_step[step]
+
+    def _certified_steps(self) -> frozenset[int]:
+        certified = [c.step for c in self.checkpoints if c.health == "certified"]
+        return frozenset(certified[-1:])
+
+    def _has_room(self, needed: int) -> bool:
+        free_gib = shutil.disk_usage(self.folder).free / 2**30
+        if free_gib - needed / 2**30 < self._config.min_free_gib:
+            self._fail(
+                f"checkpoint not written: {free_gib:.2f} GiB free in {self.folder}, "
+                f"checkpoint.min_free_gib is {self._config.min_free_gib}: free some or lower it"
+            )
+            return False
+        return True
+
+    def _write_all(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                self._write(*job)
+            except OSError as error:
+                self._faults.put(
+                    f"checkpoint of step {job[0].step} not written: {error.strerror}; "
+                    "the older ones are untouched"
+                )
+            finally:
+                self._jobs.task_done()
+        self._jobs.task_done()
+
+    def _write(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+        about = {
+            "step": checkpoint.step,
+            "batch": checkpoint.batch,
+            "segment": checkpoint.segment,
+            "created_s": checkpoint.created_s,
+        }
+        path = Path(checkpoint.path)
+        size = write_checkpoint(path, state, about)
+        with self._lock:
+            current = self._by_step.get(checkpoint.step, checkpoint)
+            done = replace(current, num_bytes=size, is_on_disk=True, path=checkpoint.path)
+            self._by_step[checkpoint.step] = done
+        _write_health(path, done.health)
+        self._say(done)
+
+    def _retire(self) -> None:
+        on_disk = [c for c in self.checkpoints if c.is_on_disk]
+        kept = steps_to_keep(on_disk, self._delay, self._config.keep)
+        total = sum(c.num_bytes for c in on_disk if c.step in kept)
+        quota = self._config.quota_gib * 2**30
+        for checkpoint in on_disk:
+            if checkpoint.step in kept and total > quota and len(kept) > 2:
+                kept.discard(checkpoint.step)
+                total -= checkpoint.num_bytes
+        for checkpoint in on_disk:
+            if checkpoint.step in kept:
+                continue
+            in_memory = checkpoint.step in self._ring.steps()
+            with self._lock:
+                if in_memory:
+                    self._by_step[checkpoint.step] = replace(checkpoint, is_on_disk=False)
+                else:
+                    del self._by_step[checkpoint.step]
+            shutil.rmtree(checkpoint.path, ignore_errors=True)
+            self._say(replace(checkpoint, is_on_disk=False))
+
+
+def steps_to_keep(checkpoints: Sequence[Checkpoint], delay: int, num_certified: int) -> set[int]:
+    """Returns the steps that stay on disk: the newest, every fresh one, and certified ones aged
+    about delay * 4**i."""
+    if not checkpoints:
+        return set()
+    newest = max(c.step for c in checkpoints)
+    kept = {newest} | {c.step for c in checkpoints if c.health == "fresh"}
+    certified = [c.step for c in checkpoints if c.health == "certified"]
+    for i in range(num_certified if certified else 0):
+        wanted = newest - delay * 4**i
+        kept.add(min(certified, key=lambda step: (abs(step - wanted), -step)))
+    return kept | set(certified[-1:])
+
+
+def _write_health(path: Path, health: Health) -> None:
+    partial = path / f".{HEALTH}.partial"
+    try:
+        partial.write_text(json.dumps({"health": health}))
+        os.replace(partial, path / HEALTH)
+    except OSError:
+        # the store has the stamp as well; without either the state counts as fresh, the careful
+        # reading
+        return
+
+
+def _read_health(path: Path) -> Health:
+    try:
+        health: Health = json.loads((path / HEALTH).read_text())["health"]
+    except (OSError, ValueError, KeyError):
+        return "fresh"
+    return health

@@ -1,0 +1,1 @@
+"""Parameters of a configuration without torch: `parameters.py` adds up what the families say."""

@@ -1,0 +1,1 @@
+"""What a model has learned: `evaluate.py` on held-out clips, `probe.py` while it trains."""
