@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, NamedTuple
@@ -42,6 +43,8 @@ SHAPE_KEYS = (
 )
 MEANING_KEYS = ("objective.prediction",)
 """Keys that change what the weights stand for."""
+CUTTING_KEYS = ("model.heads", "model.rotary")
+"""Keys by which the same matrices of attention are cut otherwise into heads and axes."""
 MOST_TOLD = 3
 """Of the keys for which weights do not fit: a line is to be read."""
 SWITCHING_KEYS = ("moe.bias_update_speed", "data.num_mel_steps", "data.num_text_bytes")
@@ -196,10 +199,13 @@ def load_weights(
     """Loads the averaged weights (EMA) of another run's newest readable checkpoint that is not
     tainted.
 
-    config: the model's, where it may be another one than the run's. Raises MoescopeError where
-    there is no such checkpoint or where the shapes differ, naming the keys that make it so.
+    config: the model's, where it may be another one than the run's; learned boundaries between
+    noise experts are taken from it where it names others. Raises MoescopeError where there is no
+    such checkpoint, where the weights would stand for something else, or where the shapes differ,
+    naming the keys that make it so.
     """
     run = store.find_run(name_or_id)
+    others = changes(run, config) if config else {}
     root = Path(run.folder) / "checkpoints"
     tainted = {c.path for c in store.checkpoints(run.id) if c.health == "tainted"}
     faults = []
@@ -216,14 +222,29 @@ def load_weights(
             for name, value in state["ema"].items()
             if name.startswith("average.")
         }
-        _load(model, state["model"] | averages, run, config)
+        weights = state["model"] | averages
+        if "noise_experts.boundaries" in others and "theta_J" in weights:
+            weights["theta_J"] = model.state_dict()["theta_J"]
+        _load(model, weights, run, others)
         step = state["loop"]["step"]
         text = "; ".join([f"weights of run {run.name}, step {step}", *faults])
         return Origin(text, {"from_run": run.id, "from_name": run.name, "from_step": step})
     raise MoescopeError("; ".join([f"run {run.name} has no usable checkpoint in {root}", *faults]))
 
 
-def _load(model: nn.Module, weights: dict[str, Tensor], run: Run, config: RunConfig | None) -> None:
+def _refuse_another_meaning(run: Run, others: Mapping[str, list[object]]) -> None:
+    for key in (*MEANING_KEYS, *CUTTING_KEYS):
+        if key in others:
+            before, after = others[key]
+            raise MoescopeError(
+                f"{key} is {after} here and {before} in run {run.name}, whose weights would stand "
+                f"for something else: use {before}, or name no recipe to take all its keys"
+            )
+
+
+def _load(
+    model: nn.Module, weights: dict[str, Tensor], run: Run, others: Mapping[str, list[object]]
+) -> None:
     mine = model.state_dict()
     odd = [
         name
@@ -236,7 +257,7 @@ def _load(model: nn.Module, weights: dict[str, Tensor], run: Run, config: RunCon
         keys = [
             f"{key} is {after} here and {before} there"
             for key, (before, after) in sorted(
-                changes(run, config).items() if config else (),
+                others.items(),
                 # another family explains all the rest
                 key=lambda change: (change[0] != "model.family", change[0]),
             )
@@ -249,6 +270,7 @@ def _load(model: nn.Module, weights: dict[str, Tensor], run: Run, config: RunCon
             f"the weights of run {run.name} do not fit: {texts}: use its keys, or name no "
             "recipe to take them all"
         )
+    _refuse_another_meaning(run, others)
     model.load_state_dict(weights)
 
 

@@ -90,7 +90,8 @@ def upcycle(
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Make a run with experts out of one that was trained dense, answering alike at its start."""
+    """Make a run with experts out of one that was trained dense. Its clones answer as the dense
+    layers did; noise, --drop-share and --shared-from move the start away, by what is printed."""
     from .asked import asked_changes
     from .upcycle.plan import UpcyclePlan
 

@@ -149,6 +149,39 @@ def test_what_does_not_fit_is_one_line_and_no_run(
         assert [run.id for run in store.runs()] == ["r"]
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "expected"),
+    [
+        ("class as DSMoE", {"objective.prediction": "data"}, "objective.prediction is data here"),
+        ("stream", {"model.heads": 1}, "model.heads is 1 here and 2 in run tiny-r"),
+        ("stream", {"model.rotary": "1d"}, "model.rotary is 1d here and 3d in run tiny-r"),
+    ],
+)
+def test_weights_of_the_same_shape_that_stood_for_something_else_are_refused(
+    config: RunConfig, settings: Settings, family: str, changes: dict[str, Any], expected: str
+) -> None:
+    config = changed(config, {**FAMILIES[family][0], "model.qk_norm": "none", "steps": 1})
+    train(config, settings=settings, run_id="r", progress=False)
+    with pytest.raises(MoescopeError, match=expected):
+        train(changed(config, changes), settings=settings, init_from="r", progress=False)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [([0.4], 0.4), (None, 0.7)])
+def test_learned_boundaries_start_where_the_new_run_says_and_else_where_they_were(
+    config: RunConfig, settings: Settings, asked: list[float] | None, expected: float
+) -> None:
+    config = changed(config, {**FAMILIES["two by noise level"][0], "steps": 1})
+    train(config, settings=settings, run_id="r", progress=False)
+    tuned = changed(config, {} if asked is None else {"noise_experts.boundaries": asked})
+    found: list[float] = []
+
+    def on_step(trainer: Trainer) -> None:
+        found.append(float(trainer.state.model.state_dict()["theta_J"].sigmoid()[0]))
+
+    train(tuned, settings=settings, init_from="r", progress=False, on_step=on_step)
+    assert found[0] == pytest.approx(expected, abs=2e-3)
+
+
 def test_without_a_recipe_the_command_takes_the_runs_own_configuration(
     config: RunConfig, settings: Settings, other_clips: Path
 ) -> None:
