@@ -180,7 +180,7 @@ def _moe(config: "RunConfig") -> Iterator[str]:
 
 def _balance(config: "RunConfig") -> Iterator[str]:
     e = config.moe
-    if e.router in ("expert_choice", "batch_choice"):
+    if e.experts_choose:
         for key, value in (
             ("bias_update_speed", e.bias_update_speed),
             ("balance_weight", e.balance_weight),

@@ -95,7 +95,8 @@ class MoeConfig(Frozen):
         "sigmoid", "softmax", "mlp", "cross_attention", "expert_choice", "batch_choice"
     ] = "sigmoid"
     """sigmoid, softmax: a linear map and these scores. mlp: two layers and softmax.
-    cross_attention: attention to the caption's tokens, then softmax. expert_choice: each expert
+    cross_attention: attention to what is told (the caption's tokens, and a reference picture's),
+    then softmax. expert_choice: each expert
     picks its tokens of a sample. batch_choice: of the whole batch, as DiffMoE."""
     router_hidden: PositiveInt = Field(default=256, le=65_536)
     """mlp: width between the router's two layers."""
@@ -123,6 +124,11 @@ class MoeConfig(Frozen):
     """latent: parts that a token is cut into."""
     latent_head_width: PositiveInt = Field(default=32, le=65_536)
     """latent: width of a part."""
+
+    @property
+    def experts_choose(self) -> bool:
+        """Whether experts choose their tokens, and not tokens their experts."""
+        return self.router in ("expert_choice", "batch_choice")
 
     @property
     def has_loss(self) -> bool:

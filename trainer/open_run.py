@@ -43,8 +43,24 @@ SHAPE_KEYS = (
 )
 MEANING_KEYS = ("objective.prediction",)
 """Keys that change what the weights stand for."""
-CUTTING_KEYS = ("model.heads", "model.rotary")
-"""Keys by which the same matrices of attention are cut otherwise into heads and axes."""
+READING_KEYS = (
+    "model.heads",
+    "model.mlp",
+    "model.rotary",
+    "model.rope_base",
+    "model.has_place_table",
+    "model.class_tokens_from",
+    "moe.expert",
+    "moe.router",
+    "moe.is_normalised",
+    "moe.routed_scale",
+    "data.latents",
+    "data.latent_size",
+    "data.latent_frames",
+    "data.latent_channels",
+)
+"""Keys by which the same weights are read otherwise: cut into other heads and axes, put between
+other activations, weighed by other scores, fed with other latents."""
 MOST_TOLD = 3
 """Of the keys for which weights do not fit: a line is to be read."""
 SWITCHING_KEYS = ("moe.bias_update_speed", "data.num_mel_steps", "data.num_text_bytes")
@@ -233,12 +249,12 @@ def load_weights(
 
 
 def _refuse_another_meaning(run: Run, others: Mapping[str, list[object]]) -> None:
-    for key in (*MEANING_KEYS, *CUTTING_KEYS):
+    for key in (*MEANING_KEYS, *READING_KEYS):
         if key in others:
             before, after = others[key]
             raise MoescopeError(
                 f"{key} is {after} here and {before} in run {run.name}, whose weights would stand "
-                f"for something else: use {before}, or name no recipe to take all its keys"
+                f"for something else: use {before} (without a recipe all its keys are taken)"
             )
 
 
@@ -267,8 +283,8 @@ def _load(
         tensor = f"{first} is {shapes[0]} here and {shapes[1]} there ({len(odd)} differ)"
         texts = "; ".join([*keys[:MOST_TOLD], *more, tensor])
         raise MoescopeError(
-            f"the weights of run {run.name} do not fit: {texts}: use its keys, or name no "
-            "recipe to take them all"
+            f"the weights of run {run.name} do not fit: {texts}: use its keys (without a recipe "
+            "all of them are taken)"
         )
     _refuse_another_meaning(run, others)
     model.load_state_dict(weights)

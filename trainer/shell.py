@@ -111,7 +111,8 @@ def upcycle(
         say(f"{found.comparison.says}: the flow starts {found.comparison.start:.2g} from the dense")
         say(
             f"{found.total / 1e6:.2f} M parameters, {found.active / 1e6:.2f} M active "
-            f"(dense: {found.dense_total / 1e6:.2f} M)"
+            f"(the dense run: {found.dense_total / 1e6:.2f} M, {found.dense_active / 1e6:.2f} M "
+            "active)"
         )
         if found.run_id:
             say(f"run {found.name} ({found.run_id}) is ready: moescope train --resume {found.name}")

@@ -65,6 +65,10 @@ def _moe_key_without_effect(config: "RunConfig", name: str) -> str:
         return "moe.balance_weight is 0"
     if name == "num_chosen_groups" and e.num_groups == 1:
         return "moe.num_groups is 1"
+    if name in ("num_groups", "num_chosen_groups") and e.num_groups == e.num_chosen_groups:
+        return "every group is chosen (moe.num_chosen_groups equals moe.num_groups)"
+    if name == "router" and e.num_experts == 1 and e.is_normalised and not e.experts_choose:
+        return "there is one expert, whose normalised weight is 1 whatever the router says"
     if name in ("bias_update_speed", "balance_weight", "balance_scope") and (
         e.num_chosen == e.num_experts
     ):
@@ -78,7 +82,7 @@ def _moe_key_without_effect(config: "RunConfig", name: str) -> str:
         "num_chosen_groups",
     ):
         return "LatentMoE fixes it (moe.layer is latent)"
-    if name == "is_normalised" and e.router in ("expert_choice", "batch_choice"):
+    if name == "is_normalised" and e.experts_choose:
         return f"with moe.router {e.router} a token's weights are the scores as they are"
     return ""
 

@@ -98,7 +98,7 @@ OTHER: dict[str, Candidates] = {
     "moe.router_heads": (4,),
     "moe.is_normalised": (False, True),
     "moe.routed_scale": (1.0, 3.0),
-    "moe.num_groups": ({"moe.num_groups": 2, "moe.num_experts": 6}, 2),
+    "moe.num_groups": (2, {"moe.num_groups": 4, "moe.num_chosen_groups": 2}),
     "moe.num_chosen_groups": (1, 2),
     "moe.bias_update_speed": (0.5,),
     "moe.balance_weight": (0.5,),
@@ -271,6 +271,8 @@ def test_the_guard_takes_its_numbers() -> None:
         ({"watch.probe_every": 0, "watch.num_probe_clips": 2}, "watch.num_probe_clips"),
         ({"checkpoint.ring_gib": 0, "checkpoint.memory_every_steps": 5}, "checkpoint.memory"),
         ({"moe.num_chosen": 4, "moe.bias_update_speed": 0.1}, "moe.bias_update_speed"),
+        ({"moe.num_groups": 2, "moe.num_chosen_groups": 2}, "moe.num_groups"),
+        ({"moe.num_experts": 1, "moe.num_chosen": 1, "moe.router": "mlp"}, "moe.router"),
     ],
 )
 def test_a_key_without_effect_in_this_configuration_is_refused(

@@ -201,7 +201,7 @@ def test_without_a_recipe_the_command_takes_the_runs_own_configuration(
     assert tuned == changed(config, changes)
     for words, expected in (
         (("--init-from", "nobody"), "unknown run nobody"),
-        (("tiny", "--init-from", "amber", "--data", str(other_clips)), "name no recipe"),
+        (("tiny", "--init-from", "amber", "--data", str(other_clips)), "without a recipe"),
         (("--init-from", "amber", "--set", "moe.router_hidden=9"), "has no effect"),
     ):
         refused = moescope("train", *words)

@@ -14,7 +14,6 @@ from ..without_effect import refuse_keys_without_effect
 
 SHARED_NOISE = 1e-4
 """Source: facts: model.md section 10 (arXiv 2605.19378)."""
-CHOOSING_EXPERTS = ("expert_choice", "batch_choice")
 OPTIONS = {
     "moe.num_experts": "--experts",
     "moe.num_chosen": "--chosen",
@@ -86,7 +85,7 @@ def upcycled_config(
             "the dense MLP fits none of them"
         )
     router = asked.get("moe.router", dense.moe.router)
-    if router in CHOOSING_EXPERTS:
+    if changed(dense.moe, {"router": router}).experts_choose:
         raise MoescopeError(
             f"moe.router is {router}, but there experts choose their tokens, whose weights do not "
             "add up to 1, so that the dense answer would be lost: with --set moe.router=... use "

@@ -73,6 +73,7 @@ class Upcycled:
     total: int
     active: int
     dense_total: int
+    dense_active: int
     run_id: str = ""
     """Empty where nothing was written."""
     name: str = ""
@@ -107,7 +108,7 @@ def upcycle(
             config, dense_run, is_folder_asked="data.folder" in asked
         )
         weights, comparison = _upcycled(config, plan, dense, passes)
-        parameters = count_parameters(config)
+        parameters, dense_parameters = count_parameters(config), count_parameters(stored)
         found = Upcycled(
             origin.text,
             compared_on,
@@ -115,7 +116,8 @@ def upcycle(
             comparison.is_equal,
             total=parameters.total,
             active=parameters.active,
-            dense_total=count_parameters(stored).total,
+            dense_total=dense_parameters.total,
+            dense_active=dense_parameters.active,
         )
         if is_trial:
             return found

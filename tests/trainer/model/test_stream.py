@@ -145,3 +145,25 @@ def test_captions_say_the_same_in_the_summary_and_the_stream_wherever_padding_be
     tokens_BSD, summary_BD = model.text_in(text_BS)
     assert tokens_BSD.shape == (2, model.tokens.told, small.model.width)
     assert not torch.allclose(summary_BD[0], summary_BD[1])
+
+
+@pytest.mark.parametrize("has_reference", [False, True])
+def test_the_cross_attention_router_reads_what_is_told_and_nothing_else(
+    small: RunConfig, has_reference: bool
+) -> None:
+    changes = {"moe.router": "cross_attention", "model.has_reference": has_reference}
+    config = changed(small, changes)
+    model, inputs = _awake(config), _inputs(config)
+    read: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for block in model.blocks:
+        if block.is_moe:
+            block.mlp.router.register_forward_hook(lambda module, args, output: read.append(args))
+    model(inputs)
+    assert len(read) == len(config.moe_blocks)
+    num_text = config.data.num_text_bytes // config.model.patch_text_bytes
+    _, rows, columns = config.grid
+    num_told = num_text + (rows * columns if has_reference else 0)
+    for x_BSD, told_BSD in read:
+        # the caption's tokens, then the reference picture's: the stream's first
+        assert told_BSD.shape[1] == num_told < x_BSD.shape[1]
+        assert torch.equal(told_BSD, x_BSD[:, :num_told])
