@@ -37,6 +37,7 @@ def _indivisible(config: "RunConfig") -> Iterator[str]:
     for what, whole, part in (
         ("model.width", m.width, m.heads),
         ("model.heads", m.heads, m.kv_heads or 1),
+        ("data.batch", d.batch, config.compute.num_micro_batches),
         *whole_cells,
         ("data.num_frames", d.num_frames, m.patch_frames * cells[0]),
         ("data.height", d.height, m.patch_size * cells[1]),

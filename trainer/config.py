@@ -102,6 +102,15 @@ class OptimConfig(Frozen):
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
 
 
+class ComputeConfig(Frozen):
+    num_micro_batches: PositiveInt = Field(default=1, le=65_536)
+    """Parts in which a step's batch is computed, one after the other, their gradients added up; the
+    memory of a step is that of one part."""
+    are_blocks_recomputed: bool = False
+    """Whether a block keeps only its input for the backward pass and is computed again there: less
+    memory, about a third more time."""
+
+
 class WatchConfig(Frozen):
     sample_every: PositiveInt = Field(default=10, le=MOST_STEPS)
     """Steps between sampled-tier measurements; those hooks are absent in between."""
@@ -169,6 +178,7 @@ class RunConfig(Frozen):
     noise_experts: NoiseExpertsConfig = NoiseExpertsConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
+    compute: ComputeConfig = ComputeConfig()
     watch: WatchConfig = WatchConfig()
     guard: GuardConfig = GuardConfig()
     policy: PolicyConfig = PolicyConfig()

@@ -30,13 +30,13 @@ from ..platform.contact import Contact
 from ..platform.records import Action, Alert, Event, EventKind, Frame, Mode, Run, RunStatus, Segment
 from ..platform.sinks import FanOut
 from .checkpoints.keeping import Keeper
+from .compute.gradients import step_gradients, step_losses
 from .config import RunConfig
 from .data.batches import Batch, Batches
 from .data.latents import seen
 from .evaluation.probe import Probe
 from .measure import Measure
 from .moe.steps import ExpertSteps
-from .objective.flow import flow_losses
 from .objective.timesteps import draw
 from .optim.schedule import learning_rate
 from .progress import Lamp, ProgressLine
@@ -220,8 +220,7 @@ class Trainer:
         if self._pending is not None:
             self.settle()
         drawn = draw(self.config, self.config.seed, batch)
-        with torch.no_grad():
-            losses = flow_losses(self.state.model, batch, drawn, self.config)
+        losses = step_losses(self.state.model, batch, drawn, self.config)
         verdict = self.state.judge.vet(self.measure.vetted(losses, drawn))
         if math.isinf(verdict.score) and not self._weights_are_finite():
             # not the data: training on goes on, and the rules see it
@@ -251,21 +250,19 @@ class Trainer:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         drawn = draw(config, config.seed, batch)
+        found = step_gradients(
+            state.model,
+            batch,
+            drawn,
+            config,
+            self._experts,
+            lambda is_last: self.measure.watching(is_sampled and is_last),
+        )
         start_s = time.perf_counter()
-        self._experts.start()
-        with self.measure.watching(is_sampled):
-            losses = flow_losses(state.model, batch, drawn, config)
-            extra = self._experts.loss()
-        objective = losses.total if extra is None else losses.total + extra
-        forward_s = time.perf_counter() - start_s
-        start_s = time.perf_counter()
-        objective.backward()
-        backward_s = time.perf_counter() - start_s
-        start_s = time.perf_counter()
-        grad_norm, held = self._update(objective.detach())
+        grad_norm, held = self._update(found.objective)
         optimizer_s = time.perf_counter() - start_s
         start_s = time.perf_counter()
-        self.measure.take(losses, extra, drawn, grad_norm, held, is_sampled)
+        self.measure.take(found.losses, found.extra, drawn, grad_norm, held, is_sampled)
         state.step = step + 1
         state.batch = batch.index + 1
         host_values = {
@@ -273,8 +270,8 @@ class Trainer:
             catalogue.DATA_BATCH: batch.index,
             catalogue.BAD_CLIPS: self.num_passed_over + len(self.batches.bad_clips),
             catalogue.DATA_WAIT_S: wait_s,
-            catalogue.FORWARD_S: forward_s,
-            catalogue.BACKWARD_S: backward_s,
+            catalogue.FORWARD_S: found.forward_s,
+            catalogue.BACKWARD_S: found.backward_s,
             catalogue.OPTIMIZER_S: optimizer_s,
             catalogue.MONITOR_S: time.perf_counter() - start_s,
         }

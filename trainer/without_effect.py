@@ -63,6 +63,8 @@ def _moe_key_without_effect(config: "RunConfig", name: str) -> str:
         return "moe.router is not cross_attention"
     if name == "balance_scope" and not e.balance_weight:
         return "moe.balance_weight is 0"
+    if name == "balance_scope" and config.compute.num_micro_batches == 1:
+        return "compute.num_micro_batches is 1, so that a step has one forward"
     if name == "num_chosen_groups" and e.num_groups == 1:
         return "moe.num_groups is 1"
     if name in ("num_groups", "num_chosen_groups") and e.num_groups == e.num_chosen_groups:

@@ -21,6 +21,7 @@ ROUTED: dict[str, dict[str, Any]] = {
         "moe.bias_update_speed": 0.0,
         "moe.balance_weight": 0.01,
         "moe.balance_scope": "global_batch",
+        "compute.num_micro_batches": 2,
         "moe.z_loss_weight": 1e-3,
         "moe.contrast_weight": 0.1,
     },
@@ -34,7 +35,11 @@ ROUTED: dict[str, dict[str, Any]] = {
     "mlp": {"moe.router": "mlp", "moe.num_shared": 0},
     "cross-attention": {"moe.router": "cross_attention"},
     "expert choice": {"moe.router": "expert_choice", "moe.bias_update_speed": 0.0},
-    "batch choice": {"moe.router": "batch_choice", "moe.bias_update_speed": 0.0},
+    "batch choice": {
+        "moe.router": "batch_choice",
+        "moe.bias_update_speed": 0.0,
+        "compute.are_blocks_recomputed": True,
+    },
     "latent": {
         "moe.layer": "latent",
         "moe.router": "softmax",

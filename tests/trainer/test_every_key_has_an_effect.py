@@ -3,6 +3,7 @@ run is kept by.
 """
 
 import hashlib
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from moescope.monitors.guard import Guard
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed, leaves
+from moescope.trainer.compute.gradients import step_gradients
 from moescope.trainer.config import DataConfig, RunConfig
 from moescope.trainer.counts.parameters import count_parameters
 from moescope.trainer.data.batches import Batch, Batches
@@ -21,7 +23,6 @@ from moescope.trainer.data.latents import seen
 from moescope.trainer.data.make_clips import make_clips
 from moescope.trainer.model.make import make_model
 from moescope.trainer.moe.steps import ExpertSteps
-from moescope.trainer.objective.flow import flow_losses
 from moescope.trainer.objective.timesteps import draw
 from moescope.trainer.optim.ema import Ema
 from moescope.trainer.optim.groups import make_optimizer
@@ -102,6 +103,7 @@ OTHER: dict[str, Candidates] = {
     "moe.num_chosen_groups": (1, 2),
     "moe.bias_update_speed": (0.5,),
     "moe.balance_weight": (0.5,),
+    "moe.balance_scope": ("micro_batch", "global_batch"),
     "moe.z_loss_weight": (0.5,),
     "moe.contrast_weight": (0.5,),
     "moe.latent_heads": (2,),
@@ -119,6 +121,7 @@ OTHER: dict[str, Candidates] = {
     "objective.are_modalities_tied": (True,),
     "objective.audio_weight": (1.0,),
     "objective.prediction": ("data", "flow"),
+    "compute.num_micro_batches": (2, 1),
     "optim.learning_rate": (5e-3,),
     "optim.warmup_steps": (0,),
     "optim.beta1": (0.5,),
@@ -134,8 +137,8 @@ KEPT_BY: dict[str, str] = {
     "steps": "test_the_number_of_steps_is_what_is_trained",
     "device": "test_a_device_that_is_not_here_is_refused",
     "noise_experts.guidance": "test_generate.py",
-    # another loss only where a step has several ranks or micro-batches
-    "moe.balance_scope": "test_balance.py",
+    # the same to the bit, with less memory
+    "compute.are_blocks_recomputed": "test_recomputation.py",
     "data.workers": "test_as_many_processes_decode_as_asked",
     "watch.sample_every": "test_what_is_watched_how_often",
     "watch.probe_every": "test_what_is_watched_how_often",
@@ -180,16 +183,14 @@ def fingerprint(config: RunConfig) -> str:
         batch = seen(decoded, config, torch.device("cpu"))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        experts.start()
-        losses = flow_losses(model, batch, draw(config, config.seed, batch), config)
-        extra = experts.loss()
-        (losses.total if extra is None else losses.total + extra).backward()
+        drawn = draw(config, config.seed, batch)
+        found = step_gradients(model, batch, drawn, config, experts, lambda _: nullcontext())
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         experts.end(keep)
         ema.update(keep)
-        digest.update(losses.total.detach().numpy().tobytes())
+        digest.update(found.losses.total.numpy().tobytes())
     for state in (model.state_dict(), ema.state_dict()):
         for value in state.values():
             digest.update(value.detach().numpy().tobytes())

@@ -43,6 +43,19 @@ class Batch:
     label_B: Tensor
     """int64: the number of each clip's class (classes.py)."""
 
+    def rows(self, rows: slice) -> "Batch":
+        """Returns some of the samples, as a batch of the same number; views, no copies."""
+        return Batch(
+            self.index,
+            self.names[rows],
+            self.positions[rows],
+            self.video_BCFHW[rows],
+            self.mel_BNM[rows],
+            self.text_BS[rows],
+            self.has_sound_B[rows],
+            self.label_B[rows],
+        )
+
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch with its tensors on the device."""
         return replace(

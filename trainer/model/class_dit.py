@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..compute.recomputation import run_block
 from ..config import RunConfig
 from ..numerics import exact, mixed
 from ..objective.data_prediction import flow_of_data
@@ -105,8 +106,13 @@ class ClassDit(nn.Module):
             for index in blocks:
                 if state.class_BND is not None and index == self.config.model.class_tokens_from:
                     x_BSD = torch.cat([state.class_BND, x_BSD], dim=1)
-                x_BSD = self.blocks[index](
-                    x_BSD, condition_B1D, self._rotary(x_BSD), x_BSD.shape[1:2]
+                x_BSD = run_block(
+                    self.blocks[index],
+                    x_BSD,
+                    condition_B1D,
+                    self._rotary(x_BSD),
+                    x_BSD.shape[1:2],
+                    is_recomputed=self.config.compute.are_blocks_recomputed,
                 )
         return state._replace(x_BSD=x_BSD)
 

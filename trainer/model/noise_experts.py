@@ -1,6 +1,6 @@
 """A network of networks: each answers for a range of noise levels."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -52,6 +52,11 @@ class Noted(NamedTuple):
 
     weight_XB: Tensor
     tau_J: Tensor
+
+
+def joined(parts: Sequence[Noted]) -> Noted:
+    """Returns how the forwards of one step were shared out, taken together."""
+    return Noted(torch.cat([part.weight_XB for part in parts], dim=1), parts[-1].tau_J)
 
 
 class NoiseExperts(nn.Module):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..compute.recomputation import run_block
 from ..config import RunConfig
 from ..numerics import exact, mixed
 from ..objective.precondition import LinearPart
@@ -119,7 +120,14 @@ class VideoMoeDit(nn.Module):
         x_BSD = state.x_BSD
         with mixed(x_BSD.device):
             for index in blocks:
-                x_BSD = self.blocks[index](x_BSD, state.condition_BGD, self.rotary_2SP, self.tokens)
+                x_BSD = run_block(
+                    self.blocks[index],
+                    x_BSD,
+                    state.condition_BGD,
+                    self.rotary_2SP,
+                    self.tokens,
+                    is_recomputed=self.config.compute.are_blocks_recomputed,
+                )
         return state._replace(x_BSD=x_BSD)
 
     def finish(self, state: StreamState, inputs: Inputs) -> Flow:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..compute.recomputation import run_block
 from ..config import RunConfig
 from ..moe.make import make_moe
 from ..numerics import exact, mixed
@@ -117,8 +118,14 @@ class WanDit(nn.Module):
         x_BSD = state.x_BSD
         with mixed(x_BSD.device):
             for index in blocks:
-                block = self.blocks[index]
-                x_BSD = block(x_BSD, state.told_BSD, state.vectors_BND, self.rotary_2SP)
+                x_BSD = run_block(
+                    self.blocks[index],
+                    x_BSD,
+                    state.told_BSD,
+                    state.vectors_BND,
+                    self.rotary_2SP,
+                    is_recomputed=self.config.compute.are_blocks_recomputed,
+                )
         return state._replace(x_BSD=x_BSD)
 
     def finish(self, state: WanState, inputs: Inputs) -> Flow:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...kernels.routing.op import choose_tokens
 from ...kernels.routing.reference import ExpertChoice, RoutingRule, Scores, capacity, scores_of
+from ..compute.recomputation import is_recomputing
 from ..numerics import exact
 from .balance import sum_over_ranks
 
@@ -146,8 +147,10 @@ class BatchChoiceRouter(nn.Module):
         predicted_TE = self._predict(x_TD)
         is_picked_ET = torch.zeros_like(predicted_TE).t().contiguous()
         is_picked_ET.scatter_(1, choice.token_N.view(predicted_TE.shape[1], -1), 1.0)
-        self.predictor_loss = F.binary_cross_entropy_with_logits(predicted_TE, is_picked_ET.t())
-        self._cutoffs_E.append(self._cutoff(torch.sigmoid(predicted_TE.detach())))
+        loss = F.binary_cross_entropy_with_logits(predicted_TE, is_picked_ET.t())
+        if not is_recomputing():
+            self.predictor_loss = loss
+            self._cutoffs_E.append(self._cutoff(torch.sigmoid(predicted_TE.detach())))
 
     def _cutoff(self, predicted_TE: Tensor) -> Tensor:
         wanted = capacity(predicted_TE.shape[0], predicted_TE.shape[1], self.num_chosen)

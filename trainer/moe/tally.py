@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.routing.reference import ExpertChoice, Routing
+from ..compute.recomputation import is_recomputing
 from ..model_config import MoeConfig
 from .balance import balance_loss, contrast_loss, sum_over_ranks, z_loss
 
@@ -34,9 +35,12 @@ class Tally:
         """Takes in the routing of a forward. w_in_EDG: the experts' weights, which the contrast
         loss compares."""
         counts_RE = routing.counts_E.view(self.counts_RE.shape)
-        self.counts_RE = self.counts_RE.to(counts_RE.device) + counts_RE
+        is_new = not is_recomputing()
+        if is_new:
+            self.counts_RE = self.counts_RE.to(counts_RE.device) + counts_RE
         if torch.is_grad_enabled():
-            self._losses += self._losses_of(routing, counts_RE, w_in_EDG)
+            losses = self._losses_of(routing, counts_RE, w_in_EDG)
+            self._losses += losses if is_new else []
 
     def loss(self) -> Tensor | None:
         """Returns the weighted sum of the layer's losses of the forwards since the last call, a

@@ -34,28 +34,33 @@ def noisy(data: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
     return torch.lerp(data, noise, sigma)
 
 
-def flow_losses(model: nn.Module, batch: Batch, draw: Draw, config: RunConfig) -> Losses:
+def flow_losses(
+    model: nn.Module, batch: Batch, draw: Draw, config: RunConfig, whole: Batch | None = None
+) -> Losses:
     """Computes the flow loss of each sample and modality: mean((model(noisy) - (noise - data))^2).
 
+    whole: the batch that this one is a part of; the totals of all its parts add up to its own.
     Where the network predicts the data it is mean((x_model - x)^2) / max(sigma, LEAST_SIGMA)^2.
     Source: facts: model.md section 6 (the diffusers convention; JiT's x-prediction with v-loss).
     """
+    whole = batch if whole is None else whole
+    num_samples = len(whole.has_sound_B)
     flow = model(given(batch, draw, config))
-    video = draw.noise_video_BCFHW - batch.video_BCFHW
-    mel = draw.noise_mel_BNM - batch.mel_BNM
+    video_flow = draw.noise_video_BCFHW - batch.video_BCFHW
+    mel_flow = draw.noise_mel_BNM - batch.mel_BNM
     if config.objective.prediction == "data":
-        video = flow_target(draw.noise_video_BCFHW, batch.video_BCFHW, draw.sigma_MB[0])
-        mel = flow_target(draw.noise_mel_BNM, batch.mel_BNM, draw.sigma_MB[1])
-    video_B = _mean_square(flow.video_BCFHW - video)
-    has_sound_B = batch.has_sound_B
+        video_flow = flow_target(draw.noise_video_BCFHW, batch.video_BCFHW, draw.sigma_MB[0])
+        mel_flow = flow_target(draw.noise_mel_BNM, batch.mel_BNM, draw.sigma_MB[1])
+    video_B = _mean_square(flow.video_BCFHW - video_flow)
+    video = video_B.sum() / num_samples
     if not config.has_audio:
-        return Losses(torch.stack([video_B, torch.zeros_like(video_B)]), video_B.mean())
-    audio_B = _mean_square(flow.mel_BNM - mel)
+        return Losses(torch.stack([video_B, torch.zeros_like(video_B)]), video)
+    audio_B = _mean_square(flow.mel_BNM - mel_flow)
     # selected, not multiplied: a NaN in masked audio must not reach the mean
-    audio_B = torch.where(has_sound_B, audio_B, torch.zeros_like(audio_B))
-    audio = audio_B.sum() / has_sound_B.sum().clamp_min(1)
-    total = video_B.mean() + config.objective.audio_weight * audio
-    return Losses(torch.stack([video_B, audio_B]), total)
+    audio_B = torch.where(batch.has_sound_B, audio_B, torch.zeros_like(audio_B))
+    audio = audio_B.sum() / whole.has_sound_B.sum().clamp_min(1)
+    per_sample_MB = torch.stack([video_B, audio_B])
+    return Losses(per_sample_MB, video + config.objective.audio_weight * audio)
 
 
 def given(batch: Batch, draw: Draw, config: RunConfig) -> Inputs:

@@ -32,6 +32,17 @@ class Draw(NamedTuple):
     host_sigma_MB: Tensor | None = None
     """sigma_MB before it went to the device."""
 
+    def rows(self, rows: slice) -> "Draw":
+        """Returns what chance adds to some of the samples; views, no copies."""
+        return Draw(
+            self.sigma_MB[:, rows],
+            self.noise_video_BCFHW[rows],
+            self.noise_mel_BNM[rows],
+            self.is_caption_dropped_B[rows],
+            self.is_reference_dropped_B[rows],
+            None if self.host_sigma_MB is None else self.host_sigma_MB[:, rows],
+        )
+
 
 def draw(config: RunConfig, seed: int, batch: Batch) -> Draw:
     """Draws the noise levels, the noise and what is left out of a batch, on the batch's device.
