@@ -77,11 +77,27 @@ class DataConfig(Frozen):
 
 
 class ObjectiveConfig(Frozen):
-    timesteps: Literal["stratified", "uniform"] = "stratified"
-    """stratified: one noise level from each of batch equal strata."""
+    timesteps: Literal["uniform", "logit_normal", "mode"] = "uniform"
+    """The law of noise levels before the shift. logit_normal: sigmoid(logit_mean + logit_std * n),
+    n normal. mode: SD3's, heavier in the middle or at the ends."""
+    is_stratified: bool = True
+    """Whether a batch has one noise level from each of data.batch parts of equal probability."""
+    logit_mean: float = Field(default=0.0, ge=-10, le=10)
+    """logit_normal: above 0 there is more noise than data."""
+    logit_std: PositiveFloat = Field(default=1.0, le=10)
+    mode_scale: float = Field(default=1.29, ge=-1, le=1.75)
+    """mode: above 0 the middle is drawn more often, below 0 the ends. At its bounds, -1 and 2 / (pi
+    - 2), a part of the levels is never drawn."""
+    loss_weight: Literal["none", "sigma_sqrt", "cosmap"] = "none"
+    """How a sample's loss is weighed by its noise level. sigma_sqrt: 1 / sigma^2, as if it were an
+    error of the data over the noise's. cosmap: highest in the middle."""
     shift: PositiveFloat = Field(default=3.0, le=1000)
     """Moves the drawn noise levels towards noise: sigma * shift / (1 + (shift - 1) * sigma).
-    1 leaves them uniform."""
+    1 leaves them as they are drawn."""
+    shift_tokens: NonNegativeInt = Field(default=0, le=2**40)
+    """Tokens of a sample for which shift is meant: with other numbers of tokens it is shift *
+    sqrt(tokens / shift_tokens), so that a finer resolution is trained at more noise. 0: shift as it
+    is."""
     are_modalities_tied: bool = False
     """Whether video and audio share a sample's noise level; if not, each can guide the other."""
     audio_weight: NonNegativeFloat = Field(default=0.5, le=1000)
@@ -235,6 +251,15 @@ class RunConfig(Frozen):
     @property
     def has_text(self) -> bool:
         return self.data.num_text_bytes > 0
+
+    @property
+    def noise_shift(self) -> float:
+        """The shift of noise levels at this number of tokens. Source: facts: model.md section 6
+        (sqrt(m / n))."""
+        o = self.objective
+        if not o.shift_tokens:
+            return o.shift
+        return o.shift * math.sqrt(self.tokens_per_sample / o.shift_tokens)
 
     @property
     def tokens_per_sample(self) -> int:

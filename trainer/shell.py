@@ -5,7 +5,7 @@ Each loads what it needs when it is called, so that `--help` is quick and knows 
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -141,6 +141,31 @@ def sample(
         typer.Option("--reference", help="Picture or clip whose first frame the clip starts from."),
     ] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps from noise to clip.")] = 32,
+    sampler: Annotated[
+        Literal["euler", "heun"],
+        typer.Option("--sampler", help="Heun: twice the work of Euler, smaller errors."),
+    ] = "euler",
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance",
+            min=0.0,
+            help="1 follows the caption or class as learned, more exaggerates it. "
+            "Else what the recipe has, or 2.",
+        ),
+    ] = None,
+    guidance_interval: Annotated[
+        tuple[float, float],
+        typer.Option(
+            "--guidance-interval",
+            metavar="LOW HIGH",
+            help="Noise levels, 0 data and 1 noise, between which there is guidance.",
+        ),
+    ] = (0.0, 1.0),
+    shift: Annotated[
+        float | None,
+        typer.Option("--shift", min=1e-3, help="Of the noise levels. Else the training's."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise.")] = 0,
     offload: Annotated[
         bool,
@@ -157,13 +182,14 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Write clips that the run's model generates: mp4, or png where they have one frame."""
+    from .sampling.generate import Sampling
     from .sampling.sample_run import sample_run
 
     paths = sample_run(
         asked_settings(home, store),
         run,
         prompts or [],
-        steps,
+        Sampling(steps, sampler, guidance, guidance_interval, shift),
         seed,
         to,
         classes=classes or [],

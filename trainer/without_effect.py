@@ -122,6 +122,11 @@ def _model_key_without_effect(config: "RunConfig", key: str) -> str:
         return "model.has_reference is false"
     if key in _OF_LATENTS and d.latents == "none":
         return "data.latents is none"
+    o = config.objective
+    if key in ("objective.logit_mean", "objective.logit_std") and o.timesteps != "logit_normal":
+        return "objective.timesteps is not logit_normal"
+    if key == "objective.mode_scale" and o.timesteps != "mode":
+        return "objective.timesteps is not mode"
     if key == "model.class_tokens_from" and not m.num_class_tokens:
         return "model.num_class_tokens is 0"
     if key == "model.kv_heads" and m.kv_heads == m.heads:

@@ -17,7 +17,8 @@ from ..data.batches import Batch
 from ..data.chance import generator
 from ..model.inputs import Flow, Inputs
 from ..objective.flow import flow_losses
-from ..objective.timesteps import Draw, shifted
+from ..objective.laws import noise_levels_of
+from ..objective.timesteps import Draw
 
 # B batch  M modality (video, audio)  Q timestep bins
 
@@ -104,7 +105,7 @@ def _plan(
     jitter_MQ = chance.random((2, num_bins))
     if config.objective.are_modalities_tied:
         jitter_MQ[1] = jitter_MQ[0]
-    return bin_MQ, shifted((bin_MQ + jitter_MQ) / num_bins, config.objective.shift)
+    return bin_MQ, noise_levels_of((bin_MQ + jitter_MQ) / num_bins, config)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from ..config import RunConfig
 from ..data.batches import Batch
 from ..model.inputs import Inputs
 from .data_prediction import flow_target
+from .laws import loss_weight
 from .timesteps import Draw
 
 # B batch  C colours  F frames  H, W pixels  N mels  M modality in *_MB, mel steps in mel_BNM  S
@@ -24,7 +25,7 @@ class Losses(NamedTuple):
     """
     total: Tensor
     """Scalar: mean over samples of the video's, plus audio_weight times the mean over samples with
-    sound of the audio's.
+    sound of the audio's, each weighed by its noise level (objective.loss_weight).
     """
 
 
@@ -52,13 +53,13 @@ def flow_losses(
         video_flow = flow_target(draw.noise_video_BCFHW, batch.video_BCFHW, draw.sigma_MB[0])
         mel_flow = flow_target(draw.noise_mel_BNM, batch.mel_BNM, draw.sigma_MB[1])
     video_B = _mean_square(flow.video_BCFHW - video_flow)
-    video = video_B.sum() / num_samples
+    video = _weighed(video_B, draw.sigma_MB[0], config).sum() / num_samples
     if not config.has_audio:
         return Losses(torch.stack([video_B, torch.zeros_like(video_B)]), video)
     audio_B = _mean_square(flow.mel_BNM - mel_flow)
     # selected, not multiplied: a NaN in masked audio must not reach the mean
     audio_B = torch.where(batch.has_sound_B, audio_B, torch.zeros_like(audio_B))
-    audio = audio_B.sum() / whole.has_sound_B.sum().clamp_min(1)
+    audio = _weighed(audio_B, draw.sigma_MB[1], config).sum() / whole.has_sound_B.sum().clamp_min(1)
     per_sample_MB = torch.stack([video_B, audio_B])
     return Losses(per_sample_MB, video + config.objective.audio_weight * audio)
 
@@ -79,6 +80,11 @@ def given(batch: Batch, draw: Draw, config: RunConfig) -> Inputs:
         draw.sigma_MB,
         draw.host_sigma_MB,
     )
+
+
+def _weighed(loss_B: Tensor, sigma_B: Tensor, config: RunConfig) -> Tensor:
+    weight_B = loss_weight(sigma_B, config.objective)
+    return loss_B if weight_B is None else loss_B * weight_B
 
 
 def _mean_square(error: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import RunConfig
 from ..data.batches import Batch
 from ..data.chance import generator
+from .laws import noise_levels_of
 
 # B batch  C colours  F frames  H, W pixels  N mels  M mel steps, or modality in sigma_MB
 
@@ -74,28 +74,17 @@ def draw(config: RunConfig, seed: int, batch: Batch) -> Draw:
 
 
 def noise_levels(config: RunConfig, seed: int, name: str, position: int) -> tuple[float, float]:
-    """Returns the noise levels of a sample's video and audio, uniform in [0, 1).
+    """Returns the noise levels of a sample's video and audio, by the configuration's law.
 
-    stratified: the samples of a batch share out `data.batch` equal strata, in an order that is
-    drawn per batch and, where the modalities are not tied, per modality; sigma = (stratum + u) /
-    batch. Which stratum a sample gets follows from its position alone.
+    is_stratified: the samples of a batch share out `data.batch` parts of equal probability, in an
+    order that is drawn per batch and, where the modalities are not tied, per modality. Which part a
+    sample gets follows from its position alone.
     """
     batch = config.data.batch
     place = generator(seed, name, position, "timestep").random(2)
-    if config.objective.timesteps == "stratified":
+    if config.objective.is_stratified:
         index, slot = divmod(position, batch)
         order = generator(seed, "", index, "strata")
         place = np.array([(order.permutation(batch)[slot] + u) / batch for u in place])
-    video, audio = shifted(place, config.objective.shift).tolist()
+    video, audio = noise_levels_of(place, config).tolist()
     return (video, video) if config.objective.are_modalities_tied else (video, audio)
-
-
-def shifted(sigma: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
-    """Moves noise levels towards noise: shift * sigma / (1 + (shift - 1) * sigma); 1 changes
-    nothing.
-
-    A video shows the same thing in thousands of pixels, so that only strong noise hides it: with
-    uniform levels nearly all steps are spent where the caption and the sound are not needed.
-    Source: facts: model.md section 6 (SD3: 3, Wan 2.2: 5 to 12).
-    """
-    return shift * sigma / (1 + (shift - 1) * sigma)

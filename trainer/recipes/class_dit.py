@@ -1,6 +1,5 @@
 """Recipes of the class family: DSMoE on latents and JiTMoE on pixels, and toys of both."""
 
-import math
 from typing import Any
 
 from ...platform.frozen import changed
@@ -144,7 +143,7 @@ def _dsmoe(name: str, layers: int, width: int, heads: int) -> RunConfig:
             "model.patch_size": 2,
             "model.num_classes": 1000,
             "model.has_variance_output": True,
-            "objective.timesteps": "uniform",
+            "objective.is_stratified": False,
             "objective.shift": 1.0,
             "optim.warmup_steps": 0,
         },
@@ -155,8 +154,8 @@ def _jitmoe(name: str, layers: int, width: int, heads: int, dense_hidden: int) -
     """What the JiTMoE models have in common, on pixels (facts: model.md 1.2, 1.3): 200 epochs in
     batches of 1024, of which 5 warm up, learning rate 5e-5 * 1024 / 256.
 
-    Their noise levels are sigmoid(0.8 + 0.8 n), n normal; the shift exp(0.8) gives ours, of which
-    the logits are logistic, the same median of 0.69 and a wider spread.
+    Their share of data is sigmoid(-0.8 + 0.8 n), n normal, so that the noise is sigmoid(0.8 + 0.8
+    n) (facts: model.md section 6).
     """
     steps_per_epoch = IMAGENET_PICTURES // 1024
     return changed(
@@ -175,8 +174,11 @@ def _jitmoe(name: str, layers: int, width: int, heads: int, dense_hidden: int) -
             "model.patch_bottleneck": 128,
             "model.num_classes": 1000,
             "model.num_class_tokens": 32,
-            "objective.timesteps": "uniform",
-            "objective.shift": math.exp(0.8),
+            "objective.timesteps": "logit_normal",
+            "objective.is_stratified": False,
+            "objective.logit_mean": 0.8,
+            "objective.logit_std": 0.8,
+            "objective.shift": 1.0,
             "optim.learning_rate": 2e-4,
             "optim.warmup_steps": 5 * steps_per_epoch,
             "optim.beta2": 0.95,

@@ -1,20 +1,21 @@
-"""Makes clips from captions or classes: Euler steps along the flow, with guidance by them."""
+"""Makes clips from captions or classes: steps along the flow, with guidance by them."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...platform.errors import MoescopeError
 from ..config import RunConfig
 from ..data.captions import encode_caption
 from ..data.chance import generator
 from ..evaluation.evaluate import evaluating
 from ..model.inputs import Inputs
 from ..model.noise_experts import NoiseExperts
-from ..objective.timesteps import shifted
+from .solvers import Sampler, State, noise_schedule, solve
 
 # B batch  C colours  F frames  H, W pixels  N mels  M mel steps  S text bytes  X experts by noise
 # level  L levels
@@ -41,11 +42,29 @@ class Generated(NamedTuple):
     """(B, N, M) fp32, in the units of the training mels."""
 
 
-def noise_schedule(steps: int, shift: float) -> list[float]:
-    """Returns steps + 1 noise levels from 1 to 0, moved towards noise by `shift` as the
-    training's are."""
-    levels = shifted(np.linspace(1.0, 0.0, steps + 1), shift)
-    return [float(level) for level in levels]
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a clip is made of noise. Raises MoescopeError on an interval that has no inside."""
+
+    steps: int = 30
+    sampler: Sampler = "euler"
+    guidance: float | None = None
+    """1 follows the caption or class as learned and saves half the work; more exaggerates it. None:
+    what noise_experts.guidance has for the expert in charge at a step's noise level, blended where
+    experts are; GUIDANCE where it has nothing."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Noise levels between which there is guidance; outside it is 1. 0 and 1 are inside where they
+    are its ends' values. Source: facts: model.md 6.1 (JiT, there in shares of data)."""
+    shift: float | None = None
+    """Of the noise levels; None: the training's."""
+
+    def __post_init__(self) -> None:
+        low, high = self.interval
+        if not 0 <= low < high <= 1:
+            raise MoescopeError(
+                f"the guidance interval is {low:g} to {high:g}, but it must be two noise levels "
+                "that rise, from 0 (data) to 1 (noise)"
+            )
 
 
 @torch.no_grad()
@@ -54,29 +73,32 @@ def generate(
     config: RunConfig,
     prompts: Sequence[Prompt],
     seed: int,
-    steps: int = 30,
-    guidance: float | None = None,
+    sampling: Sampling = Sampling(),  # noqa: B008: frozen
 ) -> Generated:
     """Makes one clip per prompt; video and audio go from noise to data together.
 
-    z += (sigma_next - sigma) * v,  v = v_without + guidance * (v_with - v_without)
-    guidance: 1 follows the caption or class as learned and saves half the work; more exaggerates
-    it. None: what noise_experts.guidance has for the expert in charge at a step's noise level,
-    blended where experts are; GUIDANCE where it has nothing. A clip depends on its prompt, its
-    place in the list and the seed; on other prompts only through rounding. The model is in
-    evaluation mode meanwhile. Source: facts: model.md 6.1.
+    v = v_without + guidance * (v_with - v_without), followed by `solvers.solve`. A clip depends on
+    its prompt, its place in the list and the seed; on other prompts only through rounding. The
+    model is in evaluation mode meanwhile. Source: facts: model.md 6.1.
     """
     device = _device_of(model)
     told = _told(prompts, config, device)
-    video, mel = (noise.to(device) for noise in _starting_noise(config, len(prompts), seed))
-    levels = noise_schedule(steps, config.objective.shift)
-    guidances = guidance_at(model, config, levels[:-1], guidance)
+    noise = _starting_noise(config, len(prompts), seed)
+    levels = noise_schedule(sampling.steps, sampling.shift or config.noise_shift)
+    strengths = guidance_at(model, config, levels, sampling.guidance)
+    low, high = sampling.interval
+    at_level = {
+        level: strength if low < level < high or (level == high == 1) else 1.0
+        for level, strength in zip(levels, strengths, strict=True)
+    }
+
+    def flow(state: State, sigma: float) -> State:
+        now = told._replace(video_BCFHW=state[0], mel_BNM=state[1])
+        return _guided(model, now, sigma, config, at_level[sigma])
+
     with evaluating(model):
-        for (sigma, after), strength in zip(pairwise(levels), guidances, strict=True):
-            now = told._replace(video_BCFHW=video, mel_BNM=mel)
-            flow_video, flow_mel = _guided(model, now, sigma, config, strength)
-            video = video + (after - sigma) * flow_video
-            mel = mel + (after - sigma) * flow_mel
+        start = (noise[0].to(device), noise[1].to(device))
+        video, mel = solve(flow, start, levels, sampling.sampler)
     return Generated(video.clamp(-1, 1) if config.data.latents == "none" else video, mel)
 
 

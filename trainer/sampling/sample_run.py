@@ -27,7 +27,7 @@ from ..data.write_clip import write_clip, write_picture
 from ..model.make import Network, make_model
 from ..model.noise_experts import NoiseExperts
 from ..open_run import load_weights
-from .generate import Generated, Prompt, generate
+from .generate import Generated, Prompt, Sampling, generate
 from .offload import offloaded
 
 # C channels  F frames  H, W pixels  N mels  M mel steps
@@ -42,7 +42,7 @@ def sample_run(
     settings: Settings,
     name_or_id: str,
     prompts: Sequence[str],
-    steps: int,
+    sampling: Sampling,
     seed: int,
     to: Path | None,
     *,
@@ -65,6 +65,11 @@ def sample_run(
         run = store.find_run(name_or_id)
         config = parsed(RunConfig, run.config, f"stored configuration of {run.name}")
         _refuse_what_is_not_read(config, run, prompts, classes, reference)
+        if sampling.guidance is not None and not (config.has_text or config.model.num_classes):
+            raise MoescopeError(
+                f"--guidance does not go with run {run.name}: its model reads neither captions nor "
+                "classes, so that there is nothing to be guided by"
+            )
         if offload and config.noise_experts.num_experts == 1:
             raise MoescopeError(
                 f"--offload does not go with run {run.name}: one network answers at all noise "
@@ -83,7 +88,7 @@ def sample_run(
         raise MoescopeError(f"--to {folder} cannot be written: {error.strerror}") from None
     told = [prompt._replace(reference_CHW=first_CHW) for _, prompt in named]
     with _at_work(model, config, offload, tell):
-        made = Generated(*(t.cpu() for t in generate(model, config, told, seed, steps=steps)))
+        made = Generated(*(t.cpu() for t in generate(model, config, told, seed, sampling)))
     video_BCFHW = decode(made.video_BCFHW, config)
     paths = []
     for i, (name, _) in enumerate(named):

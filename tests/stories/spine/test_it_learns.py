@@ -21,7 +21,7 @@ from moescope.trainer.model.make import make_model
 from moescope.trainer.open_run import load_weights
 from moescope.trainer.recipes.stream import tiny
 from moescope.trainer.run import train
-from moescope.trainer.sampling.generate import Prompt, generate
+from moescope.trainer.sampling.generate import Prompt, Sampling, generate
 from moescope.trainer.sampling.sample_run import sample_run
 
 pytestmark = pytest.mark.story
@@ -89,14 +89,16 @@ def test_generated_clips_are_nearer_to_real_ones_than_those_of_step_0(trained: T
     told = [Prompt(caption) for caption in trained.captions]
 
     def distance(model: nn.Module) -> float:
-        made = generate(model, trained.config, told, seed=0, steps=16)
+        made = generate(model, trained.config, told, 0, Sampling(16))
         return frechet_distance(real, random_features(made.video_BCFHW, made.mel_BNM))
 
     assert distance(trained.model) < distance(untrained)
 
 
 def test_the_sampled_clip_is_an_mp4_that_plays(trained: Trained, tmp_path: Path) -> None:
-    (path,) = sample_run(trained.settings, "r", ["noon: a ruby ball rises"], 8, 0, tmp_path)
+    (path,) = sample_run(
+        trained.settings, "r", ["noon: a ruby ball rises"], Sampling(8), 0, tmp_path
+    )
     played = subprocess.run(
         ["ffprobe", "-v", "error", "-show_streams", "-of", "json", str(path)],
         capture_output=True,

@@ -24,7 +24,7 @@ from moescope.trainer.moe.experts import MoeLayer
 from moescope.trainer.moe.steps import moe_layers
 from moescope.trainer.optim.groups import make_optimizer
 from moescope.trainer.recipes.by_name import recipe
-from moescope.trainer.sampling.generate import Prompt, generate
+from moescope.trainer.sampling.generate import Prompt, Sampling, generate
 from moescope.trainer.without_effect import refuse_keys_without_effect
 
 # B batch  S tokens  D width  T width of the caption's vectors  E experts  K chosen experts
@@ -355,10 +355,10 @@ def test_matrices_decay_and_embeddings_tables_gains_and_biases_do_not(toy: RunCo
 
 def test_clips_are_made_from_captions_without_sound(toy: RunConfig) -> None:
     model = _awake(toy)
-    made = generate(model, toy, [Prompt("a ball"), Prompt("a ring"), Prompt()], seed=1, steps=3)
+    made = generate(model, toy, [Prompt("a ball"), Prompt("a ring"), Prompt()], 1, Sampling(3))
     assert made.video_BCFHW.shape == (3, *toy.video_shape)
     assert made.mel_BNM.shape == (3, toy.data.num_mels, 0)
-    other = generate(model, toy, [Prompt("a cube"), Prompt("a ring"), Prompt()], seed=1, steps=3)
+    other = generate(model, toy, [Prompt("a cube"), Prompt("a ring"), Prompt()], 1, Sampling(3))
     pairs = zip(made.video_BCFHW, other.video_BCFHW, strict=True)
     assert [torch.allclose(a, b, atol=1e-5) for a, b in pairs] == [False, True, True]
 

@@ -9,7 +9,7 @@ import torch
 from moescope.platform.frozen import changed
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.batches import Batch
-from moescope.trainer.objective.timesteps import draw, noise_levels, shifted
+from moescope.trainer.objective.timesteps import draw, noise_levels
 
 
 def _batch(config: RunConfig, first: int = 0, size: int | None = None) -> Batch:
@@ -60,19 +60,13 @@ def test_untied_modalities_meet_in_all_mixtures(small: RunConfig) -> None:
     assert (levels[:, 0] == levels[:, 1]).all()
 
 
-@pytest.mark.parametrize("kind", ["stratified", "uniform"])
-def test_levels_are_uniform_when_nothing_shifts_them(small: RunConfig, kind: str) -> None:
-    config = changed(small, {"objective.timesteps": kind, "objective.shift": 1.0})
+@pytest.mark.parametrize("is_stratified", [True, False])
+def test_levels_are_uniform_when_nothing_shifts_them(small: RunConfig, is_stratified: bool) -> None:
+    config = changed(small, {"objective.is_stratified": is_stratified, "objective.shift": 1.0})
     levels = np.array([noise_levels(config, 0, "clip", p) for p in range(800)])
     histogram = np.histogram(levels[:, 0], bins=4, range=(0, 1))[0]
     # 200 expected; uniform: standard deviation sqrt(800 * 1/4 * 3/4) = 12
     assert (abs(histogram - 200) < 50).all()
-
-
-def test_shifting_moves_levels_towards_noise_and_keeps_the_ends() -> None:
-    # 3 * .5 / (1 + 2 * .5) = .75
-    assert shifted(np.array([0.0, 0.5, 1.0]), 3.0).tolist() == pytest.approx([0.0, 0.75, 1.0])
-    assert shifted(np.array([0.3]), 1.0)[0] == 0.3
 
 
 def test_captions_are_dropped_at_the_rate_asked_for(small: RunConfig) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from torch import nn
 
 from moescope.trainer.optim.ema import Ema
@@ -75,3 +76,22 @@ def test_a_restored_average_goes_on_as_the_saved_one() -> None:
         ema.update(torch.ones(()))
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])
+
+
+def test_averages_are_those_of_diffusers() -> None:
+    model = _model()
+    theirs = EMAModel(model.parameters(), decay=0.6)
+    ours = Ema(model, 0.6)
+    # theirs copies the weights at the first update, where ours takes in nine tenths of them
+    theirs.step(model.parameters())
+    ours.load_state_dict({**ours.state_dict(), "num_updates": torch.ones(())})
+    for n in range(1, 20):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        theirs.step(model.parameters())
+        ours.update(torch.ones(()))
+        # 2/11, 3/12, ... until (1 + n) / (10 + n) passes 0.6 at n = 13
+        assert theirs.cur_decay_value == min(0.6, (1 + n) / (10 + n))
+        for name, want in zip(dict(model.named_parameters()), theirs.shadow_params, strict=True):
+            torch.testing.assert_close(ours.state_dict()[f"average.{name}"], want)

@@ -12,7 +12,7 @@ from moescope.trainer.model.make import make_model
 from moescope.trainer.model.noise_experts import NoiseExperts
 from moescope.trainer.moe.noise_experts import blend_weights
 from moescope.trainer.run import train
-from moescope.trainer.sampling.generate import Prompt, generate, noise_schedule
+from moescope.trainer.sampling.generate import Prompt, Sampling, generate, noise_schedule
 from moescope.trainer.sampling.offload import OneAtATime, offloaded
 from moescope.trainer.sampling.sample_run import sample_run
 
@@ -73,9 +73,9 @@ def test_offloading_changes_no_clip(small: RunConfig, changes: dict[str, object]
     model = make_model(config)
     assert isinstance(model, NoiseExperts)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    want = generate(model, config, [Prompt("a"), Prompt("b")], seed=1, steps=5)
+    want = generate(model, config, [Prompt("a"), Prompt("b")], 1, Sampling(5))
     with offloaded(model, CPU) as residence:
-        got = generate(model, config, [Prompt("a"), Prompt("b")], seed=1, steps=5)
+        got = generate(model, config, [Prompt("a"), Prompt("b")], 1, Sampling(5))
         assert residence.resident == 0
     assert torch.equal(got.video_BCFHW, want.video_BCFHW)
     assert torch.equal(got.mel_BNM, want.mel_BNM)
@@ -90,9 +90,11 @@ def test_samples_are_made_with_it_where_there_is_something_to_offload(
     for run_id, changes in (("one", {}), ("two", TWO)):
         train(changed(config, changes), settings=settings, run_id=run_id, progress=False)
     with pytest.raises(MoescopeError, match=r"--offload does not go with run .*: one network"):
-        sample_run(settings, "one", ["x"], 2, 0, None, offload=True)
+        sample_run(settings, "one", ["x"], Sampling(2), 0, None, offload=True)
     told: list[str] = []
-    (path,) = sample_run(settings, "two", ["x"], 2, 0, None, offload=True, tell=told.append)
+    (path,) = sample_run(
+        settings, "two", ["x"], Sampling(2), 0, None, offload=True, tell=told.append
+    )
     assert path.is_file()
     assert told == ["--offload does nothing here: the clips are made on the CPU"]
 
@@ -116,10 +118,10 @@ def test_on_a_gpu_the_idle_experts_weights_are_in_pinned_memory(small: RunConfig
         assert are_there(0) == are_there(1) == {("cpu", True)}
         assert model.trunk is not None
         assert {p.device.type for p in model.trunk.parameters()} == {"cuda"}
-        got = generate(model, config, [Prompt("a")], seed=1, steps=5)
+        got = generate(model, config, [Prompt("a")], 1, Sampling(5))
         assert residence.resident == 0
         assert (are_there(0), are_there(1)) == ({("cuda", False)}, {("cpu", True)})
     assert are_there(0) == {("cpu", True)}
     model.to(gpu)
-    want = generate(model, config, [Prompt("a")], seed=1, steps=5)
+    want = generate(model, config, [Prompt("a")], 1, Sampling(5))
     assert torch.equal(got.video_BCFHW, want.video_BCFHW)

@@ -21,7 +21,7 @@ from moescope.trainer.data.pictures import read_picture
 from moescope.trainer.data.write_clip import write_picture
 from moescope.trainer.run import train
 from moescope.trainer.sampling import sample_run as module
-from moescope.trainer.sampling.generate import Generated, Prompt, generate
+from moescope.trainer.sampling.generate import Generated, Prompt, Sampling, generate
 from moescope.trainer.sampling.sample_run import sample_run
 
 LATENTS: dict[str, Any] = {
@@ -47,7 +47,7 @@ def made(small: RunConfig, settings: Settings, tmp_path: Path) -> Made:
             config = changed(small, {"steps": 2, **changes})
             train(config, settings=settings, run_id="r", progress=False)
             homes.add(settings.home)
-        return sample_run(settings, "r", prompts, 2, 0, tmp_path / "made", **options)
+        return sample_run(settings, "r", prompts, Sampling(2), 0, tmp_path / "made", **options)
 
     return run
 
