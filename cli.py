@@ -126,6 +126,20 @@ def train(
             help="Start with another run's weights, and without RECIPE with its configuration.",
         ),
     ] = "",
+    branch_from: Annotated[
+        str,
+        typer.Option(
+            "--branch-from",
+            metavar="RUN",
+            help="Go on from another run's state as a new run, with other keys: another decay.",
+        ),
+    ] = "",
+    branch_at: Annotated[
+        int | None,
+        typer.Option(
+            "--at", metavar="STEP", help="Checkpoint that --branch-from takes; else the newest."
+        ),
+    ] = None,
     is_supervised: Annotated[
         bool,
         typer.Option("--supervise", help="Restart a crashed trainer, a bounded number of times."),
@@ -144,9 +158,17 @@ def train(
         assignments or (),
         {"data.folder": folder, "steps": steps, "policy.mode": mode, "project": project},
     )
-    if resume and (name or init_from):
-        given = "--name" if name else "--init-from"
+    if resume and (name or init_from or branch_from):
+        given = "--name" if name else "--init-from" if init_from else "--branch-from"
         raise MoescopeError(f"{given} does not go with --resume, which goes on with a run as it is")
+    if branch_from and (recipe or init_from):
+        given = "a recipe" if recipe else "--init-from"
+        raise MoescopeError(
+            f"{given} does not go with --branch-from, which takes all of the run: change keys with "
+            "--set"
+        )
+    if branch_at is not None and not branch_from:
+        raise MoescopeError("--at names a checkpoint of --branch-from, which was not given")
     if resume:
         with opened_store(settings) as open_store:
             run = open_store.find_run(resume)
@@ -158,9 +180,9 @@ def train(
         config = resumed_config(run.config, changes, run.name)
     elif recipe:
         config = new_config(recipe, changes)
-    elif init_from:
+    elif init_from or branch_from:
         with opened_store(settings) as open_store:
-            run = open_store.find_run(init_from)
+            run = open_store.find_run(init_from or branch_from)
         config = resumed_config(run.config, changes, run.name)
     else:
         raise MoescopeError("no recipe given: name one, as in `moescope train tiny --data FOLDER`")
@@ -177,6 +199,8 @@ def train(
         run_id=run_id,
         resume=resume,
         init_from=init_from,
+        branch_from=branch_from,
+        branch_at=branch_at,
         progress=not as_json,
     )
     if as_json:

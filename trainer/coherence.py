@@ -22,6 +22,12 @@ def misfits(config: "RunConfig") -> Iterator[str]:
     if config.moe.num_experts:
         yield from _moe(config)
     yield from _noise_experts(config)
+    o = config.optim
+    if o.schedule == "wsd" and o.warmup_steps + o.decay_steps > config.steps:
+        yield (
+            f"optim.warmup_steps and optim.decay_steps are {o.warmup_steps} and {o.decay_steps}, "
+            f"but the run has {config.steps} steps: use fewer of them, or more steps"
+        )
 
 
 def _indivisible(config: "RunConfig") -> Iterator[str]:

@@ -108,6 +108,21 @@ class ObjectiveConfig(Frozen):
 
 
 class OptimConfig(Frozen):
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: of the matrices inside the blocks, each expert's by itself; AdamW for the rest. Both
+    share learning_rate and weight_decay, as Muon's updates are of AdamW's size."""
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    is_router_on_muon: bool = False
+    """Whether the routers' matrices are on Muon, too."""
+    is_modulation_on_muon: bool = False
+    """Whether the matrices of adaLN are on Muon, too."""
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    """Of the learning rate after its warm-up. cosine: falls until the last step. wsd: constant, and
+    a linear decay in the last decay_steps; runs of other lengths may branch off before it."""
+    decay_steps: PositiveInt = Field(default=100, le=MOST_STEPS)
+    """wsd: steps of the decay."""
+    final_share: float = Field(default=0.0, ge=0, lt=1)
+    """cosine, wsd: what is left of the learning rate behind the last step."""
     learning_rate: PositiveFloat = Field(default=1e-3, le=10)
     warmup_steps: NonNegativeInt = Field(default=40, le=MOST_STEPS)
     beta1: float = Field(default=0.9, ge=0, lt=1)

@@ -38,7 +38,7 @@ from .evaluation.probe import Probe
 from .measure import Measure
 from .moe.steps import ExpertSteps
 from .objective.timesteps import draw
-from .optim.schedule import learning_rate
+from .optim.schedule import decay_begins_at, learning_rate
 from .progress import Lamp, ProgressLine
 from .rollback import Vetting, carry_out, end_vetting
 from .state import TrainState
@@ -249,6 +249,9 @@ class Trainer:
         rate = learning_rate(config, step) * scale
         for group in state.optimizer.param_groups:
             group["lr"] = rate
+        if config.optim.schedule == "wsd" and step == decay_begins_at(config):
+            self.say_event("decay", f"the learning rate falls from step {step} on", {})
+            state.judge.announce("decay", step)
         drawn = draw(config, config.seed, batch)
         found = step_gradients(
             state.model,

@@ -1,6 +1,4 @@
-"""Opens a run: a new one, one that goes on, or one that starts from another's weights; one
-process at a time.
-"""
+"""Opens a run: a new one or one that goes on; one process at a time."""
 
 import dataclasses
 import os
@@ -10,9 +8,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, NamedTuple
-
-from torch import Tensor, nn
 
 from ..platform import leases
 from ..platform.contact import LEASE_S, run_lease
@@ -21,7 +16,6 @@ from ..platform.frozen import difference, parsed
 from ..platform.records import EventKind, Run, Segment
 from ..platform.settings import Settings
 from ..platform.store import Store
-from .checkpoints.checkpoint import DamagedCheckpoint, checkpoint_folders, read_checkpoint
 from .config import RunConfig
 
 SHAPE_KEYS = (
@@ -40,29 +34,13 @@ SHAPE_KEYS = (
     "noise_experts.shared_blocks",
     "data.num_mels",
     "data.latent",
+    "optim.optimizer",
+    "optim.is_router_on_muon",
+    "optim.is_modulation_on_muon",
 )
+"""Keys of the shape of what a checkpoint holds: of weights, or of the optimizer's moments."""
 MEANING_KEYS = ("objective.prediction",)
 """Keys that change what the weights stand for."""
-READING_KEYS = (
-    "model.heads",
-    "model.mlp",
-    "model.rotary",
-    "model.rope_base",
-    "model.has_place_table",
-    "model.class_tokens_from",
-    "moe.expert",
-    "moe.router",
-    "moe.is_normalised",
-    "moe.routed_scale",
-    "data.latents",
-    "data.latent_size",
-    "data.latent_frames",
-    "data.latent_channels",
-)
-"""Keys by which the same weights are read otherwise: cut into other heads and axes, put between
-other activations, weighed by other scores, fed with other latents."""
-MOST_TOLD = 3
-"""Of the keys for which weights do not fit: a line is to be read."""
 SWITCHING_KEYS = ("moe.bias_update_speed", "data.num_mel_steps", "data.num_text_bytes")
 """Keys of which the weights only know whether they are 0."""
 RESOLUTION_KEYS = (
@@ -112,16 +90,7 @@ def resumed_run(old: Run, config: RunConfig, device: str) -> Run:
             f"run {old.name} keeps its checkpoints in {old.folder}, which is not on this machine"
         )
     differences = changes(old, config)
-    for key, (before, after) in differences.items():
-        if _is_of_shape(key, before, after):
-            raise MoescopeError(
-                f"{key} cannot change from {before} to {after} on a resume, as its weights were "
-                f"trained so: {_way_out(key)}"
-            )
-        if key == "noise_experts.boundaries" and config.noise_experts.is_learned:
-            raise MoescopeError(
-                f"{key} cannot change on a resume, as the boundaries are learned: start a new run"
-            )
+    refuse_another_shape(differences, config, "on a resume")
     return dataclasses.replace(
         old,
         config=config.model_dump(mode="json"),
@@ -131,6 +100,23 @@ def resumed_run(old: Run, config: RunConfig, device: str) -> Run:
         mode=config.policy.mode if "policy.mode" in differences else old.mode,
         device=device,
     )
+
+
+def refuse_another_shape(
+    differences: Mapping[str, list[object]], config: RunConfig, when: str
+) -> None:
+    """Raises MoescopeError where a state of the old configuration does not go on with the new one.
+    when: in words, as in "on a resume"."""
+    for key, (before, after) in differences.items():
+        if is_of_shape(key, before, after):
+            raise MoescopeError(
+                f"{key} cannot change from {before} to {after} {when}, as its weights were "
+                f"trained so: {_way_out(key)}"
+            )
+        if key == "noise_experts.boundaries" and config.noise_experts.is_learned:
+            raise MoescopeError(
+                f"{key} cannot change {when}, as the boundaries are learned: start a new run"
+            )
 
 
 def changes(old: Run, config: RunConfig) -> dict[str, list[object]]:
@@ -145,7 +131,8 @@ def _way_out(key: str) -> str:
     return "start a new run"
 
 
-def _is_of_shape(key: str, before: object, after: object) -> bool:
+def is_of_shape(key: str, before: object, after: object) -> bool:
+    """Whether a checkpoint of one value of a key has no place in a run of the other."""
     fixed = key.startswith(SHAPE_KEYS + MEANING_KEYS)
     return fixed or (key in SWITCHING_KEYS and (before == 0) != (after == 0))
 
@@ -198,96 +185,6 @@ def claim(store: Store, run: Run) -> str:
         f"run {run.name} is still alive (process {pid} on {other_host} trains it): stop it first, "
         f"or wait {LEASE_S:.0f} s if that machine is gone"
     )
-
-
-class Origin(NamedTuple):
-    """Where the weights of a new run came from."""
-
-    text: str
-    """In words, what was passed over included."""
-    details: dict[str, Any]
-    """For the run's record: from_run, from_name, from_step."""
-
-
-def load_weights(
-    model: nn.Module, store: Store, name_or_id: str, config: RunConfig | None = None
-) -> Origin:
-    """Loads the averaged weights (EMA) of another run's newest readable checkpoint that is not
-    tainted.
-
-    config: the model's, where it may be another one than the run's; learned boundaries between
-    noise experts are taken from it where it names others. Raises MoescopeError where there is no
-    such checkpoint, where the weights would stand for something else, or where the shapes differ,
-    naming the keys that make it so.
-    """
-    run = store.find_run(name_or_id)
-    others = changes(run, config) if config else {}
-    root = Path(run.folder) / "checkpoints"
-    tainted = {c.path for c in store.checkpoints(run.id) if c.health == "tainted"}
-    faults = []
-    for path in reversed(checkpoint_folders(root)):
-        if str(path) in tainted:
-            continue
-        try:
-            state = read_checkpoint(path)
-        except DamagedCheckpoint as damage:
-            faults.append(str(damage))
-            continue
-        averages = {
-            name.removeprefix("average."): value
-            for name, value in state["ema"].items()
-            if name.startswith("average.")
-        }
-        weights = state["model"] | averages
-        if "noise_experts.boundaries" in others and "theta_J" in weights:
-            weights["theta_J"] = model.state_dict()["theta_J"]
-        _load(model, weights, run, others)
-        step = state["loop"]["step"]
-        text = "; ".join([f"weights of run {run.name}, step {step}", *faults])
-        return Origin(text, {"from_run": run.id, "from_name": run.name, "from_step": step})
-    raise MoescopeError("; ".join([f"run {run.name} has no usable checkpoint in {root}", *faults]))
-
-
-def _refuse_another_meaning(run: Run, others: Mapping[str, list[object]]) -> None:
-    for key in (*MEANING_KEYS, *READING_KEYS):
-        if key in others:
-            before, after = others[key]
-            raise MoescopeError(
-                f"{key} is {after} here and {before} in run {run.name}, whose weights would stand "
-                f"for something else: use {before} (without a recipe all its keys are taken)"
-            )
-
-
-def _load(
-    model: nn.Module, weights: dict[str, Tensor], run: Run, others: Mapping[str, list[object]]
-) -> None:
-    mine = model.state_dict()
-    odd = [
-        name
-        for name in mine.keys() | weights.keys()
-        if name not in mine or name not in weights or mine[name].shape != weights[name].shape
-    ]
-    if odd:
-        first = min(odd)
-        shapes = [list(w[first].shape) if first in w else "absent" for w in (mine, weights)]
-        keys = [
-            f"{key} is {after} here and {before} there"
-            for key, (before, after) in sorted(
-                others.items(),
-                # another family explains all the rest
-                key=lambda change: (change[0] != "model.family", change[0]),
-            )
-            if _is_of_shape(key, before, after)
-        ]
-        more = [f"{len(keys) - MOST_TOLD} keys more"] if len(keys) > MOST_TOLD else []
-        tensor = f"{first} is {shapes[0]} here and {shapes[1]} there ({len(odd)} differ)"
-        texts = "; ".join([*keys[:MOST_TOLD], *more, tensor])
-        raise MoescopeError(
-            f"the weights of run {run.name} do not fit: {texts}: use its keys (without a recipe "
-            "all of them are taken)"
-        )
-    _refuse_another_meaning(run, others)
-    model.load_state_dict(weights)
 
 
 def _is_alive(pid: int) -> bool:

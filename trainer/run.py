@@ -45,13 +45,13 @@ from .open_run import (
     announced_changes,
     changes,
     claim,
-    load_weights,
     new_run,
     next_segment,
     resumed_run,
 )
 from .optim.ema import Ema
 from .optim.groups import make_optimizer
+from .origin import branched_state, load_weights
 from .progress import ProgressLine
 from .rollback import vetting_after_resume
 from .state import TrainState
@@ -75,6 +75,8 @@ def train(
     run_id: str = "",
     resume: str = "",
     init_from: str = "",
+    branch_from: str = "",
+    branch_at: int | None = None,
     progress: bool = True,
     on_step: Callable[[Trainer], None] | None = None,
 ) -> RunResult:
@@ -82,9 +84,10 @@ def train(
 
     resume: a run (id or name) that goes on from its newest usable checkpoint; where `config`
     differs from what it had, a segment records the difference. init_from: a run whose averaged
-    weights a new run starts from. on_step: called at every step boundary; there
-    `trainer.log({...})` records scalars of a user's own. Raises MoescopeError on whatever its
-    user can mend. SIGTERM and Ctrl-C save a checkpoint first.
+    weights a new run starts from. branch_from, branch_at: a run whose whole state, of its newest
+    usable checkpoint or that of a step, a new run goes on from. on_step: called at every step
+    boundary; there `trainer.log({...})` records scalars of a user's own. Raises MoescopeError on
+    whatever its user can mend. SIGTERM and Ctrl-C save a checkpoint first.
     """
     opened = open_trainer(
         config,
@@ -93,6 +96,8 @@ def train(
         run_id=run_id,
         resume=resume,
         init_from=init_from,
+        branch_from=branch_from,
+        branch_at=branch_at,
         progress=progress,
     )
     with opened as trainer, _stopping_on_signals(trainer):
@@ -108,6 +113,8 @@ def open_trainer(
     run_id: str = "",
     resume: str = "",
     init_from: str = "",
+    branch_from: str = "",
+    branch_at: int | None = None,
     progress: bool = False,
 ) -> Iterator[Trainer]:
     """Yields a trainer at its first step boundary, for whoever wants to turn the loop; arguments
@@ -119,7 +126,8 @@ def open_trainer(
         store = open_store(settings.store_url)
         stack.callback(store.close)
         old = store.find_run(resume) if resume else None
-        clips = clips_for(config, old, store.find_run(init_from) if init_from else None)
+        other = init_from or branch_from
+        clips = clips_for(config, old, store.find_run(other) if other else None)
         run = (
             resumed_run(old, config, _device_name(device))
             if old
@@ -129,6 +137,9 @@ def open_trainer(
         origin = load_weights(state.model, store, init_from, config) if init_from else None
         if origin is not None:
             state.ema = Ema(state.model, config.optim.ema_decay)
+        if branch_from:
+            saved, origin = branched_state(store, branch_from, branch_at, config)
+            state.restore(saved)
         if old is None and any(run.id == other.id for other in store.runs(include_archived=True)):
             raise MoescopeError(f"there is a run {run.id} already: resume it, or leave the id out")
         holder = claim(store, run)
@@ -226,7 +237,7 @@ def _assemble(
     trainer = Trainer(
         config=config,
         run=run,
-        segment=Segment(run.id, 0, 0, "start", run.created_s),
+        segment=Segment(run.id, 0, state.step, "start", run.created_s),
         device=device,
         state=state,
         batches=batches,

@@ -40,6 +40,8 @@ def _without_effect(config: "RunConfig", key: str) -> str:
             return "noise_experts.transition is 0"
         if name == "guidance" and not config.has_text and config.model.family != "class":
             return "data.num_text_bytes is 0, so that there is nothing to be guided by"
+    if room == "optim":
+        return _optim_key_without_effect(config, name)
     if key == "watch.num_probe_clips" and not config.watch.probe_every:
         return "watch.probe_every is 0"
     if room == "guard" and name != "is_on" and not config.guard.is_on:
@@ -86,6 +88,19 @@ def _moe_key_without_effect(config: "RunConfig", name: str) -> str:
         return "LatentMoE fixes it (moe.layer is latent)"
     if name == "is_normalised" and e.experts_choose:
         return f"with moe.router {e.router} a token's weights are the scores as they are"
+    return ""
+
+
+def _optim_key_without_effect(config: "RunConfig", name: str) -> str:
+    o = config.optim
+    if "muon" in name and o.optimizer != "muon":
+        return "optim.optimizer is not muon"
+    if name == "is_router_on_muon" and not config.moe_blocks:
+        return "there is no MoE block, and so no router"
+    if name == "decay_steps" and o.schedule != "wsd":
+        return "optim.schedule is not wsd"
+    if name == "final_share" and o.schedule == "constant":
+        return "optim.schedule is constant"
     return ""
 
 

@@ -96,6 +96,27 @@ CLASS: dict[str, Any] = {
     "model.patch_frames": 1,
     "model.rotary": "2d",
 }
+OPTIM: dict[str, dict[str, Any]] = {
+    "cosine": {"optim.schedule": "cosine", "optim.final_share": 0.1},
+    "wsd": {"optim.schedule": "wsd", "optim.decay_steps": 10},
+    "muon": {"optim.optimizer": "muon", "model.kv_heads": 1, "model.has_head_gate": True},
+    "muon, cosine": {
+        "optim.optimizer": "muon",
+        "optim.schedule": "cosine",
+        "optim.is_router_on_muon": True,
+        "optim.is_modulation_on_muon": True,
+        "model.mlp": "swiglu",
+    },
+    "muon, wsd": {
+        "optim.optimizer": "muon",
+        "optim.schedule": "wsd",
+        "optim.decay_steps": 10,
+        "moe.layer": "latent",
+        "moe.router": "softmax",
+        "moe.num_shared": 0,
+        "moe.latent_head_width": 8,
+    },
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "dsmoe": {
         **CLASS,
@@ -137,7 +158,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "moe.balance_weight": 0.01,
     },
 }
-WAYS = ROUTED | ATTENTION | NOISE | FAMILIES
+WAYS = ROUTED | ATTENTION | NOISE | OPTIM | FAMILIES
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -129,6 +129,10 @@ OTHER: dict[str, Candidates] = {
     "objective.prediction": ("data", "flow"),
     "compute.num_micro_batches": (2, 1),
     "optim.learning_rate": (5e-3,),
+    "optim.optimizer": ("muon", "adamw"),
+    "optim.muon_momentum": (0.5,),
+    "optim.is_router_on_muon": (True,),
+    "optim.is_modulation_on_muon": (True,),
     "optim.warmup_steps": (0,),
     "optim.beta1": (0.5,),
     "optim.beta2": (0.9,),
@@ -143,6 +147,9 @@ KEPT_BY: dict[str, str] = {
     "steps": "test_the_number_of_steps_is_what_is_trained",
     "device": "test_a_device_that_is_not_here_is_refused",
     "noise_experts.guidance": "test_generate.py",
+    "optim.schedule": "test_schedule.py",
+    "optim.decay_steps": "test_schedule.py",
+    "optim.final_share": "test_schedule.py",
     # the same to the bit, with less memory
     "compute.are_blocks_recomputed": "test_recomputation.py",
     "data.workers": "test_as_many_processes_decode_as_asked",
@@ -219,8 +226,8 @@ def with_another(base: RunConfig, key: str, other_folder: str) -> RunConfig | No
 
 
 GENERIC = ("seed", "optim.", "data.folder", "data.order", "data.windows", "data.valid")
-"""The same code in every family: looked at in one."""
-PLAIN = "sigmoid"
+"""The same code in every family: looked at in one, and in one with the other optimizer."""
+PLAIN = ("sigmoid", "muon")
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -230,7 +237,7 @@ def test_changing_a_key_changes_counts_compute_or_loss(
     general = {"data.folder": str(other_clips), "optim.clip_norm": 0.5}
     base = changed(small, {**general, **ways[way]})
     of_base, idle = fingerprint(base), []
-    keys = [key for key in OTHER if way == PLAIN or not key.startswith(GENERIC)]
+    keys = [key for key in OTHER if way in PLAIN or not key.startswith(GENERIC)]
     for key in keys:
         other = with_another(base, key, small.data.folder)
         if other is None:

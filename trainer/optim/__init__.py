@@ -1,3 +1,3 @@
-"""How it is learned: `groups.py` makes the optimizer, `schedule.py` its learning rate, `ema.py` the
-averaged weights.
+"""How it is learned: `groups.py` makes the optimizer out of AdamW and `muon.py`, `schedule.py` its
+learning rate, `ema.py` the averaged weights.
 """

@@ -26,7 +26,7 @@ from ..data.sound import SAMPLE_RATE_HZ, sound_of
 from ..data.write_clip import write_clip, write_picture
 from ..model.make import Network, make_model
 from ..model.noise_experts import NoiseExperts
-from ..open_run import load_weights
+from ..origin import load_weights
 from .generate import Generated, Prompt, Sampling, generate
 from .offload import offloaded
 

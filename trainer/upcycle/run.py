@@ -24,8 +24,9 @@ from ..counts.parameters import count_parameters
 from ..data.classes import read_classes, write_classes
 from ..model.inputs import Inputs
 from ..model.make import make_model
-from ..open_run import Origin, load_weights, new_run
+from ..open_run import new_run
 from ..optim.ema import Ema
+from ..origin import Origin, load_weights
 from ..run import fresh_state
 from .check import MOST_DIFFERENCE, Difference, compare, comparison_passes
 from .plan import UpcyclePlan, upcycled_config

@@ -18,7 +18,7 @@ from moescope.trainer.evaluation.evaluate import Learned, evaluate
 from moescope.trainer.evaluation.frechet import frechet_distance, random_features
 from moescope.trainer.loop import Trainer
 from moescope.trainer.model.make import make_model
-from moescope.trainer.open_run import load_weights
+from moescope.trainer.origin import load_weights
 from moescope.trainer.recipes.stream import tiny
 from moescope.trainer.run import train
 from moescope.trainer.sampling.generate import Prompt, Sampling, generate

@@ -1,0 +1,29 @@
+"""Not a benchmark itself: candidates take turns in one process, so that what disturbs one disturbs
+all.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+
+def print_ratios(candidates: Mapping[str, Callable[[], object]], rounds: int) -> None:
+    """Prints each candidate's CPU time, and the first one's over it: the median of the rounds with
+    its quartiles."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    names = list(candidates)
+    for turn in range(-1, rounds):
+        first = turn % len(names)  # everybody follows everybody's place in turn
+        for name in names[first:] + names[:first]:
+            start_s = time.process_time()
+            candidates[name]()
+            if turn >= 0:  # the first round warms up
+                seconds[name].append(time.process_time() - start_s)
+    ours = np.array(seconds[names[0]])
+    for name in names:
+        low, median, high = np.percentile(ours / np.array(seconds[name]), [25, 50, 75])
+        print(
+            f"{name:28} {1000 * np.median(seconds[name]):7.1f} ms; {names[0]} takes {median:.3f} of"
+            f" it ({low:.3f} to {high:.3f})"
+        )
