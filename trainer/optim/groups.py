@@ -1,7 +1,9 @@
 """The optimizer, and which parameters are on Muon, which decay and which do not."""
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..model.attention import Attention
@@ -38,7 +40,7 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
         {"params": decays, "weight_decay": o.weight_decay},
         {"params": keeps, "weight_decay": 0.0},
     ]
-    options = {"lr": o.learning_rate, "betas": (o.beta1, o.beta2), "eps": o.eps}
+    options: dict[str, Any] = {"lr": o.learning_rate, "betas": (o.beta1, o.beta2), "eps": o.eps}
     if o.optimizer == "adamw":
         return torch.optim.AdamW(groups, fused=True, **options)
     on_muon = {
@@ -50,10 +52,10 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
     return MuonAdamW([on_muon, *groups], fused_matrices(model), **options)
 
 
-def fused_matrices(model: nn.Module) -> dict[nn.Parameter, Cut]:
+def fused_matrices(model: nn.Module) -> dict[Tensor, Cut]:
     """Returns how the parameters that hold several matrices are cut: queries, keys, values and
     gates of attention, gate and up of SwiGLU, the vectors of a modulation."""
-    cuts: dict[nn.Parameter, Cut] = {}
+    cuts: dict[Tensor, Cut] = {}
     for module in model.modules():
         if isinstance(module, Attention):
             cuts[module.qkv.weight] = Cut(0, tuple(rows for rows in module.rows if rows))
@@ -70,7 +72,7 @@ def fused_matrices(model: nn.Module) -> dict[nn.Parameter, Cut]:
     return cuts
 
 
-def _in_parts(parameter: nn.Parameter, dim: int, num: int) -> Cut:
+def _in_parts(parameter: Tensor, dim: int, num: int) -> Cut:
     return Cut(dim, (parameter.shape[dim] // num,) * num)
 
 

@@ -39,7 +39,7 @@ class MuonAdamW(torch.optim.AdamW):
     found_inf: Tensor | None = None
 
     def __init__(
-        self, groups: list[dict[str, Any]], cuts: dict[nn.Parameter, Cut], **options: Any
+        self, groups: list[dict[str, Any]], cuts: dict[Tensor, Cut], **options: Any
     ) -> None:
         """groups: as torch's, those of Muon with `is_muon` and `momentum`. options: AdamW's."""
         for group in groups:
@@ -69,7 +69,7 @@ class MuonAdamW(torch.optim.AdamW):
         cut = [self._matrices(p, u) for p, u in zip(moving, directions, strict=True)]
         found = iter(orthogonalised(list(chain.from_iterable(cut))))
         for parameter in moving:
-            rate = parameter.new_tensor(group["lr"])
+            rate = parameter.new_full((), group["lr"])
             # 0 where the step is held back: what is added is finite then, too
             rate = rate if self.found_inf is None else rate * (1.0 - self.found_inf)
             parameter.mul_(1.0 - rate * group["weight_decay"])
