@@ -40,8 +40,11 @@ class Taps:
     `bias_HE` buffer, where all have one, gives the bias range. num_rows: rows that each router
     has, its heads; one where it is left out. A block or router that did not run while it was
     watched has what it had when it last did, and zeros before: an expert by noise level that sat a
-    step out is no news. Of several forwards in one `watching()` the last counts. Hooks do not fire
-    in a graph that was compiled without them.
+    step out is no news. bounded: for each block its modules that clamp what goes into activations:
+    while watched they add the numbers of clamped and of all elements to their `clamped_2`, a
+    tensor (2,), which is None otherwise; where there is such a module, the share of each block is a
+    signal, 0 where it clamps nothing or did not run. Of several forwards in one `watching()` the
+    last counts. Hooks do not fire in a graph that was compiled without them.
     """
 
     def __init__(
@@ -51,10 +54,12 @@ class Taps:
         *,
         num_experts: int | None = None,
         num_rows: Sequence[int] = (),
+        bounded: Sequence[Sequence[nn.Module]] = (),
         device: torch.device | str | None = None,
     ) -> None:
         self._blocks = list(blocks)
         self._routers = list(routers)
+        self._bounded = [list(modules) for modules in bounded] if any(bounded) else []
         if device is None:
             parameter = next((p for block in self._blocks for p in block.parameters()), None)
             device = "cpu" if parameter is None else parameter.device
@@ -75,6 +80,7 @@ class Taps:
                 "balance_M": (num_moe,),
                 "z_M": (num_moe,),
                 "bias_range_M": (num_moe,),
+                "clamped_L2": (len(self._bounded), 2),
             },
             device,
         )
@@ -91,11 +97,13 @@ class Taps:
                 router.register_forward_hook(self._router_hook(i))
                 for i, router in enumerate(self._routers)
             ]
+        self._count_clamped(True)
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+            self._count_clamped(False)
 
     def send(self) -> None:
         self._packed.send()
@@ -118,6 +126,11 @@ class Taps:
                 absmax, rms, out=np.zeros_like(absmax), where=rms != 0
             ),
         }
+        if self._bounded:
+            clamped, total = host["clamped_L2"].T
+            values[catalogue.ACTIVATION_CLAMPED_SHARE] = np.divide(
+                clamped, total, out=np.zeros_like(clamped), where=total != 0
+            )
         if host["entropy_M"].size:
             tokens = host["tokens_ME"]
             values |= {
@@ -131,6 +144,13 @@ class Taps:
             if self._has_bias:
                 values[catalogue.BIAS_RANGE] = host["bias_range_M"]
         return values
+
+    def _count_clamped(self, is_on: bool) -> None:
+        for modules, row_2 in zip(self._bounded, self._packed["clamped_L2"], strict=True):
+            if is_on:
+                row_2.zero_()
+            for module in modules:
+                module.clamped_2 = row_2 if is_on else None  # type: ignore[assignment]
 
     def _block_hook(self, index: int) -> Any:
         place_2 = self._packed["activation_L2"][index]

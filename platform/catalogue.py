@@ -74,6 +74,7 @@ NOISE_EXPERT_BLENDED = "noise_expert/blended"
 ACTIVATION_RMS = "activation/rms"
 ACTIVATION_ABSMAX = "activation/absmax"
 ACTIVATION_OUTLIER_RATIO = "activation/outlier_ratio"
+ACTIVATION_CLAMPED_SHARE = "activation/clamped_share"
 PROBE_LOSS = "probe/loss"
 PROBE_LOSS_BIN = "probe/loss_bin"
 STEP_TIME_S = "time/step_s"
@@ -490,6 +491,18 @@ _SPECS = (
         "A few channels carry extreme values.",
         "Evenly spread.",
         _HEALTH + ", 15",
+    ),
+    _spec(
+        ACTIVATION_CLAMPED_SHARE,
+        "share",
+        _LAYER,
+        "sampled",
+        "activation",
+        "a comparison of each pre-activation of the sampled step",
+        "Share of each block's pre-activations beyond their bound (swiglu7, gelu7).",
+        "The bound does the work that training should: activations want to grow.",
+        "The bound is idle, as it should be.",
+        "facts: model.md section 8",
     ),
     _spec(
         PROBE_LOSS,

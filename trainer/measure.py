@@ -14,7 +14,7 @@ from ..monitors.collect import Packed
 from ..monitors.taps import Taps
 from ..platform import catalogue
 from .config import RunConfig
-from .model.make import watched_blocks
+from .model.make import bounded_mlps, watched_blocks
 from .model.noise_experts import NoiseExperts
 from .moe.noise_experts import lower_edges, shares
 from .moe.steps import moe_layers
@@ -59,11 +59,13 @@ class Measure:
         # what is shown of an expert without a sample in the step; NaN before its first one
         self._last_loss_X = np.full(num_noise_experts, np.nan, np.float32)
         self._step = Packed(layout, device)
+        blocks = watched_blocks(model)
         self._taps = Taps(
-            watched_blocks(model),
+            blocks,
             [layer.router for layer in self._layers],
             num_experts=num_experts,
             num_rows=[len(layer.tally.counts_RE) for layer in self._layers],
+            bounded=[bounded_mlps(block) for block in blocks],
             device=device,
         )
 

@@ -16,7 +16,17 @@ from pydantic import (
 from ..platform.frozen import Frozen
 
 Family = Literal["stream", "class", "wan"]
-MlpForm = Literal["silu", "gelu", "swiglu"]
+MlpForm = Literal["silu", "gelu", "swiglu", "swiglu7", "gelu7"]
+
+
+def is_gated(form: MlpForm) -> bool:
+    """Whether an MLP of the form has a gate beside what it gates, and so three matrices."""
+    return form in ("swiglu", "swiglu7")
+
+
+def is_bounded(form: MlpForm) -> bool:
+    """Whether what goes into the activation is clamped."""
+    return form in ("swiglu7", "gelu7")
 
 
 class ModelConfig(Frozen):
@@ -31,7 +41,10 @@ class ModelConfig(Frozen):
     heads."""
     mlp: MlpForm = "silu"
     """Of the dense blocks: two matrices with SiLU or GELU (tanh) between them, or SwiGLU; with
-    biases."""
+    biases. swiglu7, gelu7: with a bound on what goes in (activation cutoff, as in MAGI and
+    GPT-OSS)."""
+    activation_bound: PositiveFloat = Field(default=7.0, le=1e6)
+    """swiglu7, gelu7, also of experts: what goes in is clamped to it, gates from above only."""
     mlp_ratio: PositiveFloat = Field(default=4.0, le=64)
     """Hidden width of the dense blocks' MLP over the model width."""
     norm: Literal["layer", "rms"] = "layer"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ..platform.errors import MoescopeError
 from ..platform.frozen import leaves
+from .model_config import is_bounded
 
 if TYPE_CHECKING:
     from .config import RunConfig
@@ -148,8 +149,17 @@ def _model_key_without_effect(config: "RunConfig", key: str) -> str:
         return "it equals model.heads, which 0 means, too"
     if key == "model.rope_base" and m.rotary == "none":
         return "model.rotary is none"
+    if key == "model.activation_bound" and not _has_bound(config):
+        return "neither model.mlp nor moe.expert is swiglu7 or gelu7, in a block that there is"
     if key == "model.norm" and m.family == "wan":
         return "the wan family has its own norms"
     if key in ("model.mlp", "model.mlp_ratio") and len(config.moe_blocks) == m.layers:
         return "every block is MoE"
     return ""
+
+
+def _has_bound(config: "RunConfig") -> bool:
+    m, e = config.model, config.moe
+    has_dense = len(config.moe_blocks) < m.layers
+    has_experts = bool(config.moe_blocks) and e.layer == "routed"
+    return (has_dense and is_bounded(m.mlp)) or (has_experts and is_bounded(e.expert))

@@ -18,6 +18,7 @@ _ACTIVATIONS = {
     "RMS": catalogue.ACTIVATION_RMS,
     "largest": catalogue.ACTIVATION_ABSMAX,
     "outlier ratio": catalogue.ACTIVATION_OUTLIER_RATIO,
+    "clamped": catalogue.ACTIVATION_CLAMPED_SHARE,
 }
 _ROUTERS = {
     "entropy": catalogue.ROUTER_ENTROPY_NATS,

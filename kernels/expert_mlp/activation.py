@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .reference import Form
+from .reference import BOUND, SHARPNESS, Form, is_gated
 
 # H hidden  G columns of w_in: 2*H if gated, else H  N rows  n rows of one block
 
@@ -14,7 +14,7 @@ CUDA enough for a kernel to be worth its start, while what is between stays smal
 
 
 def activate_with_slope(
-    h_NG: Tensor, form: Form, wants_slope: bool
+    h_NG: Tensor, form: Form, wants_slope: bool, bound: float = BOUND
 ) -> tuple[Tensor, Tensor | None]:
     """Returns the hidden layer (N, H) and, where it is wanted, its slope (N, G), which takes the
     place of h in memory.
@@ -24,11 +24,11 @@ def activate_with_slope(
     Half precision is computed in fp32 and rounded once. The hidden layer's bits are the same with
     and without slope.
     """
-    gates = 2 if form == "swiglu" else 1
+    gates = 2 if is_gated(form) else 1
     hidden_NH = h_NG.new_empty(len(h_NG), h_NG.shape[1] // gates)
     rows = max(1, BLOCK_ELEMENTS.get(h_NG.device.type, 2**18) // h_NG.shape[1])
     for h_nG, hidden_nH in zip(h_NG.split(rows), hidden_NH.split(rows), strict=True):
-        _activate_block(h_nG, hidden_nH, form, wants_slope)
+        _activate_block(h_nG, hidden_nH, form, wants_slope, bound)
     return hidden_NH, h_NG if wants_slope else None
 
 
@@ -43,7 +43,9 @@ def slope_times(slope_NG: Tensor, d_hidden_NH: Tensor, may_overwrite: bool) -> T
     return out_NgH.flatten(1)
 
 
-def _activate_block(h_nG: Tensor, hidden_nH: Tensor, form: Form, wants_slope: bool) -> None:
+def _activate_block(
+    h_nG: Tensor, hidden_nH: Tensor, form: Form, wants_slope: bool, bound: float
+) -> None:
     """Writes the hidden layer of h_nG, then overwrites h_nG with its slope."""
     wide_nG = h_nG.to(torch.promote_types(h_nG.dtype, torch.float32))
     match form:
@@ -68,6 +70,30 @@ def _activate_block(h_nG: Tensor, hidden_nH: Tensor, form: Form, wants_slope: bo
             if wants_slope:
                 one_nG = torch.ones_like(wide_nG)
                 h_nG.copy_(torch.ops.aten.gelu_backward(one_nG, wide_nG, approximate=approximate))
+        case "swiglu7" | "gelu7":
+            _bounded_block(wide_nG, h_nG, hidden_nH, form, wants_slope, bound)
+
+
+def _bounded_block(
+    wide_nG: Tensor, h_nG: Tensor, hidden_nH: Tensor, form: Form, wants_slope: bool, bound: float
+) -> None:
+    """The same for the forms with a bound, beyond which the slope is 0."""
+    is_pair = is_gated(form)
+    gate_nH, up_nH = wide_nG.chunk(2, dim=-1) if is_pair else (wide_nG, None)
+    held_nH = gate_nH.clamp(max=bound)
+    sigmoid_nH = torch.sigmoid(SHARPNESS * held_nH)
+    steep_nH = held_nH * sigmoid_nH
+    times_nH = None if up_nH is None else up_nH.clamp(-bound, bound) + 1
+    hidden_nH.copy_(steep_nH if times_nH is None else steep_nH * times_nH)
+    if not wants_slope:
+        return
+    slope_nH = sigmoid_nH + SHARPNESS * steep_nH * (1 - sigmoid_nH)
+    slope_nH = slope_nH.masked_fill_(gate_nH > bound, 0.0)
+    if up_nH is None or times_nH is None:
+        h_nG.copy_(slope_nH)
+        return
+    up_slope_nH = steep_nH.masked_fill(up_nH.abs() > bound, 0.0)
+    h_nG.copy_(torch.cat([slope_nH * times_nH, up_slope_nH], dim=-1))
 
 
 def _slope_of_silu(silu_nH: Tensor, sigmoid_nH: Tensor) -> Tensor:

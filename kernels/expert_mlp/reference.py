@@ -11,9 +11,13 @@ from ..routing.reference import ExpertChoice, Routing
 # T tokens  D width  E experts  K chosen experts  H hidden  G rows of w_in: 2*H if gated, else H
 # N rows: a token and an expert that picked it  n rows of one expert
 
-Form = Literal["swiglu", "silu", "gelu", "gelu_exact"]
+Form = Literal["swiglu", "silu", "gelu", "gelu_exact", "swiglu7", "gelu7"]
 """swiglu: silu(gate) * up with [gate | up] = x W_in. silu, gelu (tanh), gelu_exact (erf): of x W_in
-itself."""
+itself. swiglu7, gelu7: with s(x) = x * sigmoid(1.702 x) for silu and gelu, and with a bound b on
+what goes in: s(min(gate, b)) * (clip(up, -b, b) + 1), and s(min(x, b))."""
+BOUND = 7.0
+"""Source: facts: model.md section 8 (MAGI, the rule of GPT-OSS)."""
+SHARPNESS = 1.702
 
 
 class Experts(NamedTuple):
@@ -28,6 +32,10 @@ class Experts(NamedTuple):
     b_out_ED: Tensor | None = None
     """(E, D), added to the answer before it is weighted."""
     form: Form = "swiglu"
+    bound: float = BOUND
+    """Of swiglu7 and gelu7."""
+    clamped_2: Tensor | None = None
+    """(2,) fp32: where it is given, the numbers of bounded and of all pre-activations are added."""
 
 
 def expert_mlp_reference(x_TD: Tensor, routing: Routing, experts: Experts) -> Tensor:
@@ -71,12 +79,20 @@ def answer(x_nD: Tensor, experts: Experts, expert: int) -> Tensor:
     h_nG = x_nD @ experts.w_in_EDG[expert]
     if experts.b_in_EG is not None:
         h_nG = h_nG + experts.b_in_EG[expert]
-    y_nD = activate(h_nG, experts.form) @ experts.w_out_EHD[expert]
+    if experts.clamped_2 is not None:
+        count_clamped(h_nG, experts.form, experts.bound, experts.clamped_2)
+    y_nD = activate(h_nG, experts.form, experts.bound) @ experts.w_out_EHD[expert]
     return y_nD if experts.b_out_ED is None else y_nD + experts.b_out_ED[expert]
 
 
-def activate(h_nG: Tensor, form: Form) -> Tensor:
-    """Returns the hidden layer (n, H) from its pre-activations (n, G)."""
+def is_gated(form: Form) -> bool:
+    """Whether pre-activations are a gate and what it gates, side by side."""
+    return form in ("swiglu", "swiglu7")
+
+
+def activate(h_nG: Tensor, form: Form, bound: float = BOUND) -> Tensor:
+    """Returns the hidden layer (..., H) from its pre-activations (..., G). The bounded forms are
+    computed in fp32 at least."""
     match form:
         case "swiglu":
             gate_nH, up_nH = h_nG.chunk(2, dim=-1)
@@ -87,3 +103,26 @@ def activate(h_nG: Tensor, form: Form) -> Tensor:
             return F.gelu(h_nG, approximate="tanh")
         case "gelu_exact":
             return F.gelu(h_nG)
+        case "swiglu7":
+            gate_nH, up_nH = _wide(h_nG).chunk(2, dim=-1)
+            up_nH = up_nH.clamp(-bound, bound)
+            return (_steep(gate_nH.clamp(max=bound)) * (up_nH + 1)).to(h_nG.dtype)
+        case "gelu7":
+            return _steep(_wide(h_nG).clamp(max=bound)).to(h_nG.dtype)
+
+
+@torch.no_grad()
+def count_clamped(h_nG: Tensor, form: Form, bound: float, clamped_2: Tensor) -> None:
+    """Adds the numbers of pre-activations beyond the bound, and of all, to clamped_2."""
+    over_nG = h_nG > bound
+    if is_gated(form):
+        over_nG = torch.cat([over_nG.chunk(2, -1)[0], h_nG.chunk(2, -1)[1].abs() > bound], -1)
+    clamped_2.add_(torch.stack([over_nG.sum(), torch.full_like(over_nG.sum(), h_nG.numel())]))
+
+
+def _wide(h_nG: Tensor) -> Tensor:
+    return h_nG.to(torch.promote_types(h_nG.dtype, torch.float32))
+
+
+def _steep(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(SHARPNESS * x)

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from ..permutation.op import Order, add_rows, sum_by_expert
 from .activation import activate_with_slope, slope_times
 from .products import Products
-from .reference import Experts, Form
+from .reference import Experts, count_clamped
 
 # T tokens  D width  E experts  H hidden  G columns of w_in  N rows: a token and an expert
 
@@ -27,7 +27,7 @@ def routed_experts(
     fp32 at least. Has a first derivative only.
     """
     out_TD: Tensor = _RoutedExperts.apply(
-        x_TD, weight_N, *experts[:4], experts.form, order, products, torch.is_grad_enabled()
+        x_TD, weight_N, *experts[:4], experts, order, products, torch.is_grad_enabled()
     )
     return out_TD
 
@@ -42,7 +42,7 @@ class _RoutedExperts(torch.autograd.Function):
         w_out_EHD: Tensor,
         b_in_EG: Tensor | None,
         b_out_ED: Tensor | None,
-        form: Form,
+        experts: Experts,
         order: Order,
         products: Products,
         needs_slope: bool,
@@ -50,7 +50,9 @@ class _RoutedExperts(torch.autograd.Function):
         h_NG = products.of_rows(x_TD.index_select(0, order.token_N), w_in_EDG)
         if b_in_EG is not None:
             h_NG += _of_rows(b_in_EG, order)
-        hidden_NH, slope_NG = activate_with_slope(h_NG, form, needs_slope)
+        if experts.clamped_2 is not None:
+            count_clamped(h_NG, experts.form, experts.bound, experts.clamped_2)
+        hidden_NH, slope_NG = activate_with_slope(h_NG, experts.form, needs_slope, experts.bound)
         y_ND = products.of_rows(hidden_NH, w_out_EHD)
         if b_out_ED is not None:
             y_ND += _of_rows(b_out_ED, order)

@@ -4,11 +4,13 @@ from typing import get_args
 
 import pytest
 import torch
+from transformers.models.gpt_oss.configuration_gpt_oss import GptOssConfig
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 
 from moescope.kernels.compare import relative_error
 from moescope.kernels.expert_mlp import activation
 from moescope.kernels.expert_mlp.activation import activate_with_slope, slope_times
-from moescope.kernels.expert_mlp.reference import Form, activate
+from moescope.kernels.expert_mlp.reference import Form, activate, count_clamped
 
 # H hidden  G columns of w_in  N rows
 
@@ -69,3 +71,56 @@ def test_blocks_change_no_more_than_rounding_and_leaving_out_the_slope_no_bit(
     assert relative_error("hidden_NH", whole_NH, hidden_NH) < bound
     assert relative_error("slope_NG", whole_slope_NG, slope_NG) < bound
     assert torch.equal(hidden_NH, bare_NH)
+
+
+def test_the_bounds_of_swiglu7_are_the_published_ones() -> None:
+    # 7 sigmoid(11.914) * 8 = 56.0 at the most; -6 of it at the least (facts: model.md section 8)
+    far_nG = torch.tensor([[1e4, 1e4], [1e4, -1e4]])
+    assert activate(far_nG, "swiglu7").flatten().tolist() == pytest.approx([56.0, -42.0], abs=1e-3)
+    assert activate(torch.tensor([[1e4], [-1e4]]), "gelu7").flatten().tolist() == pytest.approx(
+        [7.0, 0.0], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("bound", [7.0, 1.5])
+def test_swiglu7_is_the_gate_of_gpt_oss(bound: float) -> None:
+    config = GptOssConfig(
+        hidden_size=8, intermediate_size=6, num_local_experts=2, swiglu_limit=bound
+    )
+    theirs = GptOssExperts(config)
+    h_nG = torch.randn(40, 12, generator=torch.Generator().manual_seed(0)).mul(4)
+    # theirs has gate and up in turns, ours side by side
+    in_turns_nG = torch.stack(h_nG.chunk(2, -1), dim=-1).flatten(-2)
+    theirs.limit = bound
+    want_nH = theirs._apply_gate(in_turns_nG)
+    assert relative_error("hidden", want_nH, activate(h_nG, "swiglu7", bound)) < 1e-6
+
+
+@pytest.mark.parametrize("form", ["swiglu7", "gelu7"])
+def test_another_bound_holds_in_value_and_slope(form: Form) -> None:
+    torch.manual_seed(0)
+    h_NG = torch.randn(60, 8).mul(3).double()
+    leaf_NG = h_NG.clone().requires_grad_()
+    want_NH = activate(leaf_NG, form, 1.25)
+    (want_NG,) = torch.autograd.grad(want_NH.sum(), leaf_NG)
+    hidden_NH, slope_NG = activate_with_slope(h_NG.clone(), form, True, 1.25)
+    assert slope_NG is not None
+    torch.testing.assert_close(hidden_NH, want_NH)
+    torch.testing.assert_close(slope_NG, want_NG)
+    assert not torch.allclose(want_NH, activate(h_NG, form))
+
+
+@pytest.mark.parametrize(
+    ("form", "clamped"),
+    [
+        # gates above 2, and up beyond 2 on either side
+        ("swiglu7", 3),
+        # above 2 only
+        ("gelu7", 2),
+    ],
+)
+def test_what_is_clamped_is_counted(form: Form, clamped: int) -> None:
+    h_nG = torch.tensor([[3.0, -5.0, 2.0, 0.0], [0.0, 1.0, -2.5, 2.5]])
+    clamped_2 = torch.tensor([10.0, 100.0])
+    count_clamped(h_nG, form, 2.0, clamped_2)
+    assert clamped_2.tolist() == [10.0 + clamped, 108.0]

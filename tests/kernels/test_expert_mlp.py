@@ -9,7 +9,7 @@ from torch import Tensor
 from moescope.kernels.choice import Path, choose_expert_path
 from moescope.kernels.compare import relative_error
 from moescope.kernels.expert_mlp.op import expert_mlp, expert_mlp_chosen
-from moescope.kernels.expert_mlp.reference import Experts, Form, activate
+from moescope.kernels.expert_mlp.reference import Experts, Form, activate, is_gated
 from moescope.kernels.routing.op import choose_tokens, count, route
 from moescope.kernels.routing.reference import ExpertChoice, Routing, RoutingRule
 
@@ -42,7 +42,7 @@ def _leaves(
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     torch.manual_seed(tokens)
-    rows = 2 * hidden if form == "swiglu" else hidden
+    rows = 2 * hidden if is_gated(form) else hidden
     leaves = {
         "x_TD": torch.randn(tokens, width),
         "logit_TE": torch.randn(tokens, experts),
@@ -310,10 +310,13 @@ def test_a_gradient_of_the_gradient_is_refused() -> None:
         pytest.param("gelu", 0.841192, id="gelu"),
         # 0.5 * (1 + erf(1 / sqrt 2)) = 0.5 * (1 + 0.682689)
         pytest.param("gelu_exact", 0.841345, id="gelu_exact"),
+        # sigmoid(1.702) = 0.845795, times (3 + 1)
+        pytest.param("swiglu7", 4 * 0.845795, id="swiglu7"),
+        pytest.param("gelu7", 0.845795, id="gelu7"),
     ],
 )
 def test_a_form_is_what_its_name_says(form: Form, want: float) -> None:
-    h_nG = torch.tensor([[1.0, 3.0]] if form == "swiglu" else [[1.0]])
+    h_nG = torch.tensor([[1.0, 3.0]] if is_gated(form) else [[1.0]])
     assert activate(h_nG, form).item() == pytest.approx(want, abs=5e-6)
 
 

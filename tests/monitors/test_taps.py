@@ -174,3 +174,36 @@ def test_taps_wait_for_no_device(blocks: list[Block]) -> None:
         torch.cuda.set_sync_debug_mode("default")
     rms = [output.square().mean().sqrt().item() for output in outputs]
     assert taps.read()[catalogue.ACTIVATION_RMS] == pytest.approx(np.array(rms), rel=1e-4)
+
+
+class Bounded(nn.Module):
+    """Clamps a quarter of its elements, and says so where it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clamped_2: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.clamped_2 is not None:
+            self.clamped_2 += torch.tensor([x.numel() / 4, x.numel()])
+        return x
+
+
+def test_the_share_of_clamped_elements_is_that_of_all_modules_of_a_block() -> None:
+    blocks = nn.ModuleList(nn.Sequential(Bounded(), Bounded()) for _ in range(2))
+    bounded = [[blocks[0][0], blocks[0][1]], []]
+    taps = Taps(list(blocks), [], bounded=bounded)
+    for _ in range(2):
+        with taps.watching():
+            for block in blocks:
+                block(torch.ones(8, 4))
+        taps.send()
+        # each watching counts anew
+        assert taps.read()[catalogue.ACTIVATION_CLAMPED_SHARE].tolist() == [0.25, 0.0]
+        assert blocks[0][0].clamped_2 is None
+    blocks[0](torch.ones(8, 4))
+    without = Taps(list(blocks), [], bounded=[[], []])
+    with without.watching():
+        blocks[0](torch.ones(8, 4))
+    without.send()
+    assert catalogue.ACTIVATION_CLAMPED_SHARE not in without.read()

@@ -37,7 +37,8 @@ ROUTED: dict[str, dict[str, Any]] = {
         "objective.timesteps": "mode",
         "objective.loss_weight": "cosmap",
     },
-    "mlp": {"moe.router": "mlp", "moe.num_shared": 0},
+    "mlp": {"moe.router": "mlp", "moe.num_shared": 0, "moe.expert": "gelu7"},
+    "cutoff": {"model.mlp": "swiglu7", "moe.expert": "swiglu7", "model.activation_bound": 1.0},
     "cross-attention": {"moe.router": "cross_attention"},
     "expert choice": {"moe.router": "expert_choice", "moe.bias_update_speed": 0.0},
     "batch choice": {

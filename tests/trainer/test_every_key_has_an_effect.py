@@ -60,6 +60,7 @@ OTHER: dict[str, Candidates] = {
     "model.heads": (4, 1),
     "model.kv_heads": (1,),
     "model.mlp": ("swiglu", "silu"),
+    "model.activation_bound": (0.02,),
     "model.mlp_ratio": (2.0,),
     "model.norm": ("rms", "layer"),
     "model.qk_norm": ("full", "head", "none"),

@@ -1,7 +1,7 @@
 """Parameters of the parts that networks of all families are made of."""
 
 from ..config import RunConfig
-from ..model_config import MlpForm, ModelConfig, MoeConfig
+from ..model_config import MlpForm, ModelConfig, MoeConfig, is_gated
 
 TEXT_VOCABULARY = 257
 """256 bytes and the padding."""
@@ -31,7 +31,7 @@ def attention_parameters(m: ModelConfig) -> int:
 
 def mlp_parameters(width: int, hidden: int, form: MlpForm, has_bias: bool) -> int:
     """An MLP of one hidden layer; SwiGLU has a gate beside it."""
-    rows = 2 * hidden if form == "swiglu" else hidden
+    rows = 2 * hidden if is_gated(form) else hidden
     return width * rows + hidden * width + (rows + width if has_bias else 0)
 
 

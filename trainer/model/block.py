@@ -34,7 +34,7 @@ class Block(nn.Module):
         self.mlp = (
             make_moe(config)
             if self.is_moe
-            else Mlp(m.width, config.mlp_hidden, m.mlp, has_bias=True)
+            else Mlp(m.width, config.mlp_hidden, m.mlp, has_bias=True, bound=m.activation_bound)
         )
         self.modulation = Modulation(m.width, 6)
         self.attention_gain, self.mlp_gain = gain_of_norm(m), gain_of_norm(m)

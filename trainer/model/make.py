@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from ..config import RunConfig
-from ..model_config import Family
+from ..model_config import Family, is_bounded
+from ..moe.experts import MoeLayer
 from .block import Block
 from .class_dit import ClassDit
+from .mlp import Mlp
 from .noise_experts import NoiseExperts
 from .stream import VideoMoeDit
 from .wan import WanBlock, WanDit
@@ -32,6 +34,16 @@ def make_model(config: RunConfig) -> Network:
         torch.manual_seed(config.seed)
         make = partial(_OF_FAMILY[config.model.family], config)
         return NoiseExperts(config, make) if config.noise_experts.num_experts > 1 else make()
+
+
+def bounded_mlps(block: nn.Module) -> list[nn.Module]:
+    """Returns the MLPs and layers of experts of a block that clamp what goes into activations."""
+    return [
+        module
+        for module in block.modules()
+        if (isinstance(module, Mlp) and is_bounded(module.form))
+        or (isinstance(module, MoeLayer) and is_bounded(module.config.expert))
+    ]
 
 
 def watched_blocks(model: nn.Module) -> list[nn.Module]:

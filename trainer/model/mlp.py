@@ -1,9 +1,9 @@
-"""The MLP of dense blocks and of shared experts, in three forms."""
+"""The MLP of dense blocks and of shared experts, in all forms of `kernels.expert_mlp`."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model_config import MlpForm
+from ...kernels.expert_mlp.reference import BOUND, activate, count_clamped
+from ..model_config import MlpForm, is_gated
 
 # ... any  D width  H hidden
 
@@ -11,27 +11,25 @@ from ..model_config import MlpForm
 class Mlp(nn.Module):
     """f(x) = act(x W_in + b_in) W_out + b_out.
 
-    act: SiLU, GELU (tanh), or SwiGLU: silu(gate) * up with [gate | up] = x W_in + b_in. Source:
-    facts: model.md 1.1 (DSMoE: SiLU; its experts SwiGLU), 1.2 (JiT: SwiGLU with biases), 2 (Wan:
-    GELU); SwiGLU: arXiv 2002.05202.
+    act: SiLU, GELU (tanh), or SwiGLU: silu(gate) * up with [gate | up] = x W_in + b_in; or swiglu7
+    and gelu7, with a bound on what goes in. Source: facts: model.md 1.1 (DSMoE: SiLU; its experts
+    SwiGLU), 1.2 (JiT: SwiGLU with biases), 2 (Wan: GELU), 8 (bounds); SwiGLU: arXiv 2002.05202.
     """
 
-    def __init__(self, width: int, hidden: int, form: MlpForm, has_bias: bool) -> None:
+    def __init__(
+        self, width: int, hidden: int, form: MlpForm, has_bias: bool, bound: float = BOUND
+    ) -> None:
         super().__init__()
-        self.form = form
-        rows = 2 * hidden if form == "swiglu" else hidden
-        self.w_in = nn.Linear(width, rows, bias=has_bias)
+        self.form, self.bound = form, bound
+        self.w_in = nn.Linear(width, 2 * hidden if is_gated(form) else hidden, bias=has_bias)
         self.w_out = nn.Linear(hidden, width, bias=has_bias)
+        self.clamped_2: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (..., D). Returns the same shape."""
+        """x: (..., D). Returns the same shape. Adds to clamped_2, where it is set, the numbers of
+        bounded and of all pre-activations."""
         hidden = self.w_in(x)
-        if self.form == "swiglu":
-            gate, up = hidden.chunk(2, dim=-1)
-            hidden = F.silu(gate) * up
-        elif self.form == "silu":
-            hidden = F.silu(hidden)
-        else:
-            hidden = F.gelu(hidden, approximate="tanh")
-        out: Tensor = self.w_out(hidden)
+        if self.clamped_2 is not None:
+            count_clamped(hidden, self.form, self.bound, self.clamped_2)
+        out: Tensor = self.w_out(activate(hidden, self.form, self.bound))
         return out

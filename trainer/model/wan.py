@@ -158,7 +158,7 @@ class WanBlock(nn.Module):
         self.mlp = (
             make_moe(config)
             if self.is_moe
-            else Mlp(m.width, config.mlp_hidden, m.mlp, has_bias=True)
+            else Mlp(m.width, config.mlp_hidden, m.mlp, has_bias=True, bound=m.activation_bound)
         )
         self.table_ND = _table(NUM_VECTORS, m.width)
 

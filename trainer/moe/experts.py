@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ...kernels.choice import choose_expert_path
 from ...kernels.expert_mlp.op import expert_mlp, expert_mlp_chosen
-from ...kernels.expert_mlp.reference import Experts
+from ...kernels.expert_mlp.reference import BOUND, Experts
 from ...kernels.routing.reference import ExpertChoice
 from ..model.mlp import Mlp
-from ..model_config import MoeConfig
+from ..model_config import MoeConfig, is_gated
 from ..numerics import exact, matmul_dtype
 from .router import Router
 from .tally import Tally
@@ -25,21 +25,23 @@ class MoeLayer(nn.Module):
     are of one form.
     """
 
-    def __init__(self, width: int, config: MoeConfig, router: Router) -> None:
+    def __init__(self, width: int, config: MoeConfig, router: Router, bound: float = BOUND) -> None:
         super().__init__()
         self.router = router
         self.config = config
         num, hidden, has_bias = config.num_experts, config.hidden, config.has_expert_bias
-        rows = 2 * hidden if config.expert == "swiglu" else hidden
+        rows = 2 * hidden if is_gated(config.expert) else hidden
         self.w_in_EDG = nn.Parameter(torch.randn(num, width, rows) / math.sqrt(width))
         self.w_out_EHD = nn.Parameter(torch.randn(num, hidden, width) / math.sqrt(hidden))
         self.b_in_EG = nn.Parameter(torch.zeros(num, rows)) if has_bias else None
         self.b_out_ED = nn.Parameter(torch.zeros(num, width)) if has_bias else None
         self.shared = (
-            Mlp(width, config.num_shared * hidden, config.expert, has_bias)
+            Mlp(width, config.num_shared * hidden, config.expert, has_bias, bound)
             if config.num_shared
             else None
         )
+        self.bound = bound
+        self.clamped_2: Tensor | None = None
         self.tally = Tally(config, num_rows=1)
 
     def forward(self, x_BSD: Tensor, told_BSD: Tensor | None = None) -> Tensor:
@@ -64,5 +66,10 @@ class MoeLayer(nn.Module):
             None if self.b_out_ED is None else self.b_out_ED.to(dtype),
         )
         return Experts(
-            self.w_in_EDG.to(dtype), self.w_out_EHD.to(dtype), *biases, self.config.expert
+            self.w_in_EDG.to(dtype),
+            self.w_out_EHD.to(dtype),
+            *biases,
+            self.config.expert,
+            self.bound,
+            self.clamped_2,
         )

@@ -14,7 +14,7 @@ def make_moe(config: RunConfig) -> MoeLayer | LatentMoe:
     width, moe = config.model.width, config.moe
     if moe.layer == "latent":
         return LatentMoe(width, config.model.layers, moe)
-    return MoeLayer(width, moe, make_router(width, moe))
+    return MoeLayer(width, moe, make_router(width, moe), config.model.activation_bound)
 
 
 def make_router(width: int, moe: MoeConfig) -> Router:

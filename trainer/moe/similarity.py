@@ -72,7 +72,7 @@ def _answers(x_TD: Tensor, experts: Experts, first: int) -> Tensor:
     h_ETG = torch.bmm(x_TD.expand(len(w_in_EDG), *x_TD.shape), w_in_EDG)
     if experts.b_in_EG is not None:
         h_ETG = h_ETG + experts.b_in_EG[chosen, None]
-    y_ETD = torch.bmm(activate(h_ETG, experts.form), experts.w_out_EHD[chosen])
+    y_ETD = torch.bmm(activate(h_ETG, experts.form, experts.bound), experts.w_out_EHD[chosen])
     return y_ETD if experts.b_out_ED is None else y_ETD + experts.b_out_ED[chosen, None]
 
 

@@ -9,6 +9,7 @@ from ..config import RunConfig
 from ..model.attention import Attention
 from ..model.cross_attention import CrossAttention
 from ..model.mlp import Mlp
+from ..model_config import is_gated
 from ..moe.experts import MoeLayer
 from .muon import Cut, MuonAdamW
 
@@ -61,9 +62,9 @@ def fused_matrices(model: nn.Module) -> dict[Tensor, Cut]:
             cuts[module.qkv.weight] = Cut(0, tuple(rows for rows in module.rows if rows))
         elif isinstance(module, CrossAttention):
             cuts[module.key_value.weight] = _in_parts(module.key_value.weight, 0, 2)
-        elif isinstance(module, Mlp) and module.form == "swiglu":
+        elif isinstance(module, Mlp) and is_gated(module.form):
             cuts[module.w_in.weight] = _in_parts(module.w_in.weight, 0, 2)
-        elif isinstance(module, MoeLayer) and module.config.expert == "swiglu":
+        elif isinstance(module, MoeLayer) and is_gated(module.config.expert):
             cuts[module.w_in_EDG] = _in_parts(module.w_in_EDG, 2, 2)
     for name, parameter in model.named_parameters():
         if name.endswith("modulation.linear.weight"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.chance import generator
-from ..model_config import MlpForm
+from ..model_config import MlpForm, is_gated
 from ..moe.experts import MoeLayer
 
 # E experts  D width  H hidden  G rows of w_in: 2*H where gated, else H  N shared experts * H
@@ -124,7 +124,7 @@ def with_dropped_channels(
             channels = chance.choice(hidden, num_dropped, replace=False)
             dropped_n = torch.from_numpy(np.sort(channels)).to(w_in_EDG.device)
             # gate before up
-            for first in (0, hidden) if form == "swiglu" else (0,):
+            for first in (0, hidden) if is_gated(form) else (0,):
                 _redraw(w_in_EDG[expert].t(), dropped_n + first, chance)
                 if b_in_EG is not None:
                     _redraw(b_in_EG[expert], dropped_n + first, chance)
