@@ -23,6 +23,7 @@ from .announcement import living_service
 from .engines import Database, masked, parsed_url, shown_url
 from .errors import MoescopeError
 from .migrate import checked_version, versions
+from .precision import policy_of
 from .settings import Settings
 
 FREE_GIB = 2.0
@@ -116,7 +117,8 @@ def _device() -> Finding:
         )
     found = json.loads(asked.stdout.strip().splitlines()[-1])
     if found["gpus"]:
-        return Finding("device", "good", f"{', '.join(found['gpus'])} (CUDA {found['cuda']})", "")
+        names = f"{', '.join(found['gpus'])} (CUDA {found['cuda']})"
+        return Finding("device", "good", f"{names}; {_precision('cuda')}", "")
     if shutil.which("nvidia-smi"):
         return Finding(
             "device",
@@ -127,9 +129,13 @@ def _device() -> Finding:
     return Finding(
         "device",
         "good",
-        f"{os.cpu_count()} processors, no GPU",
+        f"{os.cpu_count()} processors, no GPU; {_precision('cpu')}",
         "the recipe tiny trains on processors; others want a GPU",
     )
+
+
+def _precision(device: str) -> str:
+    return f"trains with {policy_of('auto', device)}"
 
 
 def _codecs() -> Finding:

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from ..platform.frozen import Frozen
+from ..platform.precision import Precision
 from .coherence import misfits
 from .model_config import ModelConfig, MoeConfig, NoiseExpertsConfig
 
@@ -134,6 +135,12 @@ class OptimConfig(Frozen):
 
 
 class ComputeConfig(Frozen):
+    precision: Precision = "auto"
+    """Of the matrix products of attention, MLPs and experts; all else is fp32. auto: bf16 on a GPU,
+    fp32 on a CPU."""
+    has_exact_router: bool = True
+    """Whether routers are fp32 where products are bf16. Without it close choices are lost: for
+    studies of what that does."""
     num_micro_batches: PositiveInt = Field(default=1, le=65_536)
     """Parts in which a step's batch is computed, one after the other, their gradients added up; the
     memory of a step is that of one part."""

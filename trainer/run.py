@@ -40,7 +40,7 @@ from .evaluation.probe import Probe
 from .loop import Trainer
 from .measure import Measure
 from .model.make import make_model
-from .numerics import matmul_dtype
+from .numerics import policy_on
 from .open_run import (
     announced_changes,
     changes,
@@ -315,6 +315,7 @@ def _say_start(trainer: Trainer, clips: ClipIndex, origin: str) -> None:
     line.say(
         f"{len(clips.clips)} clips in {config.data.folder}" + (f"; {origin}" if origin else "")
     )
+    line.say(f"precision: {policy_on(trainer.device, config.compute)}")
     if config.moe_blocks:
         line.say(f"experts: {_expert_path(config, trainer.device).reason}")
     for name, reason in clips.passed_over:
@@ -324,7 +325,8 @@ def _say_start(trainer: Trainer, clips: ClipIndex, origin: str) -> None:
 def _expert_path(config: RunConfig, device: torch.device) -> Choice:
     is_latent = config.moe.layer == "latent"
     width = config.moe.latent_head_width if is_latent else config.model.width
-    return choose_expert_path(device, matmul_dtype(device), width, config.moe.hidden)
+    products = policy_on(device, config.compute).products
+    return choose_expert_path(device, getattr(torch, products), width, config.moe.hidden)
 
 
 @contextmanager

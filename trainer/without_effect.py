@@ -41,6 +41,11 @@ def _without_effect(config: "RunConfig", key: str) -> str:
             return "noise_experts.transition is 0"
         if name == "guidance" and not config.has_text and config.model.family != "class":
             return "data.num_text_bytes is 0, so that there is nothing to be guided by"
+    if key == "compute.has_exact_router":
+        if not config.moe_blocks:
+            return "there is no MoE block, and so no router"
+        if config.compute.precision == "fp32":
+            return "compute.precision is fp32"
     if room == "optim":
         return _optim_key_without_effect(config, name)
     if key == "watch.num_probe_clips" and not config.watch.probe_every:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from ...platform import catalogue
 from ...platform.errors import MoescopeError
+from ...platform.precision import policy_of
 from ...platform.store import Store
 from ..reads import RunNow, RunReader, run_now, sample_clips
 from ..theme import LAMPS
@@ -125,6 +126,7 @@ def _numbers(now: RunNow) -> list[tuple[str, str, str]]:
         ("Status", now.run.status, plain(f"On {now.run.device}, code {now.run.code_version}.")),
         ("Step", "none yet" if now.step is None else f"{now.step + 1:,}{of}", ""),
     ]
+    rows += _precision(now)
     if now.loss is not None:
         rows.append(("Loss", number(now.loss), catalogue.CATALOGUE[catalogue.LOSS_TOTAL].help))
     if now.tokens_per_s is not None:
@@ -139,6 +141,21 @@ def _numbers(now: RunNow) -> list[tuple[str, str, str]]:
     elif now.run.finished_s is not None:
         rows.append(("Took", age(now.run.finished_s - now.run.created_s), ""))
     return rows
+
+
+def _precision(now: RunNow) -> list[tuple[str, str, str]]:
+    """Says which part computes in what; a run of another trainer does not tell."""
+    compute = now.run.config.get("compute")
+    if not isinstance(compute, dict) or "precision" not in compute:
+        return []
+    policy = policy_of(
+        str(compute["precision"]),
+        now.run.device,
+        has_exact_router=bool(compute.get("has_exact_router", True)),
+    )
+    parts = "; ".join(f"{part}: {dtype}" for part, dtype in policy.rows().items())
+    short_name = "bf16" if policy.products == "bfloat16" else "fp32"
+    return [("Precision", short_name, plain(f"{str(policy).capitalize()}. {parts}."))]
 
 
 def _until_measured(store: Store, run_id: str) -> None:

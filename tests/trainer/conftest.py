@@ -38,6 +38,7 @@ ROUTED: dict[str, dict[str, Any]] = {
         "objective.loss_weight": "cosmap",
     },
     "mlp": {"moe.router": "mlp", "moe.num_shared": 0, "moe.expert": "gelu7"},
+    "bf16": {"compute.precision": "bf16", "moe.every": 1},
     "cutoff": {"model.mlp": "swiglu7", "moe.expert": "swiglu7", "model.activation_bound": 1.0},
     "cross-attention": {"moe.router": "cross_attention"},
     "expert choice": {"moe.router": "expert_choice", "moe.bias_update_speed": 0.0},

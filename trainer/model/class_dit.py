@@ -102,7 +102,7 @@ class ClassDit(nn.Module):
     def work(self, state: ClassState, blocks: range) -> ClassState:
         """Sends the tokens through these blocks; the class tokens join in front of theirs."""
         x_BSD, condition_B1D = state.x_BSD, state.condition_B1D
-        with mixed(x_BSD.device):
+        with mixed(x_BSD.device, self.config.compute):
             for index in blocks:
                 if state.class_BND is not None and index == self.config.model.class_tokens_from:
                     x_BSD = torch.cat([state.class_BND, x_BSD], dim=1)

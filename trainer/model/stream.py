@@ -104,7 +104,7 @@ class VideoMoeDit(nn.Module):
     def begin(self, inputs: Inputs) -> StreamState:
         """Returns the tokens in front of the first block."""
         device = inputs.video_BCFHW.device
-        with mixed(device), exact(device):
+        with mixed(device, self.config.compute), exact(device):
             video = self.video_linear(inputs.video_BCFHW, inputs.sigma_MB[0])
             mel = (
                 self.mel_linear(inputs.mel_BNM, inputs.sigma_MB[1])
@@ -118,7 +118,7 @@ class VideoMoeDit(nn.Module):
     def work(self, state: StreamState, blocks: range) -> StreamState:
         """Sends the tokens through these blocks."""
         x_BSD = state.x_BSD
-        with mixed(x_BSD.device):
+        with mixed(x_BSD.device, self.config.compute):
             for index in blocks:
                 x_BSD = run_block(
                     self.blocks[index],
@@ -133,7 +133,7 @@ class VideoMoeDit(nn.Module):
     def finish(self, state: StreamState, inputs: Inputs) -> Flow:
         """Returns what the tokens behind the last block stand for."""
         device = state.x_BSD.device
-        with mixed(device), exact(device):
+        with mixed(device, self.config.compute), exact(device):
             shift, scale = self.last_modulation(state.condition_BGD)
             x_BSD = modulate(state.x_BSD.float(), shift, scale, self.tokens, self.last_gain)
             return self._answer(x_BSD, inputs, state.video, state.mel)

@@ -116,7 +116,7 @@ class WanDit(nn.Module):
     def work(self, state: WanState, blocks: range) -> WanState:
         """Sends the tokens through these blocks."""
         x_BSD = state.x_BSD
-        with mixed(x_BSD.device):
+        with mixed(x_BSD.device, self.config.compute):
             for index in blocks:
                 x_BSD = run_block(
                     self.blocks[index],

@@ -43,14 +43,17 @@ class ExpertChoiceRouter(nn.Module):
         super().__init__()
         RoutingRule(num_chosen).check(num_experts)
         self.num_chosen = num_chosen
+        self.is_exact = True
         self.scores: Scores = scores
         self.scale = scale
         self.weight_ED = nn.Parameter(torch.randn(num_experts, width) * std)
 
     def forward(self, x_BSD: Tensor, told_BSD: Tensor | None = None) -> ExpertChoice:
         """x_BSD: (B, S, D), any float dtype. told_BSD is not looked at."""
-        with exact(x_BSD.device):
+        with exact(x_BSD.device, self.is_exact):
             logit_BSE = F.linear(x_BSD.float(), self.weight_ED)
+        with exact(x_BSD.device):
+            logit_BSE = logit_BSE.float()
             return choose_tokens(logit_BSE, self.num_chosen, self.scores, self.scale, "sample")
 
 
@@ -91,6 +94,7 @@ class BatchChoiceRouter(nn.Module):
         super().__init__()
         RoutingRule(num_chosen).check(num_experts)
         self.num_chosen = num_chosen
+        self.is_exact = True
         self.scores: Scores = scores
         self.scale = scale
         self.weight_ED = nn.Parameter(torch.randn(num_experts, width) * std)
@@ -109,9 +113,11 @@ class BatchChoiceRouter(nn.Module):
         forward leaves `predictor_loss`, and cut-offs for the next `update_thresholds`.
         """
         self.predictor_loss = None
-        with exact(x_BSD.device):
-            x_BSD = x_BSD.float()
+        x_BSD = x_BSD.float()
+        with exact(x_BSD.device, self.is_exact):
             logit_BSE = F.linear(x_BSD, self.weight_ED)
+        with exact(x_BSD.device):
+            logit_BSE = logit_BSE.float()
             if not self.training:
                 return self._choose_by_threshold(x_BSD.flatten(0, 1), logit_BSE.flatten(0, 1))
             choice = choose_tokens(logit_BSE, self.num_chosen, self.scores, self.scale, "batch")

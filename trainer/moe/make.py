@@ -12,9 +12,13 @@ from .router import CrossAttentionRouter, LinearRouter, MlpRouter, Router
 def make_moe(config: RunConfig) -> MoeLayer | LatentMoe:
     """Makes the layer of experts of one MoE block."""
     width, moe = config.model.width, config.moe
+    layer: MoeLayer | LatentMoe
     if moe.layer == "latent":
-        return LatentMoe(width, config.model.layers, moe)
-    return MoeLayer(width, moe, make_router(width, moe), config.model.activation_bound)
+        layer = LatentMoe(width, config.model.layers, moe)
+    else:
+        layer = MoeLayer(width, moe, make_router(width, moe), config.model.activation_bound)
+    layer.router.is_exact = config.compute.has_exact_router
+    return layer
 
 
 def make_router(width: int, moe: MoeConfig) -> Router:

@@ -25,11 +25,14 @@ class TokenRouter(nn.Module):
     """
 
     bias_E: Tensor | None
+    is_exact: bool
+    """Whether logits are fp32 in a stretch of other products (compute.has_exact_router)."""
 
     def __init__(self, num_experts: int, rule: RoutingRule, has_bias: bool) -> None:
         super().__init__()
         rule.check(num_experts)
         self.rule = rule
+        self.is_exact = True
         self.register_buffer("bias_E", torch.zeros(num_experts) if has_bias else None)
 
     def logits(self, x_BSD: Tensor, told_BSD: Tensor | None) -> Tensor:
@@ -40,10 +43,11 @@ class TokenRouter(nn.Module):
         """x_BSD: (B, S, D), any float dtype. told_BSD: (B, any number, D) tokens that the
         cross-attention router reads beside, and the others do not; or None. Returns the routing of
         the B * S tokens, sample after sample."""
-        with exact(x_BSD.device):
+        with exact(x_BSD.device, self.is_exact):
             told_BSD = None if told_BSD is None else told_BSD.float()
             logit_TE = self.logits(x_BSD.float(), told_BSD).flatten(0, -2)
-            return route(logit_TE, self.bias_E, self.rule)
+        with exact(x_BSD.device):
+            return route(logit_TE.float(), self.bias_E, self.rule)
 
     def update_bias(self, counts_E: Tensor, speed: float, keep: Tensor) -> None:
         """As the function `update_bias`. Raises ValueError where the router has no bias."""
@@ -175,6 +179,7 @@ class HeadRouters(nn.Module):
             )
         RoutingRule(num_chosen).check(num_experts)
         self.num_chosen = num_chosen
+        self.is_exact = True
         self.weight_HED = nn.Parameter(torch.randn(num_heads, num_experts, head_width) * std)
         self.register_buffer("bias_HE", torch.zeros(num_heads, num_experts))
 
@@ -182,9 +187,10 @@ class HeadRouters(nn.Module):
         """z_THD: (T, H, d), any float dtype. Returns a Routing of the T * H parts, row t * H + h
         being part h of token t: chosen is h * E + expert, counts are (H, E), scores (a softmax over
         the head's experts) and logits are (H, T, E)."""
-        with exact(z_THD.device):
+        with exact(z_THD.device, self.is_exact):
             logit_HTE = torch.bmm(z_THD.float().transpose(0, 1), self.weight_HED.transpose(1, 2))
-            return route_heads(logit_HTE, self.bias_HE, self.num_chosen)
+        with exact(z_THD.device):
+            return route_heads(logit_HTE.float(), self.bias_HE, self.num_chosen)
 
     def update_bias(self, counts_HE: Tensor, speed: float, keep: Tensor) -> None:
         """As the function `update_bias`, each head against its own mean."""

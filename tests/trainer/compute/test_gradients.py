@@ -60,19 +60,20 @@ def test_the_parts_gradients_add_up_to_those_of_the_batch(
         one["moe.router"] = "expert_choice"
     config = changed(small, one)
     model = _awake(config)
+    # bf16 rounds products, and the sums of micro-batches, to 2^-9
+    bound = 1e-2 if config.compute.precision == "bf16" else 1e-4
     want, want_counts = _step(model, config)
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     got, counts = _step(model, changed(config, {"compute.num_micro_batches": num}))
-    assert torch.equal(want.losses.per_sample_MB, got.losses.per_sample_MB) or (
-        relative_error("losses", want.losses.per_sample_MB, got.losses.per_sample_MB) < 1e-5
-    )
-    assert relative_error("total", want.objective, got.objective) < 1e-5
+    losses_MB = want.losses.per_sample_MB
+    assert relative_error("losses", losses_MB, got.losses.per_sample_MB) < bound / 10
+    assert relative_error("total", want.objective, got.objective) < bound / 10
     assert all(torch.equal(*pair) for pair in zip(want_counts, counts, strict=True))
     for name, parameter in model.named_parameters():
         if name in gradients:
             assert parameter.grad is not None, name
             # where parts cancel, rounding is measured against what cancelled
-            assert relative_error(name, gradients[name], parameter.grad) < 1e-4, name
+            assert relative_error(name, gradients[name], parameter.grad) < bound, name
 
 
 def test_a_step_that_is_looked_at_beforehand_has_the_losses_of_the_step(small: RunConfig) -> None:
