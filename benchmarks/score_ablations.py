@@ -60,8 +60,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def loss_of(config: RunConfig, home: Path) -> float:
-    """Trains, and returns the loss of the averaged weights on held-out pictures."""
+def base_in(folder: Path, steps: int) -> RunConfig:
+    """Returns the base, with pictures that are made in the folder."""
+    make_clips(folder, NUM_CLIPS, seed=5, is_by_class=True, are_pictures=True)
+    return changed(
+        BASE,
+        {
+            "data.folder": str(folder),
+            "data.validation_share": NUM_HELD_OUT / NUM_CLIPS,
+            "steps": steps,
+            "watch.probe_every": 0,
+            "checkpoint.min_free_gib": 0.0,
+        },
+    )
+
+
+def trained(config: RunConfig, home: Path) -> tuple[str, float]:
+    """Trains; returns the run's id, and the loss of its averaged weights on held-out pictures."""
     trainers: list[Trainer] = []
 
     def on_step(trainer: Trainer) -> None:
@@ -75,7 +90,7 @@ def loss_of(config: RunConfig, home: Path) -> float:
         held_out = seen(batches.validation_batch(NUM_HELD_OUT), config, device)
     with state.ema.swapped_in():
         passes = probe_passes(config, held_out, NUM_BINS)
-        return probe(state.model, held_out, passes, config).video
+        return result.run_id, probe(state.model, held_out, passes, config).video
 
 
 def spread(values: list[float]) -> float:
@@ -85,18 +100,7 @@ def spread(values: list[float]) -> float:
 
 def main(num_seeds: int, steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        clips = Path(folder) / "clips"
-        make_clips(clips, NUM_CLIPS, seed=5, is_by_class=True, are_pictures=True)
-        base = changed(
-            BASE,
-            {
-                "data.folder": str(clips),
-                "data.validation_share": NUM_HELD_OUT / NUM_CLIPS,
-                "steps": steps,
-                "watch.probe_every": 0,
-                "checkpoint.min_free_gib": 0.0,
-            },
-        )
+        base = base_in(Path(folder) / "clips", steps)
         print(f"{steps} steps, {num_seeds} seeds\n")
         print("| variant | active | total | loss (spread) | against base (spread) |")
         print("|---|---|---|---|---|")
@@ -105,7 +109,7 @@ def main(num_seeds: int, steps: int) -> None:
             losses = []
             for seed in range(num_seeds):
                 config = changed(base, {**changes, "seed": seed})
-                losses.append(loss_of(config, Path(folder) / f"{name[:8]}-{seed}"))
+                losses.append(trained(config, Path(folder) / f"{name[:8]}-{seed}")[1])
             of_base = of_base or losses
             count = count_parameters(changed(base, changes))
             differences = [100 * (a / b - 1) for a, b in zip(losses, of_base, strict=True)]

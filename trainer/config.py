@@ -141,6 +141,9 @@ class ComputeConfig(Frozen):
     has_exact_router: bool = True
     """Whether routers are fp32 where products are bf16. Without it close choices are lost: for
     studies of what that does."""
+    is_compiled: bool = False
+    """Whether blocks go through torch.compile, the layers of experts aside: faster steps after a
+    first one that takes half a minute or more."""
     num_micro_batches: PositiveInt = Field(default=1, le=65_536)
     """Parts in which a step's batch is computed, one after the other, their gradients added up; the
     memory of a step is that of one part."""

@@ -31,6 +31,7 @@ from ..platform.sinks import FanOut, Sink
 from ..platform.sql_sink import SqlSink
 from ..platform.store import Store, open_store
 from .checkpoints.keeping import Keeper
+from .compute.compiled import compile_blocks
 from .config import RunConfig
 from .counts.parameters import count_parameters
 from .data.batches import Batches
@@ -180,6 +181,8 @@ def clips_for(config: RunConfig, old: Run | None, origin: Run | None) -> ClipInd
 def fresh_state(config: RunConfig, device: torch.device, run_id: str) -> TrainState:
     """Returns the state of a run that has not begun."""
     model = make_model(config).to(device)
+    if config.compute.is_compiled:
+        compile_blocks(model)
     return TrainState(
         model,
         make_optimizer(model, config),

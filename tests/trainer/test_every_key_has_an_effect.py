@@ -154,6 +154,8 @@ KEPT_BY: dict[str, str] = {
     "optim.final_share": "test_schedule.py",
     # only where products are bf16
     "compute.has_exact_router": "test_numerics.py",
+    # the same but for rounding, in less time
+    "compute.is_compiled": "test_compiled.py",
     # the same to the bit, with less memory
     "compute.are_blocks_recomputed": "test_recomputation.py",
     "data.workers": "test_as_many_processes_decode_as_asked",

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import NamedTuple
 
 import torch
@@ -56,16 +56,21 @@ def step_gradients(
     num = config.compute.num_micro_batches
     for index, (part, part_drawn) in enumerate(_parts(batch, drawn, num)):
         start_s = time.perf_counter()
-        with watching(index == num - 1):
+        with ExitStack() as watched:
+            watched.enter_context(watching(index == num - 1))
             losses = flow_losses(model, part, part_drawn, config, whole=batch)
             extra = experts.loss()
-        objective = losses.total
-        if extra is not None:
-            extra = extra / num
-            objective = objective + extra
-            extras.append(extra.detach())
-        middle_s = time.perf_counter()
-        objective.backward()
+            objective = losses.total
+            if extra is not None:
+                extra = extra / num
+                objective = objective + extra
+                extras.append(extra.detach())
+            middle_s = time.perf_counter()
+            if not config.compute.are_blocks_recomputed:
+                # else the repetition is watched, too: without hooks another compiled graph would
+                # run in it, which saves other tensors
+                watched.close()
+            objective.backward()
         forward_s += middle_s - start_s
         backward_s += time.perf_counter() - middle_s
         found.append(Losses(*(loss.detach() for loss in losses)))

@@ -1,0 +1,77 @@
+"""Compiled blocks: the same training but for rounding, watched or not."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moescope.platform import catalogue
+from moescope.platform.errors import MoescopeError
+from moescope.platform.frozen import changed
+from moescope.platform.series import read_series
+from moescope.platform.settings import Settings
+from moescope.platform.store import open_store
+from moescope.trainer.compute import compiled
+from moescope.trainer.compute.compiled import compile_blocks
+from moescope.trainer.config import RunConfig
+from moescope.trainer.model.make import make_model
+from moescope.trainer.run import train
+
+# torch's compiler imports what torch calls deprecated, and looks at gradients of tensors between
+# layers; neither is ours. Until torch 2.14 at least.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
+
+STEPS = 4
+SAME = (catalogue.EXPERT_TOKENS, catalogue.EXPERT_LOAD, catalogue.MAX_VIOLATION)
+CLOSE = (
+    catalogue.LOSS_TOTAL,
+    catalogue.LOSS_PER_SAMPLE,
+    catalogue.GRAD_NORM,
+    catalogue.ACTIVATION_RMS,
+    catalogue.ACTIVATION_ABSMAX,
+    catalogue.ROUTER_ENTROPY_NATS,
+)
+
+
+def _signals(config: RunConfig, home: Path) -> dict[str, Any]:
+    torch._dynamo.reset()
+    settings = Settings(home=home, mlflow="off")
+    result = train(config, settings=settings, progress=False)
+    assert result.status == "finished"
+    with open_store(settings.store_url) as store:
+        return {
+            name: read_series(store, result.run_id, name).values
+            for name in (*SAME, *CLOSE, catalogue.ACTIVATION_CLAMPED_SHARE)
+        }
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("family", ["cutoff", "jitmoe", "wan"])
+def test_counts_are_the_same_and_signals_within_rounding(
+    small: RunConfig, family: str, ways: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    every = {"steps": STEPS, "watch.sample_every": 2, "watch.probe_every": 2}
+    config = changed(small, {**ways[family], **every})
+    want = _signals(config, tmp_path / "eager")
+    assert len(want[catalogue.LOSS_TOTAL]) == STEPS
+    assert len(want[catalogue.ACTIVATION_RMS]) == STEPS // 2
+    for changes in ({}, {"compute.are_blocks_recomputed": True}):
+        also = {"compute.is_compiled": True, **changes}
+        got = _signals(changed(config, also), tmp_path / f"compiled-{len(changes)}")
+        for name in SAME:
+            assert np.array_equal(want[name], got[name]), name
+        for name in (*CLOSE, catalogue.ACTIVATION_CLAMPED_SHARE):
+            np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_without_a_compiler_there_is_a_line_that_says_so(
+    small: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    with pytest.raises(MoescopeError, match=r"no C\+\+ compiler here.*install g\+\+"):
+        compile_blocks(make_model(small))
