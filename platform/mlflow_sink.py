@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from .catalogue import GRAD_NORM, LOSS_SPIKE_SCORE, LOSS_TOTAL, TOKENS_PER_S, Tier, signal_spec
 from .record_codec import Record
-from .records import Alert, Frame, Run, RunStatus, Segment
+from .records import Alert, Event, Frame, Run, RunStatus, Segment
 from .sink_thread import RecordRefused
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 NUMBERS_PER_S = 100.0
 """Most numbers sent per second of training (facts: tracking.md 5.8)."""
+ARTIFACTS = "mlartifacts"
+"""Folder of clips and pictures, beside MLflow's database."""
 NON_FINITE = "moescope/non_finite"
 """MLflow metric: how many scalars of the step were not finite."""
 SHOWN_OF_A_RUN = (LOSS_TOTAL, LOSS_SPIKE_SCORE, GRAD_NORM, TOKENS_PER_S)
@@ -137,6 +139,8 @@ class MlflowSink:
                 text = f"{record.severity} from step {record.onset_step}: {record.message}"
                 key = f"alert.{record.rule}.{record.fired_step}"
                 client.set_tag(self._segment_id(client, record.segment), key, text[:_TAG_LENGTH])
+            elif isinstance(record, Event):
+                self._write_samples(client, record)
         free_from_s = dict(self._free_from_s)
         metrics: dict[int, list[Metric]] = {}
         for record in records:
@@ -151,6 +155,14 @@ class MlflowSink:
         self._show_ends(client, [segment for segment in self._last if segment < newest])
         # only now: the same records must be thinned alike when they come again
         self._free_from_s = free_from_s
+
+    def _write_samples(self, client: "MlflowClient", event: Event) -> None:
+        """Gives the run of the whole the clips that an event tells of; those gone since are not
+        missed, and the same ones again replace themselves."""
+        for file in event.details.get("samples", ()):
+            path = Path(file)
+            if path.is_file():
+                client.log_artifact(self._parent_id, str(path), f"samples/{path.parent.name}")
 
     def _show_ends(self, client: "MlflowClient", segments: Sequence[int]) -> None:
         """Gives the run of the whole the last values of these segments; twice changes nothing."""
@@ -176,7 +188,7 @@ class MlflowSink:
 
     def _open_parent(self, client: "MlflowClient") -> str:
         run = self._run
-        experiment_id = _experiment_id(client, run.project)
+        experiment_id = _experiment_id(client, run.project, self._url)
         tags = {"moescope.run_id": run.id, "moescope.segment": "all"}
         run_id = _find_or_create(client, experiment_id, tags, run.name)
         more = {
@@ -275,20 +287,28 @@ def _make_database(tracking_url: str) -> None:
         new.unlink(missing_ok=True)
 
 
-def _experiment_id(client: "MlflowClient", project: str) -> str:
+def _experiment_id(client: "MlflowClient", project: str, tracking_url: str) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(project)
     if found is not None:
         return str(found.experiment_id)
     try:
-        return str(client.create_experiment(project))
+        return str(client.create_experiment(project, _artifact_location(tracking_url)))
     except MlflowException:
         # another run of the project made it in between
         found = client.get_experiment_by_name(project)
         if found is None:
             raise
         return str(found.experiment_id)
+
+
+def _artifact_location(tracking_url: str) -> str | None:
+    """Returns where an experiment's files go: a server knows; beside the database of one that is
+    not up it is the folder that it will look in, and not the folder one happens to be in."""
+    if not tracking_url.startswith("sqlite:///"):
+        return None
+    return str(Path(tracking_url.removeprefix("sqlite:///")).absolute().parent / ARTIFACTS)
 
 
 def _find_or_create(

@@ -25,6 +25,7 @@ from .announcement import Announcement, announce, announced, is_alive, own_proce
 from .children import Child, end_orphans
 from .delivery import LEASE as DELIVERY_LEASE
 from .errors import MoescopeError
+from .mlflow_sink import ARTIFACTS
 from .scheduler import Ticker
 from .service_ticks import ServiceTicks
 from .settings import Settings
@@ -180,7 +181,7 @@ def mlflow_server(host: str, home: Path, port: int) -> Child:
         # 2 processes and 0.5 GB in place of 15 and 3.1 (facts: ecosystem.md 2)
         *("--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"),
-        *("--artifacts-destination", str(home / "mlartifacts")),
+        *("--artifacts-destination", str(home / ARTIFACTS)),
     ]
     shown = _shown_host(host)
     if shown != host or not host.startswith("127."):

@@ -159,6 +159,12 @@ class WatchConfig(Frozen):
     """Steps between probe batches (slow tier); 0 switches them off."""
     num_probe_clips: PositiveInt = Field(default=8, le=4096)
     """Held-out clips of the fixed probe batch, or as many as there are."""
+    are_checkpoints_sampled: bool = False
+    """Whether clips are generated at each checkpoint on disk, of the same prompts and the same
+    noise; training waits meanwhile."""
+    sample_prompts: tuple[str, ...] = ()
+    """Their captions, or classes by name or number; empty: of a few held-out clips, or a few
+    classes."""
 
 
 class GuardConfig(Frozen):

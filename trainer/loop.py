@@ -41,6 +41,7 @@ from .objective.timesteps import draw
 from .optim.schedule import decay_begins_at, learning_rate
 from .progress import Lamp, ProgressLine
 from .rollback import Vetting, carry_out, end_vetting
+from .sampling.at_checkpoints import CheckpointSamples
 from .state import TrainState
 from .step_record import StepRecord, scalar
 from .take_commands import obey
@@ -70,6 +71,7 @@ class Trainer:
     batches: Batches
     measure: Measure
     probe: Probe
+    samples: CheckpointSamples | None
     policy: Policy
     keeper: Keeper
     fan_out: FanOut
@@ -361,3 +363,14 @@ class Trainer:
             # a snapshot holds the judge's state too, so the step before it must have been judged
             self.settle()
         self.keeper.after_step(self.state, self.segment.index)
+        if self.samples is not None and self.samples.is_due(step):
+            self._sample(self.samples)
+
+    def _sample(self, samples: CheckpointSamples) -> None:
+        try:
+            files = [str(path) for path in samples.write(self.state)]
+        except OSError as error:
+            self.raise_alert("samples", f"clips cannot be written: {error.strerror}")
+            return
+        text = f"{len(files)} clips of the state in front of step {self.state.step}"
+        self.say_event("note", text, {"samples": files})

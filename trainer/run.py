@@ -55,6 +55,7 @@ from .optim.groups import make_optimizer
 from .origin import branched_state, load_weights
 from .progress import ProgressLine
 from .rollback import vetting_after_resume
+from .sampling.at_checkpoints import CheckpointSamples
 from .state import TrainState
 
 
@@ -246,6 +247,7 @@ def _assemble(
         batches=batches,
         measure=Measure(state.model, config, device),
         probe=Probe(config, batches, device),
+        samples=CheckpointSamples(config, run) if config.watch.are_checkpoints_sampled else None,
         policy=policy,
         keeper=keeper,
         fan_out=fan_out,

@@ -50,6 +50,11 @@ def _without_effect(config: "RunConfig", key: str) -> str:
         return _optim_key_without_effect(config, name)
     if key == "watch.num_probe_clips" and not config.watch.probe_every:
         return "watch.probe_every is 0"
+    if key == "watch.sample_prompts":
+        if not config.watch.are_checkpoints_sampled:
+            return "watch.are_checkpoints_sampled is false"
+        if not config.has_text and config.model.family != "class":
+            return "the model reads neither captions nor classes"
     if room == "guard" and name != "is_on" and not config.guard.is_on:
         return "guard.is_on is false"
     if room == "policy" and name != "mode" and config.policy.mode == "off":

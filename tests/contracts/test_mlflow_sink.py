@@ -10,7 +10,7 @@ import pytest
 
 from moescope.platform.catalogue import GRAD_NORM, LOSS_SPIKE_SCORE, LOSS_TOTAL
 from moescope.platform.mlflow_sink import STATUSES, MlflowSink
-from moescope.platform.records import Frame, Run, RunStatus, Segment
+from moescope.platform.records import Event, Frame, Run, RunStatus, Segment
 
 # MLflow 3.17 maps a relation in a way that SQLAlchemy 2.1 has deprecated; goes when MLflow's pin
 # moves on
@@ -99,3 +99,37 @@ def test_the_run_of_the_whole_shows_where_each_segment_ended(url: str) -> None:
     assert history(url, whole.info.run_id, LOSS_TOTAL) == [(0, 5.0), (1, 4.0)]
     shown = seen(url, run)["all"].data.metrics
     assert shown == {LOSS_TOTAL: 4.0, GRAD_NORM: 2.0, LOSS_SPIKE_SCORE: 0.5}
+
+
+def test_the_clips_that_an_event_tells_of_are_files_of_the_run(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    clip = tmp_path / "samples" / "step-000004" / "a-disc.mp4"
+    clip.parent.mkdir(parents=True)
+    clip.write_bytes(b"a clip")
+    details = {"samples": [str(clip), str(tmp_path / "gone.mp4")]}
+    run = a_run()
+    records = [
+        Segment(run.id, 0, 0, "start", 1.0),
+        Event(run.id, 0, 4, 1.0, "note", "2 clips", details),
+        Event(run.id, 0, 5, 1.0, "note", "no clips", {}),
+    ]
+    for _ in range(2):
+        # twice, as after a kill
+        sink = MlflowSink(url, run)
+        sink.write(records)
+        sink.close()
+    client = MlflowClient(tracking_uri=url)
+    run_id = seen(url, run)["all"].info.run_id
+    (file,) = client.list_artifacts(run_id, "samples/step-000004")
+    assert file.path == "samples/step-000004/a-disc.mp4"
+    found = Path(client.download_artifacts(run_id, file.path, str(elsewhere)))
+    assert found.read_bytes() == b"a clip"
+    # beside the database, and not where one happens to be
+    assert (tmp_path / "mlartifacts").is_dir()
+    assert not (elsewhere / "mlruns").exists()

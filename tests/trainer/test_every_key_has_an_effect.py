@@ -162,6 +162,8 @@ KEPT_BY: dict[str, str] = {
     "watch.sample_every": "test_what_is_watched_how_often",
     "watch.probe_every": "test_what_is_watched_how_often",
     "watch.num_probe_clips": "test_what_is_watched_how_often",
+    "watch.are_checkpoints_sampled": "test_at_checkpoints.py",
+    "watch.sample_prompts": "test_at_checkpoints.py",
     "guard.is_on": "test_watching_a_run.py",
     "guard.extreme_factor": "test_the_guard_takes_its_numbers",
     "guard.most_in_a_row": "test_the_guard_takes_its_numbers",

@@ -80,7 +80,7 @@ def sample_run(
     finally:
         store.close()
     first_CHW = _reference(reference, config) if reference is not None else None
-    named = _asked(config, run, prompts, classes)
+    named = asked(config, run, prompts, classes)
     folder = to or Path(run.folder) / "samples"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,20 @@ def sample_run(
         raise MoescopeError(f"--to {folder} cannot be written: {error.strerror}") from None
     told = [prompt._replace(reference_CHW=first_CHW) for _, prompt in named]
     with _at_work(model, config, offload, tell):
-        made = Generated(*(t.cpu() for t in generate(model, config, told, seed, sampling)))
+        made = generate(model, config, told, seed, sampling)
+    return write_made(folder, named, made, seed, config)
+
+
+def write_made(
+    folder: Path,
+    named: Sequence[tuple[str, Prompt]],
+    made: Generated,
+    seed: int,
+    config: RunConfig,
+) -> list[Path]:
+    """Writes what was made into a folder that is there, with its prompt beside each file; returns
+    the clips and pictures."""
+    made = Generated(made.video_BCFHW.cpu(), made.mel_BNM.cpu())
     video_BCFHW = decode(made.video_BCFHW, config)
     paths = []
     for i, (name, _) in enumerate(named):
@@ -142,10 +155,12 @@ def _refuse_what_is_not_read(
             )
 
 
-def _asked(
+def asked(
     config: RunConfig, run: Run, prompts: Sequence[str], classes: Sequence[str]
 ) -> list[tuple[str, Prompt]]:
-    """Returns a name and a prompt for each clip to be made."""
+    """Returns a name and a prompt for each clip to be made; where none is named, for captions of a
+    few held-out clips, or a few classes of the data. Raises MoescopeError on an unknown class, and
+    where there is nothing to tell."""
     if config.model.family == "class":
         known = read_classes(Path(run.folder)) or find_clips(config.data.folder).classes
         asked = classes or list(known)[:NUM_FROM_DATA]
