@@ -178,4 +178,5 @@ def _samples(store: Store, run_id: str) -> None:
                 st.image(str(clip))
             else:
                 st.video(str(clip), loop=True, muted=True)
-            st.caption(plain(clip.name, 60))
+            of_step = "" if clip.parent.name == "samples" else f"{clip.parent.name}: "
+            st.caption(plain(f"{of_step}{clip.stem}", 80))
