@@ -1,5 +1,6 @@
 """A step in several micro-batches: the gradients, losses and counts of the batch in one piece."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -16,22 +17,13 @@ from moescope.trainer.config import RunConfig
 from moescope.trainer.data.batches import Batch, Batches
 from moescope.trainer.data.clips import find_clips
 from moescope.trainer.data.latents import seen
-from moescope.trainer.model.make import make_model
 from moescope.trainer.model.noise_experts import NoiseExperts
 from moescope.trainer.moe.steps import ExpertSteps
 from moescope.trainer.objective.timesteps import draw
 
+Awake = Callable[[RunConfig], nn.Module]
 # these see a whole micro-batch: their losses are another function of the parts
 OF_A_BATCH = {"moe.balance_weight": 0.0}
-
-
-def _awake(config: RunConfig) -> nn.Module:
-    torch.manual_seed(0)
-    model = make_model(config)
-    for parameter in model.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.05)
-    return model
 
 
 def _batch(config: RunConfig) -> Batch:
@@ -53,13 +45,13 @@ def _step(model: nn.Module, config: RunConfig) -> tuple[StepLosses, list[torch.T
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("num", [2, 4])
 def test_the_parts_gradients_add_up_to_those_of_the_batch(
-    small: RunConfig, way: str, ways: dict[str, dict[str, Any]], num: int
+    small: RunConfig, way: str, ways: dict[str, dict[str, Any]], num: int, awake: Awake
 ) -> None:
     one = {**ways[way], **OF_A_BATCH, "compute.num_micro_batches": 1}
     if one.get("moe.router") == "batch_choice":
         one["moe.router"] = "expert_choice"
     config = changed(small, one)
-    model = _awake(config)
+    model = awake(config)
     # bf16 rounds products, and the sums of micro-batches, to 2^-9
     bound = 1e-2 if config.compute.precision == "bf16" else 1e-4
     want, want_counts = _step(model, config)
@@ -76,9 +68,11 @@ def test_the_parts_gradients_add_up_to_those_of_the_batch(
             assert relative_error(name, gradients[name], parameter.grad) < bound, name
 
 
-def test_a_step_that_is_looked_at_beforehand_has_the_losses_of_the_step(small: RunConfig) -> None:
+def test_a_step_that_is_looked_at_beforehand_has_the_losses_of_the_step(
+    small: RunConfig, awake: Awake
+) -> None:
     config = changed(small, {"compute.num_micro_batches": 2})
-    model, batch = _awake(config), _batch(config)
+    model, batch = awake(config), _batch(config)
     drawn = draw(config, 0, batch)
     looked = step_losses(model, batch, drawn, config)
     trained, _ = _step(model, config)
@@ -87,7 +81,9 @@ def test_a_step_that_is_looked_at_beforehand_has_the_losses_of_the_step(small: R
     assert looked.total.grad_fn is None
 
 
-def test_how_noise_experts_shared_out_a_step_is_told_of_the_whole_batch(small: RunConfig) -> None:
+def test_how_noise_experts_shared_out_a_step_is_told_of_the_whole_batch(
+    small: RunConfig, awake: Awake
+) -> None:
     changes = {
         "noise_experts.num_experts": 2,
         "noise_experts.boundaries": [0.7],
@@ -96,7 +92,7 @@ def test_how_noise_experts_shared_out_a_step_is_told_of_the_whole_batch(small: R
     noted = []
     for num in (1, 4):
         config = changed(small, changes | {"compute.num_micro_batches": num})
-        model = _awake(config)
+        model = awake(config)
         assert isinstance(model, NoiseExperts)
         _step(model, config)
         assert model.noted is not None
@@ -105,9 +101,9 @@ def test_how_noise_experts_shared_out_a_step_is_told_of_the_whole_batch(small: R
     assert noted[1].weight_XB.shape == (2, small.data.batch)
 
 
-def test_only_the_last_part_of_a_sampled_step_is_watched(small: RunConfig) -> None:
+def test_only_the_last_part_of_a_sampled_step_is_watched(small: RunConfig, awake: Awake) -> None:
     config = changed(small, {"compute.num_micro_batches": 4})
-    model, batch = _awake(config), _batch(config)
+    model, batch = awake(config), _batch(config)
     asked: list[bool] = []
 
     def watching(is_last: bool) -> Any:

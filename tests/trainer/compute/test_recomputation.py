@@ -1,5 +1,6 @@
 """Blocks that are computed again in the backward pass: the same to the bit, and less is kept."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,27 +17,17 @@ from moescope.trainer.data.batches import Batches
 from moescope.trainer.data.clips import find_clips
 from moescope.trainer.data.latents import seen
 from moescope.trainer.measure import Measure
-from moescope.trainer.model.make import make_model
 from moescope.trainer.moe.expert_choice import BatchChoiceRouter
 from moescope.trainer.moe.steps import ExpertSteps
 from moescope.trainer.objective.flow import flow_losses
 from moescope.trainer.objective.timesteps import draw
 
+Awake = Callable[[RunConfig], nn.Module]
 Found = dict[str, torch.Tensor]
 
 
-def _awake(config: RunConfig) -> nn.Module:
-    torch.manual_seed(0)
-    model = make_model(config)
-    for parameter in model.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.05)
-    return model
-
-
-def _step(config: RunConfig) -> tuple[Found, dict[str, Any]]:
+def _step(config: RunConfig, model: nn.Module) -> tuple[Found, dict[str, Any]]:
     """Returns all that a sampled step leaves on the device, and what it measured."""
-    model = _awake(config)
     with Batches(find_clips(config.data.folder), config.data, 0, ahead=0) as batches:
         batch = seen(batches.get(0), config, torch.device("cpu"))
     drawn, experts = draw(config, 0, batch), ExpertSteps(model, config.moe)
@@ -59,12 +50,13 @@ def _step(config: RunConfig) -> tuple[Found, dict[str, Any]]:
 
 @pytest.mark.usefixtures("one_thread")
 def test_losses_gradients_counts_and_signals_are_the_same_to_the_bit(
-    small: RunConfig, way: str, ways: dict[str, dict[str, Any]]
+    small: RunConfig, way: str, ways: dict[str, dict[str, Any]], awake: Awake
 ) -> None:
-    kept, again = (
-        _step(changed(small, ways[way] | {"compute.are_blocks_recomputed": is_recomputed}))
+    configs = [
+        changed(small, ways[way] | {"compute.are_blocks_recomputed": is_recomputed})
         for is_recomputed in (False, True)
-    )
+    ]
+    kept, again = (_step(config, awake(config)) for config in configs)
     for want, got in zip(kept, again, strict=True):
         assert want.keys() == got.keys()
         for name in want:
@@ -74,11 +66,11 @@ def test_losses_gradients_counts_and_signals_are_the_same_to_the_bit(
             )
 
 
-def test_what_is_kept_for_the_way_back_shrinks(small: RunConfig) -> None:
+def test_what_is_kept_for_the_way_back_shrinks(small: RunConfig, awake: Awake) -> None:
     kept = []
     for is_recomputed in (False, True):
         config = changed(small, {"model.layers": 8, "compute.are_blocks_recomputed": is_recomputed})
-        model = _awake(config)
+        model = awake(config)
         with Batches(find_clips(config.data.folder), config.data, 0, ahead=0) as batches:
             batch = batches.get(0)
         storages: dict[int, int] = {}
