@@ -101,6 +101,29 @@ def test_the_run_of_the_whole_shows_where_each_segment_ended(url: str) -> None:
     assert shown == {LOSS_TOTAL: 4.0, GRAD_NORM: 2.0, LOSS_SPIKE_SCORE: 0.5}
 
 
+def test_where_only_a_server_takes_files_and_none_is_up_the_numbers_arrive(
+    url: str, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    # as a server makes an experiment, before a training without one
+    MlflowClient(tracking_uri=url).create_experiment(a_run().project, "mlflow-artifacts:/7")
+    clip = tmp_path / "step-000004" / "a-disc.mp4"
+    clip.parent.mkdir()
+    clip.write_bytes(b"a clip")
+    run = a_run()
+    sink = MlflowSink(url, run)
+    sink.write(
+        [
+            Segment(run.id, 0, 0, "start", 1.0),
+            Event(run.id, 0, 4, 1.0, "note", "a clip", {"samples": [str(clip)]}),
+            frame(run, 0, 4, loss__total=0.5),
+        ]
+    )
+    sink.close()
+    assert history(url, seen(url, run)["0"].info.run_id, LOSS_TOTAL) == [(4, 0.5)]
+
+
 def test_the_clips_that_an_event_tells_of_are_files_of_the_run(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
