@@ -114,10 +114,13 @@ def activate(h_nG: Tensor, form: Form, bound: float = BOUND) -> Tensor:
 @torch.no_grad()
 def count_clamped(h_nG: Tensor, form: Form, bound: float, clamped_2: Tensor) -> None:
     """Adds the numbers of pre-activations beyond the bound, and of all, to clamped_2."""
-    over_nG = h_nG > bound
     if is_gated(form):
-        over_nG = torch.cat([over_nG.chunk(2, -1)[0], h_nG.chunk(2, -1)[1].abs() > bound], -1)
-    clamped_2.add_(torch.stack([over_nG.sum(), torch.full_like(over_nG.sum(), h_nG.numel())]))
+        gate_nH, up_nH = h_nG.chunk(2, dim=-1)
+        num_over = (gate_nH > bound).sum() + (up_nH.abs() > bound).sum()
+    else:
+        num_over = (h_nG > bound).sum()
+    clamped_2[0] += num_over
+    clamped_2[1] += h_nG.numel()
 
 
 def _wide(h_nG: Tensor) -> Tensor:

@@ -1,1 +1,2 @@
-"""How an optimizer step is computed: in parts, and with less kept for the way back."""
+"""How an optimizer step is computed: in parts, compiled, and with less kept for the way
+back."""

@@ -45,8 +45,9 @@ def step_gradients(
 
     The gradients of compute.num_micro_batches parts add up to those of the batch in one piece:
     denominators are the whole batch's, that of sound the number of its clips with sound. What the
-    experts add is a mean over the parts. watching(True) is opened around the last forward, so that
-    a sampled step shows one micro-batch; watching(False) around the others.
+    experts add is a mean over the parts. watching(True) is opened around the last forward, and its
+    repetition where blocks are recomputed, so that a sampled step shows one micro-batch;
+    watching(False) around the others.
     """
     experts.start()
     found: list[Losses] = []

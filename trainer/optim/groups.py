@@ -82,7 +82,7 @@ def _is_hidden(name: str, parameter: nn.Parameter, config: RunConfig) -> bool:
     without biases, tables and, unless asked for, routers and modulations. Source: facts: model.md
     section 7."""
     o = config.optim
-    is_in_block = f".{name}".find(".blocks.") >= 0
+    is_in_block = ".blocks." in f".{name}"
     exempt = [
         *("b_in_EG", "b_out_ED", "table_ND"),
         *([] if o.is_router_on_muon else ["router."]),

@@ -116,7 +116,7 @@ def orthogonalised(stacks: Sequence[Tensor]) -> list[Tensor]:
         rows, columns = stacks[members[0]].shape[-2:]
         flat = [stacks[i].bfloat16().reshape(-1, rows, columns) for i in members]
         stack_XRC = torch.cat(flat) if len(flat) > 1 else flat[0]
-        num = max(1, AT_ONCE.get(stack_XRC.device.type, 2**18) // (rows * columns))
+        num = max(1, AT_ONCE.get(stack_XRC.device.type, AT_ONCE["cpu"]) // (rows * columns))
         done = torch.cat([_newton_schulz(some_xRC) for some_xRC in stack_XRC.split(num)])
         for i, part in zip(members, done.split([len(f) for f in flat]), strict=True):
             found[i] = part.reshape(stacks[i].shape)
