@@ -13,6 +13,8 @@ from .config import RunConfig
 from .recipes.by_name import recipe
 from .without_effect import refuse_keys_without_effect
 
+PATH_KEYS = ("data.folder", "data.vae", "data.text_encoder")
+
 
 def asked_changes(
     assignments: Iterable[str], options: Mapping[str, Any | None] | None = None
@@ -26,7 +28,7 @@ def asked_changes(
     read = [parse_assignment(text) for text in assignments]
     read += [(key, value) for key, value in (options or {}).items() if value is not None]
     for key, value in read:
-        value = _absolute(value) if key == "data.folder" else value
+        value = _absolute(value) if key in PATH_KEYS else value
         if key in changes and changes[key] != value:
             raise MoescopeError(
                 f"{key} is set twice, to {changes[key]} and to {value}: give it once"

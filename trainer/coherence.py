@@ -16,6 +16,7 @@ MOST_SPAN_S = 600.0
 def misfits(config: "RunConfig") -> Iterator[str]:
     """Yields a line for each thing that does not go together: value, what is allowed."""
     yield from _indivisible(config)
+    yield from _encoders(config)
     yield from _too_large(config)
     yield from _attention(config)
     yield from _family(config)
@@ -35,20 +36,31 @@ def _indivisible(config: "RunConfig") -> Iterator[str]:
     whole_cells: tuple[tuple[str, int, int], ...] = ()
     if d.latents != "none":
         whole_cells = (
-            ("data.num_frames", d.num_frames, d.latent_frames),
             ("data.height", d.height, d.latent_size),
             ("data.width", d.width, d.latent_size),
         )
+    if d.latents == "cosine":
+        whole_cells += (("data.num_frames", d.num_frames, d.latent_frames),)
     cells = (d.latent_frames, d.latent_size) if d.latents != "none" else (1, 1)
+    # the frames of a VAE's latents are counted by themselves, as its first cell is a single frame
+    frames = (
+        ("the latents' frames", config.video_shape[1], m.patch_frames)
+        if d.latents == "vae"
+        else ("data.num_frames", d.num_frames, m.patch_frames * cells[0])
+    )
     for what, whole, part in (
         ("model.width", m.width, m.heads),
         ("model.heads", m.heads, m.kv_heads or 1),
         ("data.batch", d.batch, config.compute.num_micro_batches),
         *whole_cells,
-        ("data.num_frames", d.num_frames, m.patch_frames * cells[0]),
+        frames,
         ("data.height", d.height, m.patch_size * cells[1]),
         ("data.width", d.width, m.patch_size * cells[1]),
-        ("data.num_text_bytes", d.num_text_bytes, m.patch_text_bytes),
+        *(
+            (("data.num_text_bytes", d.num_text_bytes, m.patch_text_bytes),)
+            if d.captions == "bytes"
+            else ()
+        ),
         ("data.num_mel_steps", d.num_mel_steps, m.patch_mel_steps),
     ):
         if whole % part:
@@ -57,6 +69,21 @@ def _indivisible(config: "RunConfig") -> Iterator[str]:
                 f"{what} is {whole}, but it must be a multiple of {part}: "
                 f"use {near} or {near + part}"
             )
+
+
+def _encoders(config: "RunConfig") -> Iterator[str]:
+    d = config.data
+    if d.latents == "vae" and (d.num_frames - 1) % d.latent_frames:
+        near = 1 + (d.num_frames - 1) // d.latent_frames * d.latent_frames
+        yield (
+            f"data.num_frames is {d.num_frames}, but with a VAE it must be 1 more than a multiple "
+            f"of data.latent_frames, {d.latent_frames}: use {near} or {near + d.latent_frames}"
+        )
+    if d.captions == "encoder" and d.latents != "vae":
+        yield (
+            f"data.captions is encoder, but data.latents is {d.latents}, and a text encoder's "
+            "vectors lie beside a VAE's latents: use data.latents vae, or data.captions bytes"
+        )
 
 
 def _too_large(config: "RunConfig") -> Iterator[str]:
@@ -115,7 +142,12 @@ def _family(config: "RunConfig") -> Iterator[str]:
     if m.family == "class":
         if not m.num_classes:
             yield "model.num_classes is 0, but the class family learns classes: use 1 or more"
-        if d.num_text_bytes:
+        if d.captions == "encoder":
+            yield (
+                "data.captions is encoder, but the class family reads no caption: use bytes, and "
+                "data.num_text_bytes 0"
+            )
+        elif d.num_text_bytes:
             yield (
                 f"data.num_text_bytes is {d.num_text_bytes}, but the class family reads no "
                 "caption: use 0"
@@ -125,7 +157,7 @@ def _family(config: "RunConfig") -> Iterator[str]:
                 f"model.class_tokens_from is {m.class_tokens_from}, but model.layers is "
                 f"{m.layers}: use a block that there is"
             )
-    if m.family == "wan" and not d.num_text_bytes:
+    if m.family == "wan" and not config.has_text:
         yield (
             "data.num_text_bytes is 0, but the wan family's cross-attention reads the caption: use "
             f"{m.patch_text_bytes} or more"

@@ -54,15 +54,27 @@ class DataConfig(Frozen):
     """Bands of the log-mel audio; the sample's audio spans the same time as its frames."""
     num_mel_steps: NonNegativeInt = Field(default=32, le=65_536)
     """Time steps of the log-mel audio; 0: sound is not read."""
+    captions: Literal["bytes", "encoder"] = "bytes"
+    """How the model reads captions. bytes: with embeddings of its own. encoder: as vectors of a
+    text encoder, model.text_width wide, which `moescope data encode` has written."""
     num_text_bytes: NonNegativeInt = Field(default=48, le=65_536)
-    """UTF-8 bytes kept of a caption; the rest is cut, a shorter one is padded. 0: none."""
-    latents: Literal["none", "cosine"] = "none"
+    """bytes: UTF-8 bytes kept of a caption; the rest is cut, a shorter one is padded. 0: none."""
+    num_text_tokens: PositiveInt = Field(default=128, le=65_536)
+    """encoder: tokens kept of a caption."""
+    text_encoder: str = ""
+    """encoder: local folder of the text encoder (T5, UMT5) and its tokenizer. Empty: the one that
+    the data was encoded with."""
+    latents: Literal["none", "cosine", "vae"] = "none"
     """What the model sees of the pictures. none: pixels. cosine: the lowest frequencies of each
-    block of pixels, a fixed linear code that stands where a VAE would."""
+    block of pixels, a fixed linear code that needs no VAE. vae: latents of a VAE, which `moescope
+    data encode` has written."""
+    vae: str = ""
+    """vae: local folder of the VAE (AutoencoderKLWan, AutoencoderKL). Empty: the one that the data
+    was encoded with."""
     latent_size: PositiveInt = Field(default=8, le=256)
     """Pixels per side of a latent cell."""
     latent_frames: PositiveInt = Field(default=1, le=256)
-    """Frames of a latent cell."""
+    """Frames of a latent cell. vae: of all but the first, which has one frame."""
     latent_channels: PositiveInt = Field(default=4, le=4096)
     """Numbers kept of a cell."""
     caption_drop: float = Field(default=0.1, ge=0, le=1)
@@ -251,9 +263,11 @@ class RunConfig(Frozen):
         d = self.data
         if d.latents == "none":
             return COLOURS, d.num_frames, d.height, d.width
+        # a video VAE is causal: its first cell is the first frame alone
+        first = 1 if d.latents == "vae" else 0
         return (
             d.latent_channels,
-            d.num_frames // d.latent_frames,
+            first + (d.num_frames - first) // d.latent_frames,
             d.height // d.latent_size,
             d.width // d.latent_size,
         )
@@ -281,7 +295,15 @@ class RunConfig(Frozen):
 
     @property
     def has_text(self) -> bool:
-        return self.data.num_text_bytes > 0
+        return self.text_tokens > 0
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens that a caption is read as."""
+        d = self.data
+        if d.captions == "encoder":
+            return d.num_text_tokens
+        return d.num_text_bytes // self.model.patch_text_bytes
 
     @property
     def noise_shift(self) -> float:
@@ -301,6 +323,6 @@ class RunConfig(Frozen):
             return video
         if m.family == "class":
             return video + m.num_class_tokens
-        text, audio = d.num_text_bytes // m.patch_text_bytes, d.num_mel_steps // m.patch_mel_steps
+        audio = d.num_mel_steps // m.patch_mel_steps
         reference = math.prod(self.grid[1:]) if m.has_reference else 0
-        return text + reference + video + audio
+        return self.text_tokens + reference + video + audio

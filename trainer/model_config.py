@@ -81,7 +81,8 @@ class ModelConfig(Frozen):
     has_variance_output: bool = False
     """class: whether there are outputs for a variance, too; the flow loss does not use them."""
     text_width: PositiveInt = Field(default=4096, le=65_536)
-    """wan: width of the text embeddings before they are brought to the model's width."""
+    """wan, and wherever data.captions is encoder: width of the text's vectors before they are
+    brought to the model's width."""
     has_reference: bool = False
     """stream: whether the clip's first frame is given without noise, as tokens of the stream."""
 

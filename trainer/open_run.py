@@ -34,6 +34,7 @@ SHAPE_KEYS = (
     "noise_experts.shared_blocks",
     "data.num_mels",
     "data.latent",
+    "data.captions",
     "optim.optimizer",
     "optim.is_router_on_muon",
     "optim.is_modulation_on_muon",

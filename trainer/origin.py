@@ -34,6 +34,7 @@ READING_KEYS = (
     "moe.is_normalised",
     "moe.routed_scale",
     "data.latents",
+    "data.captions",
     "data.latent_size",
     "data.latent_frames",
     "data.latent_channels",

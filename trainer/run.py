@@ -37,6 +37,7 @@ from .counts.parameters import count_parameters
 from .data.batches import Batches
 from .data.classes import read_classes, refuse_more_classes, write_classes
 from .data.clips import ClipIndex, find_clips
+from .data.encoding import refuse_other_encoding
 from .evaluation.probe import Probe
 from .loop import Trainer
 from .measure import Measure
@@ -174,6 +175,7 @@ def clips_for(config: RunConfig, old: Run | None, origin: Run | None) -> ClipInd
     before = old or origin
     known = read_classes(Path(before.folder)) if before is not None else {}
     clips = find_clips(config.data.folder, known, is_resumed=old is not None)
+    refuse_other_encoding(clips.folder, clips.encoding, config)
     if config.model.family == "class":
         refuse_more_classes(clips.classes, config.model.num_classes, clips.folder)
     return clips

@@ -167,6 +167,15 @@ def sample(
         typer.Option("--shift", min=1e-3, help="Of the noise levels. Else the training's."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise.")] = 0,
+    vae: Annotated[
+        str, typer.Option("--vae", metavar="DIR", help="The VAE, where it was moved since.")
+    ] = "",
+    text_encoder: Annotated[
+        str,
+        typer.Option(
+            "--text-encoder", metavar="DIR", help="The text encoder, where it was moved since."
+        ),
+    ] = "",
     offload: Annotated[
         bool,
         typer.Option(
@@ -194,6 +203,8 @@ def sample(
         to,
         classes=classes or [],
         reference=reference,
+        vae=vae,
+        text_encoder=text_encoder,
         offload=offload,
         tell=lambda text: typer.echo(text, err=True),
     )
@@ -246,16 +257,91 @@ def make_clips_command(
     say(f"{num_clips} {'pictures' if are_pictures else 'clips'} in {folder}")
 
 
+@data_app.command("encode")
+def encode_data(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of clips.")],
+    to: Annotated[Path, typer.Argument(metavar="TO", help="Folder of the shards.")],
+    vae: Annotated[
+        str, typer.Option("--vae", metavar="DIR", help="Local folder of the VAE, from diffusers.")
+    ],
+    text_encoder: Annotated[
+        str,
+        typer.Option(
+            "--text-encoder",
+            metavar="DIR",
+            help="Local folder of a T5 and its tokenizer. Else captions are read as bytes.",
+        ),
+    ] = "",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="The recipe that is to be trained on it.")
+    ] = "tiny",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of it; repeatable."),
+    ] = None,
+    clips_per_shard: Annotated[
+        int, typer.Option("--clips-per-shard", min=1, max=1_000_000, help="Clips of a file.")
+    ] = 64,
+    as_json: Json = False,
+) -> None:
+    """Make latents of a folder's clips, and vectors of their captions, to be trained on. Goes on
+    where it was stopped."""
+    from rich.progress import Progress
+
+    from .asked import asked_changes
+    from .encoders.encode import encode_clips
+    from .recipes.by_name import recipe as named
+
+    given = {"data.folder": str(folder), "data.latents": "vae", "data.vae": vae}
+    if text_encoder:
+        given |= {"data.captions": "encoder", "data.text_encoder": text_encoder}
+    config = named(recipe, asked_changes(assignments or ()) | given)
+    console = console_for(sys.stderr)
+    bar = Progress(console=console, transient=True)
+    task = bar.add_task("encoding shards", total=None)
+
+    def show(done: int, of: int) -> None:
+        if console.is_interactive:
+            bar.start()
+            bar.update(task, completed=done, total=of)
+
+    try:
+        found = encode_clips(config, to, clips_per_shard=clips_per_shard, progress=show)
+    finally:
+        if console.is_interactive:
+            bar.stop()
+    if as_json:
+        say_json(found._asdict())
+        return
+    kept = f", {found.num_kept} of them written before" if found.num_kept else ""
+    say(
+        f"{found.num_clips} clips, {found.num_windows} windows, {found.num_shards} shards{kept}, "
+        f"{found.num_bytes / 2**20:.1f} MiB in {to}"
+    )
+    for name, reason in found.passed_over:
+        say(f"passed over {name}: {reason}")
+    sets = " ".join(f"--set {text}" for text in assignments or ())
+    captions = " --set data.captions=encoder" if text_encoder else ""
+    say(
+        f"to train on it: moescope train --recipe {recipe} --set data.folder={to} "
+        f"--set data.latents=vae{captions} {sets}".rstrip()
+    )
+
+
 @data_app.command("check")
 def check_data(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of clips.")],
     as_json: Json = False,
 ) -> None:
-    """Say which files of a folder can be trained on, of how many classes, and which cannot."""
+    """Say which files of a folder can be trained on, of how many classes, and which cannot. Of a
+    folder of shards every checksum is compared."""
     from .data.clips import find_clips
     from .data.pictures import is_picture
+    from .data.shards import check_shards
 
     index = find_clips(folder)
+    if index.encoding is not None:
+        check_shards(folder)
     num_pictures = sum(is_picture(clip.path) for clip in index.clips)
     if as_json:
         say_json(

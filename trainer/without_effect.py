@@ -121,7 +121,6 @@ _OF_FAMILY = {
     "model.num_class_tokens": "class",
     "model.class_tokens_from": "class",
     "model.has_variance_output": "class",
-    "model.text_width": "wan",
     "model.has_reference": "stream",
 }
 _OF_AUDIO = (
@@ -140,8 +139,17 @@ def _model_key_without_effect(config: "RunConfig", key: str) -> str:
         return f"it belongs to the {family} family, and model.family is {m.family}"
     if key in _OF_AUDIO and not config.has_audio:
         return "data.num_mel_steps is 0, so that there is no sound"
-    if key == "model.patch_text_bytes" and not config.has_text:
+    reads_bytes = d.captions == "bytes"
+    if key == "model.patch_text_bytes" and reads_bytes and not config.has_text:
         return "data.num_text_bytes is 0, so that no caption is read"
+    if key in ("model.patch_text_bytes", "data.num_text_bytes") and not reads_bytes:
+        return "data.captions is encoder"
+    if key in ("data.num_text_tokens", "data.text_encoder") and reads_bytes:
+        return "data.captions is bytes"
+    if key == "data.vae" and d.latents != "vae":
+        return f"data.latents is {d.latents}"
+    if key == "model.text_width" and m.family != "wan" and reads_bytes:
+        return "it belongs to the wan family, or to data.captions encoder"
     if key == "data.caption_drop" and not config.has_text and m.family != "class":
         return "data.num_text_bytes is 0, so that no caption is read"
     if key == "data.reference_drop" and not m.has_reference:

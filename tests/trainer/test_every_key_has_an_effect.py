@@ -158,6 +158,10 @@ KEPT_BY: dict[str, str] = {
     "compute.is_compiled": "test_compiled.py",
     # the same to the bit, with less memory
     "compute.are_blocks_recomputed": "test_recomputation.py",
+    "data.captions": "encoders/test_encode.py",
+    "data.num_text_tokens": "encoders/test_encode.py",
+    "data.text_encoder": "encoders/test_encode.py",
+    "data.vae": "encoders/test_encode.py",
     "data.workers": "test_as_many_processes_decode_as_asked",
     "watch.sample_every": "test_what_is_watched_how_often",
     "watch.probe_every": "test_what_is_watched_how_often",

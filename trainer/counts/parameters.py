@@ -40,6 +40,15 @@ def count_parameters(config: RunConfig) -> Parameters:
     return Parameters(active, sum(parts.values()), parts)
 
 
+def _text(config: RunConfig) -> int:
+    if not config.has_text:
+        return 0
+    width = config.model.width
+    is_encoded = config.data.captions == "encoder"
+    tokens = linear(config.model.text_width, width) if is_encoded else text_parameters(width)
+    return tokens + 2 * linear(width, width)
+
+
 def stream_parts(config: RunConfig) -> dict[str, int]:
     """Returns the parameters of a single-stream network by part."""
     m, d = config.model, config.data
@@ -52,7 +61,7 @@ def stream_parts(config: RunConfig) -> dict[str, int]:
         patches += linear(patch // m.patch_frames, width)
     return {
         "patches": patches,
-        "text": text_parameters(width) + 2 * linear(width, width) if config.has_text else 0,
+        "text": _text(config),
         "noise_levels": linear(SINUSOIDS, width) + linear(width, width) + NUM_KINDS * width,
         "norms": (2 * m.layers + 1) * width if m.norm == "rms" else 0,
         "modulation": m.layers * linear(width, 6 * width) + linear(width, 2 * width),

@@ -2,7 +2,8 @@
 number.
 """
 
-# B batch  C colours  F frames  H height  W width  N mel bands  M mel steps  S text bytes
+# B batch  C colours, or latent channels  F frames  H height  W width  N mel bands  M mel steps
+# S text bytes, or tokens  T width of their vectors
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -37,7 +38,8 @@ class Batch:
     mel_BNM: Tensor
     """fp32, about zero mean and unit scale; zeros where there is no sound."""
     text_BS: Tensor
-    """int64: UTF-8 byte + 1, 0 is padding."""
+    """int64: UTF-8 byte + 1, 0 is padding; or fp32 (B, S, T): vectors of a text encoder, 0 behind a
+    caption's end."""
     has_sound_B: Tensor
     """bool; all false where sound is not read."""
     label_B: Tensor
@@ -143,13 +145,17 @@ class Batches:
         found = [self._sample(position, clip, clips) for position, clip in draws]
         samples = [sample for _, sample in found]
         video_BCFHW = torch.from_numpy(np.stack([s.video_CFHW for s in samples]))
+        text_BS = torch.from_numpy(np.stack([s.text_S for s in samples]))
+        is_pixels, is_bytes = video_BCFHW.dtype == torch.uint8, text_BS.dtype == torch.int16
         return Batch(
             index=index,
             names=tuple(clip.name for clip, _ in found),
             positions=tuple(position for position, _ in draws),
-            video_BCFHW=video_BCFHW.float().div_(127.5).sub_(1.0),
+            video_BCFHW=video_BCFHW.float().div_(127.5).sub_(1.0)
+            if is_pixels
+            else video_BCFHW.float(),
             mel_BNM=torch.from_numpy(np.stack([s.mel_NM for s in samples])),
-            text_BS=torch.from_numpy(np.stack([s.text_S for s in samples])).long(),
+            text_BS=text_BS.long() if is_bytes else text_BS.float(),
             has_sound_B=torch.tensor([s.has_sound for s in samples]),
             label_B=torch.tensor([clip.label for clip, _ in found]),
         )

@@ -15,8 +15,10 @@ from typing import TypeVar
 from ...platform.errors import MoescopeError
 from .captions import CAPTION_FILE, read_caption_beside, read_caption_file
 from .classes import Given, folder_class, number_classes, number_of, read_class_file
+from .encoding import Encoding, fingerprint
 from .headers import Header, UnreadableClip, read_header
 from .pictures import is_picture, read_picture
+from .shards import Place, is_encoded, read_encoding, read_shards
 
 CLIP_SUFFIXES = (".mp4", ".webm", ".mov", ".m4v", ".mkv")
 WHAT_CLIPS_ARE = "clips are mp4, webm or mov files, and pictures jpg, png or webp"
@@ -42,6 +44,8 @@ class Clip:
     has_sound: bool
     label: int = 0
     """The number of its class in `ClipIndex.classes`."""
+    place: Place | None = None
+    """Where it lies in its shard, which `path` is then; None for a file of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class ClipIndex:
     """Changes when a usable clip comes, goes, or changes its size or caption."""
     classes: Mapping[str, int]
     """The name and number of each class, by number: those of the clips, and those known before."""
+    encoding: Encoding | None = None
+    """What the clips were encoded with, where the folder is one of shards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +77,14 @@ def find_clips(
     *,
     is_resumed: bool = True,
 ) -> ClipIndex:
-    """Searches a folder in depth and opens every clip and picture once.
+    """Searches a folder in depth and opens every clip and picture once; of a folder of shards,
+    which `moescope data encode` wrote, their records.
 
     A file that is empty, cut off or neither is passed over and named. known_classes: classes that
     have a number already and keep it; is_resumed: also those that no clip is of any more. Raises
     MoescopeError where the folder is missing, a captions.jsonl cannot be read or contradicts
-    itself, or nothing usable is found (saying what was found instead).
+    itself, nothing usable is found (saying what was found instead), or a shard is missing or cut
+    off.
     """
     root = Path(folder).expanduser()
     if not str(folder):
@@ -86,6 +94,8 @@ def find_clips(
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise MoescopeError(f"data.folder is {root}, which {what}: name a folder of clips")
+    if is_encoded(root):
+        return _encoded_index(root, known_classes or {}, is_resumed)
     paths = sorted(_files_below(root), key=lambda path: _natural(path, root))
     lists = [path for path in paths if path.name == CAPTION_FILE]
     listed = Listed(
@@ -116,6 +126,31 @@ def find_clips(
     classes = number_classes([of for _, of in given], known_classes or {}, is_resumed=is_resumed)
     clips = tuple(replace(clip, label=number_of(of, classes)) for clip, of in given)
     return ClipIndex(root, clips, tuple(passed_over), _fingerprint(clips), classes)
+
+
+def _encoded_index(root: Path, known: Mapping[str, int], is_resumed: bool) -> ClipIndex:
+    encoding, shards = read_encoding(root), list(read_shards(root))
+    rows = [(path, row, clip) for path, record in shards for row, clip in enumerate(record.clips)]
+    if not rows:
+        raise MoescopeError(f"data.folder is {root}, which holds no clip that could be encoded")
+    classes = number_classes([clip.given for _, _, clip in rows], known, is_resumed=is_resumed)
+    clips = tuple(
+        Clip(
+            path=path.absolute(),
+            name=clip.name,
+            caption=clip.caption,
+            folder=clip.folder,
+            duration_s=clip.duration_s,
+            frames_per_s=clip.frames_per_s,
+            has_sound=clip.has_sound,
+            label=number_of(clip.given, classes),
+            place=Place(row, clip.checksums, clip.text_checksum),
+        )
+        for path, row, clip in rows
+    )
+    records = [record for _, record in shards]
+    passed_over = tuple(entry for record in records for entry in record.passed_over)
+    return ClipIndex(root, clips, passed_over, fingerprint(encoding, records), classes, encoding)
 
 
 def _files_below(root: Path) -> Iterator[Path]:

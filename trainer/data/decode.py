@@ -1,13 +1,14 @@
 """Reads one sample out of a clip: the frames of a random window, its sound as log-mel, its caption
-as bytes.
+as bytes. Of a clip in a shard: the latents and vectors that it was encoded to.
 """
 
-# C colours  F frames  H height  W width  N mel bands  M mel steps  S text bytes  A audio samples
+# C colours, or latent channels  F frames  H height  W width  N mel bands  M mel steps
+# S text bytes, or tokens  T width of their vectors  A audio samples
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -26,6 +27,7 @@ from .clips import Clip
 from .headers import UnreadableClip, explain, open_clip, sound_of, video_of
 from .mel import log_mel, margin_s, silence
 from .pictures import is_picture, read_picture
+from .shards import Place, read_text, read_window
 
 # audio decoders need some packets before they are exact (the overlap of AAC, the pre-roll of Opus
 # is 80 ms)
@@ -36,10 +38,13 @@ EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 @dataclass(frozen=True, slots=True)
 class DecodedSample:
-    video_CFHW: NDArray[np.uint8]
+    video_CFHW: NDArray[np.uint8] | NDArray[np.float16]
+    """uint8: pixels; fp16: latents."""
     mel_NM: NDArray[np.float32]
     """Zeros where the clip has no sound."""
-    text_S: NDArray[np.int16]
+    text_S: NDArray[np.int16] | NDArray[np.float16]
+    """int16: bytes as of `encode_caption`; fp16: (S, T), vectors of a text encoder, zeros behind
+    the caption's end."""
     has_sound: bool
 
 
@@ -49,8 +54,11 @@ def read_sample(clip: Clip, data: DataConfig, seed: int, position: int) -> Decod
     The window starts anywhere in the clip where it fits and lasts num_frames / frames_per_s; of a
     shorter clip the last frame is held, and so is a picture. Frames are the nearest in time, scaled
     to cover height x width, cropped at a random place and, with a chance of flip_share, mirrored.
-    Raises UnreadableClip.
+    Of an encoded clip (seed, clip, position) choose one of the windows that were encoded so. Raises
+    UnreadableClip.
     """
+    if clip.place is not None:
+        return _read_encoded(clip, clip.place, data, seed, position)
     chance = generator(seed, clip.name, position, "crop")
     start_share, across, down = (float(share) for share in chance.random(3))
     span_s = data.num_frames / data.frames_per_s
@@ -58,13 +66,31 @@ def read_sample(clip: Clip, data: DataConfig, seed: int, position: int) -> Decod
     video_FHWC, mel_NM = _read(clip.path, data, start_s, (across, down))
     if data.flip_share and generator(seed, clip.name, position, "flip").random() < data.flip_share:
         video_FHWC = video_FHWC[:, :, ::-1]
+    text_S = encode_caption(clip.caption, data.num_text_bytes)
+    return _sample(np.ascontiguousarray(video_FHWC.transpose(3, 0, 1, 2)), mel_NM, text_S, data)
+
+
+def _read_encoded(
+    clip: Clip, place: Place, data: DataConfig, seed: int, position: int
+) -> DecodedSample:
+    chance = generator(seed, clip.name, position, "window")
+    window = read_window(clip.path, place, int(chance.integers(len(place.checksums))))
+    if data.captions == "bytes":
+        text_S = encode_caption(clip.caption, data.num_text_bytes)
+        return _sample(window.video_LFHW, window.mel_NM, text_S, data)
+    text_ST = read_text(clip.path, place, data.num_text_tokens)
+    return _sample(window.video_LFHW, window.mel_NM, text_ST, data)
+
+
+def _sample(
+    video_CFHW: NDArray[Any],
+    mel_NM: NDArray[np.float32] | None,
+    text_S: NDArray[Any],
+    data: DataConfig,
+) -> DecodedSample:
+    silent_NM = np.zeros((data.num_mels, data.num_mel_steps), dtype=np.float32)
     return DecodedSample(
-        video_CFHW=np.ascontiguousarray(video_FHWC.transpose(3, 0, 1, 2)),
-        mel_NM=mel_NM
-        if mel_NM is not None
-        else np.zeros((data.num_mels, data.num_mel_steps), dtype=np.float32),
-        text_S=encode_caption(clip.caption, data.num_text_bytes),
-        has_sound=mel_NM is not None,
+        video_CFHW, silent_NM if mel_NM is None else mel_NM, text_S, mel_NM is not None
     )
 
 

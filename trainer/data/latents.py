@@ -1,4 +1,5 @@
-"""What a network sees of the pictures: pixels, or latents that a fixed linear code makes of them.
+"""What a network sees of the pictures: pixels, latents that a fixed linear code makes of them, or
+latents of a VAE, which lie in shards.
 
 `seen` is the one door between decoded batches and networks; `decode` leads back to pixels.
 """
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import COLOURS, DataConfig, RunConfig
+from ..encoders.vae import vae_of
 from ..objective.precondition import cosine_basis, power_law
 from .batches import Batch
 
@@ -32,12 +34,23 @@ def seen(batch: Batch, config: RunConfig, device: torch.device) -> Batch:
     validation alike.
     """
     there = batch.to(device)
-    if config.data.latents == "none":
+    # a VAE's latents come as they are out of the shards
+    if config.data.latents != "cosine":
         return there
     return replace(there, video_BCFHW=encode(there.video_BCFHW, config))
 
 
 def encode(video_BCFHW: Tensor, config: RunConfig) -> Tensor:
+    """Returns the latents (B, *config.video_shape) of pixels in [-1, 1]; fp32.
+
+    Raises MoescopeError where a VAE is asked for that is not there (`encoders/vae.py`).
+    """
+    if config.data.latents == "vae":
+        return vae_of(config, video_BCFHW.device).encode(video_BCFHW)
+    return _cosine(video_BCFHW, config)
+
+
+def _cosine(video_BCFHW: Tensor, config: RunConfig) -> Tensor:
     """Returns the latents (B, L, F / latent_frames, H / latent_size, W / latent_size) of pixels.
 
     Each cell of latent_frames x latent_size x latent_size pixels and three colours becomes
@@ -62,12 +75,15 @@ def encode(video_BCFHW: Tensor, config: RunConfig) -> Tensor:
 def decode(latents_BLFHW: Tensor, config: RunConfig) -> Tensor:
     """Returns the pixels (B, 3, F, H, W) of latents; frequencies that were not kept are zero.
 
-    Where data.latents is none, the pixels are what came in. `encode(decode(z)) == z`; with all
-    frequencies kept `decode(encode(x)) == x`. Values may leave [-1, 1].
+    Where data.latents is none, the pixels are what came in. Of cosine latents `encode(decode(z)) ==
+    z`; with all frequencies kept `decode(encode(x)) == x`, and values may leave [-1, 1]. Raises
+    MoescopeError where a VAE is asked for that is not there (`encoders/vae.py`).
     """
     d = config.data
     if d.latents == "none":
         return latents_BLFHW
+    if d.latents == "vae":
+        return vae_of(config, latents_BLFHW.device).decode(latents_BLFHW)
     f, p = d.latent_frames, d.latent_size
     basis_LP, std_L = _on_device(d, latents_BLFHW.device)
     cells_BFHWP: Tensor = (latents_BLFHW.permute(0, 2, 3, 4, 1).float() * std_L) @ basis_LP

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 # B batch  C channels  F frames  H, W cells  N mels  M mel steps, or modality in sigma_MB
-# S text bytes
+# S text bytes, or tokens  T width of their vectors
 
 
 class Inputs(NamedTuple):
@@ -16,7 +16,9 @@ class Inputs(NamedTuple):
     mel_BNM: Tensor
     """fp32, noisy; M is 0 without sound."""
     text_BS: Tensor
-    """int64: UTF-8 byte + 1, 0 is padding or a caption left out; S is 0 without captions."""
+    """int64: UTF-8 byte + 1, 0 is padding or a caption left out; S is 0 without captions. Or fp32
+    (B, S, T): vectors of a text encoder, zeros where there is no token or the caption is left
+    out."""
     label_B: Tensor
     """int64: the clip's class; `num_classes` where it is left out."""
     reference_BCHW: Tensor | None

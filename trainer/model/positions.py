@@ -31,7 +31,7 @@ def extent(config: RunConfig) -> Extent:
     d, m = config.data, config.model
     reference = math.prod(config.grid[1:]) if m.has_reference else 0
     return Extent(
-        d.num_text_bytes // m.patch_text_bytes + reference,
+        config.text_tokens + reference,
         math.prod(config.grid),
         d.num_mel_steps // m.patch_mel_steps,
     )
@@ -52,7 +52,7 @@ def coordinates(config: RunConfig) -> NDArray[np.float64]:
     num_audio = d.num_mel_steps // m.patch_mel_steps
     audio = np.zeros((num_audio, 3))
     audio[:, 0] = (np.arange(num_audio) + 0.5) * frames / max(1, num_audio)
-    num_text = d.num_text_bytes // m.patch_text_bytes
+    num_text = config.text_tokens
     text = np.zeros((num_text, 3))
     text[:, 0] = np.arange(num_text) - num_text
     reference = grid_coordinates((int(m.has_reference), *config.grid[1:]))

@@ -16,7 +16,7 @@ from .inputs import Flow, Inputs
 from .positions import coordinates, extent, place_table, rotary_positions
 from .tokens import (
     NoiseLevels,
-    Text,
+    make_text,
     patch_mel,
     patch_video,
     unpatch_mel,
@@ -75,7 +75,7 @@ class VideoMoeDit(nn.Module):
         self.tokens = extent(config)
         m, d = config.model, config.data
         patch, mel_patch = config.video_patch, m.patch_mel_steps * d.num_mels
-        self.text_in = Text(m.width, m.patch_text_bytes) if config.has_text else None
+        self.text_in = make_text(config) if config.has_text else None
         self.reference_in = nn.Linear(patch // m.patch_frames, m.width) if m.has_reference else None
         edge = VIDEO_EDGE if config.data.latents == "none" else LATENT_EDGE
         self.video_linear = LinearPart(config.video_shape[1:], VIDEO_RMS, edge)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..config import RunConfig
 
 # B batch  C colours  F frames  H, W pixels  N mels  M mel steps  S tokens  P values of a patch  D
-# width
+# width  T width of a text encoder's vectors
 
 TEXT_VOCABULARY = 257
 """Bytes 1 to 256, and 0: padding or a caption left out."""
@@ -140,6 +140,39 @@ class Text(ByteEmbedding):
         pooled_BD = e_BSD.sum(1) / math.sqrt(text_BS.shape[1])
         summary_BD: Tensor = self.w_out(nn.functional.silu(self.w_in(pooled_BD)))
         return self.tokens(e_BSD), summary_BD
+
+
+class EncodedText(nn.Module):
+    """Turns a text encoder's vectors into tokens, and into one vector that takes part in the
+    condition of every token.
+
+    token = W v; summary = W_2 silu(W_1 mean over the caption's tokens of W v). Source: as `Text`.
+    """
+
+    def __init__(self, text_width: int, width: int) -> None:
+        super().__init__()
+        self.token_in = nn.Linear(text_width, width)
+        self.w_in = nn.Linear(width, width)
+        self.w_out = nn.Linear(width, width)
+
+    def forward(self, text_BST: Tensor) -> tuple[Tensor, Tensor]:
+        """text_BST: fp32, zeros where there is no token. Returns the tokens (B, S, D) and the
+        summary (B, D).
+        """
+        token_BSD: Tensor = self.token_in(text_BST)
+        is_there_BS1 = text_BST.any(dim=-1, keepdim=True)
+        num_B1 = is_there_BS1.sum(1).clamp_min(1)
+        pooled_BD = (token_BSD * is_there_BS1).sum(1) / num_B1
+        summary_BD: Tensor = self.w_out(nn.functional.silu(self.w_in(pooled_BD)))
+        return token_BSD, summary_BD
+
+
+def make_text(config: RunConfig) -> Text | EncodedText:
+    """Makes what the stream reads captions with."""
+    m = config.model
+    if config.data.captions == "encoder":
+        return EncodedText(m.text_width, m.width)
+    return Text(m.width, m.patch_text_bytes)
 
 
 def gram_buckets(text_BS: Tensor) -> list[Tensor]:

@@ -49,9 +49,9 @@ class WanDit(nn.Module):
 
     told = W_2 gelu(W_1 text), level = W_4 silu(W_3 sinusoids(1000 sigma)), vectors = W_5
     silu(level), x = W_6 patches; then the blocks; then the head's norm, shift, scale and W_7. With
-    Wan's configuration these are the parameters of Wan2.1 and 2.2, but for `text_in`: the
-    embeddings of a caption's bytes stand where Wan has a text encoder, and the published counts are
-    without them. Source: facts: model.md section 2; checked against diffusers'
+    Wan's configuration these are the parameters of Wan2.1 and 2.2, but for `text_in`, which is
+    there only where captions are read as bytes: their embeddings stand where Wan has a text
+    encoder. Source: facts: model.md section 2; checked against diffusers'
     WanTransformer3DModel.
 
     The head's weights start at zero, so that a new network answers 0, and the tables at
@@ -72,7 +72,11 @@ class WanDit(nn.Module):
         super().__init__()
         self.config = config
         m = config.model
-        self.text_in = ByteEmbedding(m.text_width, m.patch_text_bytes)
+        self.text_in = (
+            ByteEmbedding(m.text_width, m.patch_text_bytes)
+            if config.data.captions == "bytes"
+            else None
+        )
         self.told_in = nn.Linear(m.text_width, m.width)
         self.told_out = nn.Linear(m.width, m.width)
         self.level_in = nn.Linear(SINUSOIDS, m.width)
@@ -97,8 +101,10 @@ class WanDit(nn.Module):
 
     def begin(self, inputs: Inputs) -> WanState:
         """Returns the tokens in front of the first block."""
-        with exact(inputs.video_BCFHW.device):
-            text_BST = self.text_in.tokens(self.text_in.embed(inputs.text_BS))
+        text_BST = inputs.text_BS
+        if self.text_in is not None:
+            with exact(inputs.video_BCFHW.device):
+                text_BST = self.text_in.tokens(self.text_in.embed(inputs.text_BS))
         return self.embed(inputs.video_BCFHW, inputs.sigma_MB[0], text_BST)
 
     def embed(self, noisy_BCFHW: Tensor, sigma_B: Tensor, text_BST: Tensor) -> WanState:

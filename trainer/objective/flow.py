@@ -31,8 +31,12 @@ class Losses(NamedTuple):
 
 def noisy(data: Tensor, noise: Tensor, sigma_B: Tensor) -> Tensor:
     """Returns (1 - sigma) * data + sigma * noise, sample by sample."""
-    sigma = sigma_B.view(-1, *[1] * (data.dim() - 1))
-    return torch.lerp(data, noise, sigma)
+    return torch.lerp(data, noise, _beside(sigma_B, data))
+
+
+def _beside(value_B: Tensor, batch: Tensor) -> Tensor:
+    """Gives one value per sample as many axes as a batch has."""
+    return value_B.view(-1, *[1] * (batch.dim() - 1))
 
 
 def flow_losses(
@@ -74,7 +78,7 @@ def given(batch: Batch, draw: Draw, config: RunConfig) -> Inputs:
     return Inputs(
         noisy(batch.video_BCFHW, draw.noise_video_BCFHW, draw.sigma_MB[0]),
         noisy(batch.mel_BNM, draw.noise_mel_BNM, draw.sigma_MB[1]),
-        batch.text_BS.masked_fill(draw.is_caption_dropped_B[:, None], 0),
+        batch.text_BS.masked_fill(_beside(draw.is_caption_dropped_B, batch.text_BS), 0),
         batch.label_B.masked_fill(draw.is_caption_dropped_B, config.model.num_classes),
         reference_BCHW,
         draw.sigma_MB,

@@ -4,8 +4,11 @@ learn.
 
 from pathlib import Path
 
+import torch
+
 from ...platform.records import Run
 from ..config import RunConfig
+from ..encoders.vae import vae_of
 from ..state import TrainState
 from .generate import Sampling, generate
 from .sample_run import asked, write_made
@@ -19,7 +22,10 @@ class CheckpointSamples:
     a run is the same to the bit with and without."""
 
     def __init__(self, config: RunConfig, run: Run) -> None:
-        """Raises MoescopeError where watch.sample_prompts names what the model cannot be told."""
+        """Raises MoescopeError where watch.sample_prompts names what the model cannot be told, or
+        where the VAE or text encoder is not there."""
+        if config.data.latents == "vae":
+            vae_of(config, torch.device("cpu"))
         self._config, self._folder = config, Path(run.folder) / "samples"
         has_classes = config.model.family == "class"
         given = config.watch.sample_prompts

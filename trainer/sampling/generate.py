@@ -28,9 +28,13 @@ class Prompt(NamedTuple):
     """What a clip is to show; a network leaves alone what it has no use for."""
 
     caption: str = ""
+    """Read as bytes."""
     label: int = 0
     reference_CHW: Tensor | None = None
     """The first frame, as the network sees frames; zeros where it is None."""
+    text_ST: Tensor | None = None
+    """The caption's vectors (`encoders/text.py`), where data.captions is encoder; zeros where it is
+    None."""
 
 
 class Generated(NamedTuple):
@@ -148,8 +152,7 @@ def _guided(
 
 def _told(prompts: Sequence[Prompt], config: RunConfig, device: torch.device) -> Inputs:
     """Returns the inputs without their noise: what each clip is told by."""
-    num, d = len(prompts), config.data
-    encoded = [encode_caption(prompt.caption, d.num_text_bytes) for prompt in prompts]
+    num = len(prompts)
     reference_BCHW = None
     if config.model.has_reference:
         channels, _, height, width = config.video_shape
@@ -159,11 +162,20 @@ def _told(prompts: Sequence[Prompt], config: RunConfig, device: torch.device) ->
     return Inputs(
         torch.empty(num, 0, device=device),
         torch.empty(num, 0, device=device),
-        torch.from_numpy(np.stack(encoded).astype(np.int64)).to(device),
+        _text(prompts, config).to(device),
         torch.tensor([prompt.label for prompt in prompts], device=device),
         reference_BCHW,
         torch.ones(2, num, device=device),
     )
+
+
+def _text(prompts: Sequence[Prompt], config: RunConfig) -> Tensor:
+    d = config.data
+    if d.captions == "bytes":
+        encoded = [encode_caption(prompt.caption, d.num_text_bytes) for prompt in prompts]
+        return torch.from_numpy(np.stack(encoded)).long()
+    none_ST = torch.zeros(d.num_text_tokens, config.model.text_width)
+    return torch.stack([none_ST if p.text_ST is None else p.text_ST for p in prompts])
 
 
 def _starting_noise(config: RunConfig, num_clips: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...platform.errors import MoescopeError, did_you_mean
-from ...platform.frozen import parsed
+from ...platform.frozen import changed, parsed
 from ...platform.records import Run
 from ...platform.settings import Settings
 from ...platform.store import open_store
@@ -24,6 +24,8 @@ from ..data.latents import decode, encode
 from ..data.order import split
 from ..data.sound import SAMPLE_RATE_HZ, sound_of
 from ..data.write_clip import write_clip, write_picture
+from ..encoders.text import encode_captions
+from ..encoders.vae import vae_of
 from ..model.make import Network, make_model
 from ..model.noise_experts import NoiseExperts
 from ..origin import load_weights
@@ -48,6 +50,8 @@ def sample_run(
     *,
     classes: Sequence[str] = (),
     reference: Path | None = None,
+    vae: str = "",
+    text_encoder: str = "",
     offload: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
@@ -55,7 +59,8 @@ def sample_run(
     for captions of a few held-out clips, or a few classes of the data.
 
     classes: names or numbers. reference: a picture, or a clip whose first frame is meant; scaled
-    and cropped in the middle. offload: of experts by noise level only the one at work is on the
+    and cropped in the middle. vae, text_encoder: their folders, where they are not where the run
+    found them. offload: of experts by noise level only the one at work is on the
     GPU. tell: is told what is done otherwise than asked. Returns the files, in the run's `samples`
     folder unless `to` names another. Raises MoescopeError where the run has no usable checkpoint,
     where nothing can be told of a clip, and on what the model has no use for.
@@ -64,6 +69,7 @@ def sample_run(
     try:
         run = store.find_run(name_or_id)
         config = parsed(RunConfig, run.config, f"stored configuration of {run.name}")
+        config = _with_encoders(config, run, vae, text_encoder)
         _refuse_what_is_not_read(config, run, prompts, classes, reference)
         if sampling.guidance is not None and not (config.has_text or config.model.num_classes):
             raise MoescopeError(
@@ -87,6 +93,9 @@ def sample_run(
     except OSError as error:
         raise MoescopeError(f"--to {folder} cannot be written: {error.strerror}") from None
     told = [prompt._replace(reference_CHW=first_CHW) for _, prompt in named]
+    if config.data.latents == "vae":
+        # what cannot be decoded need not be made
+        vae_of(config, torch.device("cpu"))
     with _at_work(model, config, offload, tell):
         made = generate(model, config, told, seed, sampling)
     return write_made(folder, named, made, seed, config)
@@ -101,14 +110,27 @@ def write_made(
 ) -> list[Path]:
     """Writes what was made into a folder that is there, with its prompt beside each file; returns
     the clips and pictures."""
-    made = Generated(made.video_BCFHW.cpu(), made.mel_BNM.cpu())
-    video_BCFHW = decode(made.video_BCFHW, config)
+    video_BCFHW = decode(made.video_BCFHW, config).cpu()
+    mel_BNM = made.mel_BNM.cpu()
     paths = []
     for i, (name, _) in enumerate(named):
         place = folder / f"{_file_name(name)}-seed{seed}-{i}"
-        paths.append(_write(place, video_BCFHW[i], made.mel_BNM[i], config))
+        paths.append(_write(place, video_BCFHW[i], mel_BNM[i], config))
         paths[-1].with_suffix(".txt").write_text(name)
     return paths
+
+
+def _with_encoders(config: RunConfig, run: Run, vae: str, text_encoder: str) -> RunConfig:
+    for option, path, is_read in (
+        ("--vae", vae, config.data.latents == "vae"),
+        ("--text-encoder", text_encoder, config.data.captions == "encoder"),
+    ):
+        if path and not is_read:
+            raise MoescopeError(
+                f"{option} does not go with run {run.name}: it was trained without one"
+            )
+    given = {"data.vae": vae, "data.text_encoder": text_encoder}
+    return changed(config, {key: path for key, path in given.items() if path})
 
 
 @contextmanager
@@ -167,7 +189,14 @@ def asked(
         return [_of_class(text, known) for text in asked]
     if not config.has_text:
         return [("clip", Prompt())] * NUM_FROM_DATA
-    return [(caption, Prompt(caption)) for caption in prompts or _captions(config, run)]
+    captions = prompts or _captions(config, run)
+    if config.data.captions == "bytes":
+        return [(caption, Prompt(caption)) for caption in captions]
+    text_BST = encode_captions(captions, config, torch.device("cpu"))
+    return [
+        (caption, Prompt(caption, text_ST=text_ST))
+        for caption, text_ST in zip(captions, text_BST, strict=True)
+    ]
 
 
 def _of_class(text: str, known: Mapping[str, int]) -> tuple[str, Prompt]:
@@ -197,7 +226,7 @@ def _reference(path: Path, config: RunConfig) -> Tensor:
     ones.
     """
     d = config.data
-    num_frames = d.latent_frames if d.latents != "none" else 1
+    num_frames = d.latent_frames if d.latents == "cosine" else 1
     try:
         start_CFHW = read_start(path, d, num_frames)
     except UnreadableClip as reason:

@@ -118,7 +118,9 @@ def made_inputs(config: RunConfig, level: int) -> Inputs:
     return Inputs(
         normal(NUM_CLIPS, *config.video_shape),
         normal(NUM_CLIPS, d.num_mels, d.num_mel_steps),
-        torch.from_numpy(chance.integers(1, 257, (NUM_CLIPS, d.num_text_bytes))),
+        torch.from_numpy(chance.integers(1, 257, (NUM_CLIPS, d.num_text_bytes)))
+        if d.captions == "bytes"
+        else normal(NUM_CLIPS, d.num_text_tokens, m.text_width),
         torch.from_numpy(chance.integers(0, m.num_classes + 1, NUM_CLIPS)),
         normal(NUM_CLIPS, channels, height, width) if m.has_reference else None,
         torch.from_numpy((level + chance.random((2, NUM_CLIPS))) / NUM_LEVELS).float(),
