@@ -2,10 +2,10 @@
 
 import os
 import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -123,3 +123,81 @@ def store(store_url: str) -> Iterator["Store"]:
 
     with open_store(store_url) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def save_vae() -> Callable[..., Path]:
+    return save_wan_vae
+
+
+@pytest.fixture(scope="session")
+def save_pictures_vae() -> Callable[..., Path]:
+    return save_image_vae
+
+
+@pytest.fixture(scope="session")
+def save_text() -> Callable[..., Path]:
+    return save_text_encoder
+
+
+def save_wan_vae(folder: Path, channels: int = 4, seed: int = 0) -> Path:
+    """A causal video VAE with random weights: cells of 4 frames and 4 x 4 pixels."""
+    import diffusers
+    import torch
+
+    torch.manual_seed(seed)
+    diffusers.AutoencoderKLWan(
+        base_dim=8,
+        z_dim=channels,
+        dim_mult=[1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        latents_mean=[0.1] * channels,
+        latents_std=[0.5] * channels,
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_image_vae(folder: Path) -> Path:
+    """A VAE of pictures with random weights: cells of 2 x 2 pixels."""
+    import diffusers
+    import torch
+
+    torch.manual_seed(0)
+    diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        latent_channels=4,
+        scaling_factor=0.7,
+        shift_factor=0.2,
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_text_encoder(folder: Path, kind: str = "umt5", width: int = 16) -> Path:
+    """A T5 with random weights and its tokenizer, a token for each letter, in a pipeline's two
+    folders."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    torch.manual_seed(0)
+    of_kind: Any = {"umt5": transformers.UMT5Config, "t5": transformers.T5Config}[kind]
+    config = of_kind(vocab_size=64, d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    model: Any = {"umt5": transformers.UMT5EncoderModel, "t5": transformers.T5EncoderModel}[kind]
+    model(config).save_pretrained(folder / "text_encoder")
+    letters = "_ abcdefghijklmnopqrstuvwxyz0123456789.,-"
+    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, **{c: i + 3 for i, c in enumerate(letters)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder / "tokenizer")
+    return folder

@@ -323,7 +323,7 @@ def encode_data(
     sets = " ".join(f"--set {text}" for text in assignments or ())
     captions = " --set data.captions=encoder" if text_encoder else ""
     say(
-        f"to train on it: moescope train --recipe {recipe} --set data.folder={to} "
+        f"to train on it: moescope train {recipe} --data {to} "
         f"--set data.latents=vae{captions} {sets}".rstrip()
     )
 

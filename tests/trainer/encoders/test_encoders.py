@@ -97,7 +97,7 @@ class TestOneLine:
         with pytest.raises(MoescopeError, match=r"no config.json, nor has vae/ in it"):
             load_vae(str(tmp_path), CPU)
 
-    def test_no_weights(self, save_vae: Saver, tmp_path: Path) -> None:
+    def test_a_folder_without_weights(self, save_vae: Saver, tmp_path: Path) -> None:
         save_vae(tmp_path)
         (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
         with pytest.raises(MoescopeError, match=r"has no weights: put the model's \*.safetensors"):
@@ -116,7 +116,7 @@ class TestOneLine:
         with pytest.raises(MoescopeError, match="kind None, but a text encoder is needed: t5"):
             load_text_encoder(str(wan_vae), CPU)
 
-    def test_no_tokenizer(self, text_encoder: Path, tmp_path: Path) -> None:
+    def test_a_text_encoder_without_a_tokenizer(self, text_encoder: Path, tmp_path: Path) -> None:
         alone = tmp_path / "alone"
         alone.mkdir()
         for path in (text_encoder / "text_encoder").iterdir():
