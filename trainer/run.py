@@ -37,7 +37,8 @@ from .counts.parameters import count_parameters
 from .data.batches import Batches
 from .data.classes import read_classes, refuse_more_classes, write_classes
 from .data.clips import ClipIndex, find_clips
-from .data.encoding import refuse_other_encoding
+from .data.encoding import refuse_other_encoding, refuse_other_models
+from .data.shards import is_encoded, read_encoding, write_encoding
 from .evaluation.probe import Probe
 from .loop import Trainer
 from .measure import Measure
@@ -164,6 +165,8 @@ def open_trainer(
         trainer.keep_first()
         (Path(run.folder) / "config.json").write_text(config.model_dump_json(indent=2))
         write_classes(Path(run.folder), clips.classes)
+        if clips.encoding is not None:
+            write_encoding(Path(run.folder), clips.encoding)
         opened.append(trainer)
         yield trainer
 
@@ -176,6 +179,8 @@ def clips_for(config: RunConfig, old: Run | None, origin: Run | None) -> ClipInd
     known = read_classes(Path(before.folder)) if before is not None else {}
     clips = find_clips(config.data.folder, known, is_resumed=old is not None)
     refuse_other_encoding(clips.folder, clips.encoding, config)
+    if before is not None and clips.encoding is not None and is_encoded(Path(before.folder)):
+        refuse_other_models(clips.encoding, read_encoding(Path(before.folder)), before.name)
     if config.model.family == "class":
         refuse_more_classes(clips.classes, config.model.num_classes, clips.folder)
     return clips

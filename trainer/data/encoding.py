@@ -112,3 +112,18 @@ def refuse_other_encoding(folder: Path, encoding: Encoding | None, config: RunCo
             f"{folder} has captions of {used.width} values a token, but model.text_width is "
             f"{config.model.text_width}: --set model.text_width={used.width}"
         )
+
+
+def refuse_other_models(encoding: Encoding, before: Encoding, run_name: str) -> None:
+    """Raises MoescopeError where weights that were trained on one VAE's latents, or one text
+    encoder's vectors, would go on with another one's."""
+    for what, there, known in (
+        ("VAE", encoding.vae, before.vae),
+        ("text encoder", encoding.text_encoder, before.text_encoder),
+    ):
+        if there is None or known is None or there.fingerprint == known.fingerprint:
+            continue
+        raise MoescopeError(
+            f"the data was encoded with the {what} in {there.path}, but run {run_name} was trained "
+            f"on that in {known.path}, and knows no other: encode with that one"
+        )

@@ -2,7 +2,8 @@
 its inputs.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -108,12 +109,19 @@ def _plan(
     return bin_MQ, noise_levels_of((bin_MQ + jitter_MQ) / num_bins, config)
 
 
-@torch.no_grad()
 def probe(
     model: nn.Module, batch: Batch, passes: Sequence[ProbePass], config: RunConfig
 ) -> BinLosses:
     """Measures the model's losses by noise level, in evaluation mode. Changes no state, except the
     layers' counts of a step."""
+    return _mean(_sums(model, batch, passes, config), config)
+
+
+@torch.no_grad()
+def _sums(
+    model: nn.Module, batch: Batch, passes: Sequence[ProbePass], config: RunConfig
+) -> tuple[Tensor, Tensor]:
+    """Returns the sum of the losses in each bin, and how many clips hit it; both (2, Q)."""
     loss, hits = torch.zeros(2, len(passes)), torch.zeros(2, len(passes))
     for drawn, bin_MB in passes:
         with evaluating(model):
@@ -121,6 +129,11 @@ def probe(
         counted_MB = torch.stack([torch.ones_like(batch.has_sound_B), batch.has_sound_B]).cpu()
         loss.scatter_add_(1, bin_MB.cpu(), per_sample_MB)
         hits.scatter_add_(1, bin_MB.cpu(), counted_MB.float())
+    return loss, hits
+
+
+def _mean(sums: tuple[Tensor, Tensor], config: RunConfig) -> BinLosses:
+    loss, hits = sums
     # every bin is hit by each clip once; the audio's by none where there is no sound
     by_bin_MQ = (loss / hits.clamp_min(1)).double().numpy()
     return BinLosses(by_bin_MQ, config.objective.audio_weight)
@@ -165,9 +178,11 @@ def with_other_video(batch: Batch) -> Batch:
 
 
 def _differ(values: Tensor) -> NDArray[np.bool_]:
-    flat = values.flatten(1)
-    same = [[bool(torch.equal(a, b)) for b in flat] for a in flat]
-    return ~np.array(same)
+    digests = [hashlib.blake2b(row.numpy().tobytes()).hexdigest() for row in values.contiguous()]
+    number_of = {digest: number for number, digest in enumerate(digests)}
+    number_B = np.array([number_of[digest] for digest in digests])
+    differ_BB: NDArray[np.bool_] = number_B[:, None] != number_B
+    return differ_BB
 
 
 def _partners(batch: Batch, differ_BB: NDArray[np.bool_]) -> Tensor:
@@ -217,14 +232,34 @@ def _rise(other: float, own: float) -> float:
     return other / own - 1 if own or other else 0.0
 
 
-def evaluate(model: nn.Module, batch: Batch, config: RunConfig) -> Learned:
+def evaluate(
+    model: nn.Module,
+    batch: Batch,
+    config: RunConfig,
+    *,
+    most_at_once: int | None = None,
+    device: torch.device | None = None,
+) -> Learned:
     """Measures all figures of `Learned` on a batch of held-out clips, with the same noise in
-    each."""
-    passes = probe_passes(config, batch)
-    return Learned(
-        losses=probe(model, batch, passes, config),
-        zero_output=probe(ZeroFlow(), batch, passes, config),
-        other_captions=probe(model, with_other_captions(batch), passes, config),
-        other_sound=probe(model, with_other_sound(batch), passes, config),
-        other_video=probe(model, with_other_video(batch), passes, config),
-    )
+    each.
+
+    most_at_once: clips that the model is given at a time, None: all of them. device: the model's,
+    None: the batch's.
+    """
+    told: Mapping[str, tuple[nn.Module, Batch]] = {
+        "losses": (model, batch),
+        "zero_output": (ZeroFlow(), batch),
+        "other_captions": (model, with_other_captions(batch)),
+        "other_sound": (model, with_other_sound(batch)),
+        "other_video": (model, with_other_video(batch)),
+    }
+    none = torch.zeros(2, NUM_BINS)
+    sums = dict.fromkeys(told, (none, none))
+    for first in range(0, len(batch.names), most_at_once or len(batch.names)):
+        rows = slice(first, first + (most_at_once or len(batch.names)))
+        there = device or batch.video_BCFHW.device
+        passes = probe_passes(config, batch.rows(rows).to(there))
+        for name, (network, whole) in told.items():
+            loss, hits = _sums(network, whole.rows(rows).to(there), passes, config)
+            sums[name] = sums[name][0] + loss, sums[name][1] + hits
+    return Learned(**{name: _mean(both, config) for name, both in sums.items()})

@@ -1,4 +1,6 @@
-"""How far made clips are from real ones, by features of a fixed random network."""
+"""How far made clips are from real ones: the Fréchet distance of their features, and features of a
+fixed random network.
+"""
 
 import math
 
@@ -44,7 +46,8 @@ def frechet_distance(real_BP: NDArray[np.float64], made_BP: NDArray[np.float64])
     for sets of the same size: compare only such. Source: arXiv 1706.08500, equation 6.
     """
     mean_gap = real_BP.mean(0) - made_BP.mean(0)
-    real_PP, made_PP = np.cov(real_BP, rowvar=False), np.cov(made_BP, rowvar=False)
+    # a single feature has a variance, and no matrix
+    real_PP, made_PP = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (real_BP, made_BP))
     root_PP = _root(real_PP)
     overlap = np.trace(_root(root_PP @ made_PP @ root_PP))
     distance = mean_gap @ mean_gap + np.trace(real_PP) + np.trace(made_PP) - 2 * overlap

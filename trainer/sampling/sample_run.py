@@ -22,6 +22,7 @@ from ..data.decode import read_start
 from ..data.headers import UnreadableClip
 from ..data.latents import decode, encode
 from ..data.order import split
+from ..data.shards import is_encoded, read_encoding
 from ..data.sound import SAMPLE_RATE_HZ, sound_of
 from ..data.write_clip import write_clip, write_picture
 from ..encoders.text import encode_captions
@@ -130,6 +131,14 @@ def _with_encoders(config: RunConfig, run: Run, vae: str, text_encoder: str) -> 
                 f"{option} does not go with run {run.name}: it was trained without one"
             )
     given = {"data.vae": vae, "data.text_encoder": text_encoder}
+    if is_encoded(Path(run.folder)):
+        # as the run found them, whatever became of its data since
+        known = read_encoding(Path(run.folder))
+        given["data.vae"] = vae or config.data.vae or known.vae.path
+        if known.text_encoder is not None:
+            given["data.text_encoder"] = (
+                text_encoder or config.data.text_encoder or known.text_encoder.path
+            )
     return changed(config, {key: path for key, path in given.items() if path})
 
 

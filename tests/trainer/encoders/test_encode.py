@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -312,7 +313,8 @@ class TestOneLine:
         train(trained_on(own, steps=1), settings=settings, run_id="r", progress=False)
         plan = json.loads((own / "encoding.json").read_text())
         moved = plan | {"text_encoder": plan["text_encoder"] | {"path": "/moved/away"}}
-        (own / "encoding.json").write_text(json.dumps(moved))
+        of_run = settings.home_path / "runs" / "r" / "encoding.json"
+        of_run.write_text(json.dumps(moved))
 
         def sample(**options: Any) -> list[Path]:
             return sample_run(settings, "r", ["red"], Sampling(1), 0, tmp_path, **options)
@@ -329,6 +331,37 @@ class TestOneLine:
         with pytest.raises(MoescopeError, match=r"is not the one that .* was encoded with"):
             sample(text_encoder=there, vae=str(save_vae(tmp_path / "vae", seed=9)))
         assert len(sample(text_encoder=there)) == 1
+
+    def test_weights_do_not_go_on_with_another_vae(
+        self,
+        own: Path,
+        encodable: RunConfig,
+        trained_on: Callable[..., RunConfig],
+        settings: Settings,
+        save_vae: Saver,
+        tmp_path: Path,
+    ) -> None:
+        train(trained_on(own, steps=1), settings=settings, run_id="r", progress=False)
+        other = changed(
+            encodable, {"data.vae": str(save_vae(tmp_path / "vae", seed=9)), "data.flip_share": 0.5}
+        )
+        encode_clips(other, tmp_path / "others")
+        config = trained_on(tmp_path / "others", steps=2)
+        for way in ({"resume": "r"}, {"init_from": "r"}):
+            with pytest.raises(MoescopeError, match=r"but run .* was trained on that in .*/vae"):
+                train(config, settings=settings, progress=False, **way)
+
+    def test_a_run_samples_when_its_shards_are_gone(
+        self,
+        own: Path,
+        trained_on: Callable[..., RunConfig],
+        settings: Settings,
+        tmp_path: Path,
+    ) -> None:
+        train(trained_on(own, steps=1), settings=settings, run_id="r", progress=False)
+        shutil.rmtree(own)
+        made = sample_run(settings, "r", ["red"], Sampling(1), 0, tmp_path / "made")
+        assert [path.suffix for path in made] == [".mp4"]
 
     def test_what_holds_something_else(self, encodable: RunConfig, own: Path, clips: Path) -> None:
         with pytest.raises(MoescopeError, match=r"holds other files .*: name a folder that"):

@@ -141,3 +141,25 @@ def test_effects_are_the_rise_of_the_loss_by_a_wrong_input(small: RunConfig, bat
     assert learned.caption_effect == pytest.approx(want, rel=0.05)
     assert learned.sound_effect == 0.0
     assert learned.video_effect == 0.0
+
+
+class Mixes(nn.Module):
+    """Answers with something of all that it is told."""
+
+    def forward(self, inputs: Inputs) -> Flow:
+        video_B = inputs.video_BCFHW.flatten(1).square().mean(1)
+        mel_B = inputs.mel_BNM.flatten(1).square().mean(1)
+        told_B = video_B + mel_B + 0.1 * inputs.text_BS[:, 0]
+        return Flow(
+            inputs.video_BCFHW * told_B.view(-1, 1, 1, 1, 1), inputs.mel_BNM + told_B.view(-1, 1, 1)
+        )
+
+
+def test_a_few_clips_at_a_time_give_what_all_at_once_give(small: RunConfig, batch: Batch) -> None:
+    batch.has_sound_B[1:3] = False
+    whole, parts = (evaluate(Mixes(), batch, small, most_at_once=n) for n in (None, 4))
+    for name in ("losses", "zero_output", "other_captions", "other_sound", "other_video"):
+        expected = getattr(whole, name).by_bin_MQ
+        np.testing.assert_allclose(getattr(parts, name).by_bin_MQ, expected, rtol=1e-5)
+    effects = (whole.caption_effect, whole.sound_effect, whole.video_effect)
+    assert all(abs(effect) > 1e-4 for effect in effects)

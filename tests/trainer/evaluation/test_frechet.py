@@ -20,6 +20,11 @@ def test_the_distance_of_known_gaussians() -> None:
     assert frechet_distance(corners, moved) == pytest.approx(4 + 16 / 3)
 
 
+def test_a_single_feature_has_a_distance_too() -> None:
+    # variances 2 and 8: (0 - 1)^2 + (sqrt 2 - sqrt 8)^2 = 1 + 2
+    assert frechet_distance(np.array([[-1.0], [1]]), np.array([[-1.0], [3]])) == pytest.approx(3)
+
+
 def test_more_clips_than_features_is_not_needed() -> None:
     rng = np.random.default_rng(0)
     few, others = rng.standard_normal((5, 20)), rng.standard_normal((5, 20)) + 1
