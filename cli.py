@@ -28,6 +28,7 @@ from .platform.shell import (
 )
 from .platform.terminal import one_line, say, say_json, say_rows
 from .platform.threads import wait_patiently
+from .trainer.evaluation.shell import evaluate
 from .trainer.shell import data_app, params, sample, upcycle
 
 EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
@@ -257,7 +258,7 @@ def up(
     )
 
 
-for command in (rollback, params, upcycle, sample):
+for command in (rollback, params, upcycle, sample, evaluate):
     app.command()(command)
 
 

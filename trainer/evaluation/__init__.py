@@ -1,3 +1,3 @@
-"""What a model has learned: `evaluate.py` on held-out clips, `probe.py` while it trains; and how good
-its clips are: `evaluate_run.py`.
+"""What a model has learned: `evaluate.py` on held-out clips, `probe.py` while it trains; over both
+`evaluate_run.py`, which also says how good its clips are.
 """
