@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from ...platform.errors import MoescopeError
 from ...platform.frozen import changed, difference
-from ..config import RunConfig
+from ..config import DataConfig, RunConfig
 from ..data.clips import Clip, ClipIndex, find_clips
 from ..data.decode import DecodedSample
 from ..data.decode_pool import DecodePool
 from ..data.decode_worker import Failure, Task
-from ..data.encoding import EncodedClip, EncoderUsed, Encoding
+from ..data.encoding import ENCODED_KEYS, EncodedClip, EncoderUsed, Encoding
 from ..data.shards import (
     checksum,
     is_encoded,
@@ -78,7 +78,7 @@ def encode_clips(
     refuse_misfit(vae.shape, config.data, vae_at)
     reader, reader_used = _reader(config, device)
     encoding = Encoding(
-        data=changed(config.data, {"folder": str(source.absolute()), "workers": 1, "batch": 1}),
+        data=_what_is_fixed(config.data, source),
         seed=config.seed,
         clips=index.fingerprint,
         num_shards=-(-len(index.clips) // clips_per_shard),
@@ -97,6 +97,12 @@ def encode_clips(
         finally:
             with_pool.close()
     return _summary(to, encoding, num_kept)
+
+
+def _what_is_fixed(data: DataConfig, source: Path) -> DataConfig:
+    """Leaves out what training may choose anew."""
+    fixed = {key: getattr(data, key) for key in (*ENCODED_KEYS, "latents", "windows_per_clip")}
+    return changed(DataConfig(), {**fixed, "folder": str(source.absolute())})
 
 
 class _Job:
@@ -226,9 +232,10 @@ def _begin(folder: Path, encoding: Encoding) -> None:
         write_encoding(folder, encoding)
         return
     others = [
-        f"{key} {before} (not {after})"
+        "other clips" if key == "clips" else f"{key} {before} (not {after})"
         for key, (before, after) in sorted(difference(read_encoding(folder), encoding).items())
-        if not key.endswith(".path")
+        # where things lie does not matter, and how many shards there are follows from the clips
+        if not key.endswith((".path", "data.folder", "num_shards"))
     ]
     if others:
         more = f", and {len(others) - 3} more" if len(others) > 3 else ""

@@ -183,6 +183,10 @@ class TestGoingOn:
     def test_another_question_is_refused(self, own: Path, encodable: RunConfig) -> None:
         with pytest.raises(MoescopeError, match=r"was begun with data.flip_share 0.5 \(not 0.0\)"):
             encode_clips(encodable, own, clips_per_shard=4)
+        windows = {"data.windows_per_clip": 3, "data.flip_share": 0.5}
+        own_choice = {"data.validation_share": 0.1, "data.batch": 2, "data.caption_drop": 0.5}
+        same = changed(encodable, windows | own_choice)
+        assert encode_clips(same, own, clips_per_shard=4).num_kept == 2
 
     def test_killed_in_the_middle_it_goes_on_to_the_same_shards(
         self, encodable: RunConfig, tmp_path: Path
