@@ -121,7 +121,11 @@ def _load(path: str, device: torch.device) -> Vae:
     diffusers.utils.logging.disable_progress_bar()
     with one_line(folder):
         module = getattr(diffusers, kind).from_pretrained(
-            folder, local_files_only=True, torch_dtype=torch.float32
+            folder,
+            local_files_only=True,
+            torch_dtype=torch.float32,
+            # else it warns, in five lines, wherever accelerate is not installed
+            low_cpu_mem_usage=False,
         )
         module.eval().requires_grad_(False).to(device)
         c = module.config
