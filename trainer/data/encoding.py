@@ -106,6 +106,12 @@ def refuse_other_encoding(folder: Path, encoding: Encoding | None, config: RunCo
         told = ", ".join(f"data.{key} {there[key]} (not {asked[key]})" for key in others)
         fix = " ".join(f"--set data.{key}={there[key]}" for key in others)
         raise MoescopeError(f"{folder} is encoded with {told}: {fix}")
+    stored = encoding.data.windows_per_clip
+    if d.windows_per_clip > stored:
+        raise MoescopeError(
+            f"{folder} holds {stored} windows of each clip, but data.windows_per_clip is "
+            f"{d.windows_per_clip}: --set data.windows_per_clip={stored}, or encode anew with more"
+        )
     used = encoding.text_encoder
     if used is not None and used.width != config.model.text_width:
         raise MoescopeError(

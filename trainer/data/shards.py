@@ -58,7 +58,7 @@ def is_encoded(folder: Path) -> bool:
 
 def read_encoding(folder: Path) -> Encoding:
     """Raises MoescopeError where the file is damaged or from a newer moescope."""
-    encoding: Encoding = _read(Encoding, folder / ENCODING_FILE)
+    encoding: Encoding = _read(Encoding, folder / ENCODING_FILE, "encode into another folder")
     return encoding
 
 
@@ -174,16 +174,13 @@ def checksum(*values: NDArray[Any] | None) -> int:
     return found
 
 
-def _read(kind: Any, path: Path) -> Any:
+def _read(kind: Any, path: Path, advice: str = AGAIN) -> Any:
     try:
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:
         raise MoescopeError(f"cannot read {path}: {_why(error)}") from None
     except ValidationError:
-        raise MoescopeError(
-            f"{path} is damaged, or written by another version: {AGAIN}, into another folder if "
-            "need be"
-        ) from None
+        raise MoescopeError(f"{path} is damaged, or written by another version: {advice}") from None
 
 
 def _write(path: Path, text: str) -> None:

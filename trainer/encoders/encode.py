@@ -72,6 +72,8 @@ def encode_clips(
     source = Path(config.data.folder).expanduser()
     if is_encoded(source):
         raise MoescopeError(f"{source} is encoded already: name a folder of clips")
+    if source.resolve() in to.resolve().parents:
+        raise MoescopeError(f"{to} lies among the clips of {source}: name a folder elsewhere")
     index = find_clips(source)
     vae_at = vae_folder(config.data.vae, "--vae")
     vae = load_vae(config.data.vae, device, "--vae")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -11,11 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from ...platform.errors import MoescopeError
-from ..config import RunConfig
-from ..data.encoding import EncoderUsed
-from ..data.shards import is_encoded, read_encoding
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
+ANEW = "put its config.json and weights there anew, as they were published"
 EDGE_BYTES = 2**20
 """Of a weight file's beginning and end, which its fingerprint is made of."""
 
@@ -38,6 +36,10 @@ def model_folder(path: str, part: str, key: str) -> Path:
     key: what named the path, for the error. Raises MoescopeError where there is no configuration or
     no weights.
     """
+    if not path:
+        raise MoescopeError(
+            f"{key} is empty: give the folder of the model's config.json and weights"
+        )
     root = Path(path).expanduser()
     if not root.is_dir():
         raise MoescopeError(
@@ -87,6 +89,29 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def loading(folder: Path) -> dict[str, Any]:
+    """Returns what the `from_pretrained` of both libraries is told: to fetch nothing, to unpickle
+    nothing where there are safetensors, and to say what was missing."""
+    has_safetensors = any(path.suffix == ".safetensors" for path in weight_files(folder))
+    return {
+        "local_files_only": True,
+        "use_safetensors": has_safetensors,
+        "output_loading_info": True,
+    }
+
+
+def refuse_gaps(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raises MoescopeError where the weights do not fill a model: the libraries would fill the gaps
+    with chance. info: what `from_pretrained` says of its loading."""
+    gaps = [*info["missing_keys"], *info["mismatched_keys"]]
+    if gaps:
+        first = gaps[0] if isinstance(gaps[0], str) else gaps[0][0]
+        raise MoescopeError(
+            f"the weights in {folder} lack {len(gaps)} tensors of its config.json, or have them in "
+            f"another shape (first {first}): {ANEW}"
+        )
+
+
 @contextmanager
 def one_line(folder: Path) -> Iterator[None]:
     """Makes one line of whatever a library says when it cannot load the model of a folder."""
@@ -96,39 +121,6 @@ def one_line(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:  # libraries raise all kinds for a file that is cut off
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MoescopeError(f"the model in {folder} cannot be loaded: {said[:200]}") from None
-
-
-def chosen_path(config: RunConfig, key: str) -> str:
-    """Returns the folder of a run's VAE or text encoder: data.vae or data.text_encoder, else where
-    the data was encoded with it.
-
-    key: vae or text_encoder. Raises MoescopeError where neither names one.
-    """
-    said: str = getattr(config.data, key)
-    used = used_for(config, key)
-    if not said and used is None:
         raise MoescopeError(
-            f"data.{key} is empty, and {config.data.folder or 'data.folder'} is not encoded data "
-            f"that names one: give its folder, as in --set data.{key}=PATH"
-        )
-    return said or (used.path if used is not None else "")
-
-
-def used_for(config: RunConfig, key: str) -> EncoderUsed | None:
-    """Returns the model that the data was encoded with, None where the data is not here."""
-    folder = Path(config.data.folder).expanduser()
-    if not config.data.folder or not is_encoded(folder):
-        return None
-    encoding = read_encoding(folder)
-    return encoding.vae if key == "vae" else encoding.text_encoder
-
-
-def refuse_another(config: RunConfig, key: str, folder: Path) -> None:
-    """Raises MoescopeError where a model is not the one that the data was encoded with."""
-    used = used_for(config, key)
-    if used is not None and fingerprint(folder) != used.fingerprint:
-        raise MoescopeError(
-            f"the model in {folder} is not the one that {config.data.folder} was encoded with "
-            f"({used.path}): --set data.{key}=PATH of that one"
-        )
+            f"the model in {folder} cannot be loaded ({said[:200].rstrip('.')}): {ANEW}"
+        ) from None

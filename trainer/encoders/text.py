@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...platform.errors import MoescopeError
 from ..config import RunConfig
-from .local import chosen_path, library, model_folder, one_line, read_config, refuse_another
+from .local import library, loading, model_folder, one_line, read_config, refuse_gaps
 
 # S tokens  T width of the vectors
 
@@ -69,15 +69,17 @@ def load_text_encoder(
             f"{', '.join(KINDS)}"
         )
     transformers = library("transformers")
-    # it would draw a bar for every model, also into a log
+    # it would draw a bar for every model, also into a log, and a table of what `refuse_gaps` says
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     tokenizer_folder = _tokenizer_folder(folder)
     with one_line(folder):
-        module = transformers.AutoModelForTextEncoding.from_pretrained(
+        module, info = transformers.AutoModelForTextEncoding.from_pretrained(
             folder,
-            local_files_only=True,
             dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+            **loading(folder),
         )
+        refuse_gaps(folder, info)
         module.eval().requires_grad_(False).to(device)
     with one_line(tokenizer_folder):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -87,18 +89,17 @@ def load_text_encoder(
 
 
 def encode_captions(captions: Sequence[str], config: RunConfig, device: torch.device) -> Tensor:
-    """Returns the vectors (B, data.num_text_tokens, model.text_width) of captions by the run's text
-    encoder, zeros behind each end; fp32 on the CPU.
+    """Returns the vectors (B, data.num_text_tokens, model.text_width) of captions by the text
+    encoder in data.text_encoder, zeros behind each end; fp32 on the CPU.
 
-    Raises MoescopeError as `load_text_encoder`, and where it is not the one that the data was
-    encoded with.
+    Raises MoescopeError as `load_text_encoder`, and where its vectors do not fit the recipe. That
+    it is the run's own, `of_run.with_encoder` makes sure.
     """
     d, width = config.data, config.model.text_width
     text_BST = torch.zeros(len(captions), d.num_text_tokens, width)
     if not any(captions):
         return text_BST
-    folder = text_encoder_folder(chosen_path(config, "text_encoder"))
-    refuse_another(config, "text_encoder", folder)
+    folder = text_encoder_folder(config.data.text_encoder)
     encoder = load_text_encoder(str(folder), device)
     refuse_width(encoder.width, config, folder)
     for place, vectors_ST in enumerate(encoder.encode(captions, d.num_text_tokens)):

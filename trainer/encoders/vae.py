@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...platform.errors import MoescopeError
 from ..config import DataConfig, RunConfig
-from .local import chosen_path, library, model_folder, one_line, read_config, refuse_another
+from .local import library, loading, model_folder, one_line, read_config, refuse_gaps
 
 # B batch  C colours  L latent channels  F frames  H, W pixels, or cells of latents
 
@@ -80,13 +80,12 @@ def load_vae(path: str, device: torch.device, key: str = "data.vae") -> Vae:
 
 
 def vae_of(config: RunConfig, device: torch.device) -> Vae:
-    """Loads the VAE that a run's latents are of; kept until another one is asked for.
+    """Loads the VAE in data.vae; kept until another one is asked for.
 
-    Raises MoescopeError as `load_vae`, and where it does not fit the recipe or is not the one that
-    the data was encoded with.
+    Raises MoescopeError as `load_vae`, and where it does not fit the recipe. That it is the run's
+    own, `of_run.with_encoder` makes sure.
     """
-    folder = vae_folder(chosen_path(config, "vae"))
-    refuse_another(config, "vae", folder)
+    folder = vae_folder(config.data.vae)
     vae = _load(str(folder), device)
     refuse_misfit(vae.shape, config.data, folder)
     return vae
@@ -120,13 +119,14 @@ def _load(path: str, device: torch.device) -> Vae:
     diffusers = library("diffusers")
     diffusers.utils.logging.disable_progress_bar()
     with one_line(folder):
-        module = getattr(diffusers, kind).from_pretrained(
+        module, info = getattr(diffusers, kind).from_pretrained(
             folder,
-            local_files_only=True,
             torch_dtype=torch.float32,
             # else it warns, in five lines, wherever accelerate is not installed
             low_cpu_mem_usage=False,
+            **loading(folder),
         )
+        refuse_gaps(folder, info)
         module.eval().requires_grad_(False).to(device)
         c = module.config
         if kind == "AutoencoderKLWan":

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...platform.errors import MoescopeError
-from ...platform.frozen import changed, parsed
+from ...platform.frozen import parsed
 from ...platform.records import Run
 from ...platform.settings import Settings
 from ...platform.store import open_store
@@ -19,6 +19,7 @@ from ..config import RunConfig
 from ..data.batches import Batch, Batches
 from ..data.chance import generator
 from ..data.latents import decode, seen
+from ..encoders.of_run import with_encoder
 from ..encoders.vae import vae_of
 from ..model.make import Network, make_model
 from ..objective.laws import noise_levels_of
@@ -96,7 +97,10 @@ def evaluate_run(
     try:
         run = store.find_run(name_or_id)
         config = parsed(RunConfig, run.config, f"stored configuration of {run.name}")
-        config = _with_vae(config, run, vae)
+        config = with_encoder(config, run, "vae", vae)
+        if config.data.latents == "vae":
+            # what cannot be decoded need not be made
+            vae_of(config, CPU)
         _refuse_without_use(config, run, sampling, looks)
         model = make_model(config)
         weights = load_weights(model, store, run.id).text
@@ -136,16 +140,6 @@ def evaluate_run(
             has_text=config.has_text,
         ),
     )
-
-
-def _with_vae(config: RunConfig, run: Run, vae: str) -> RunConfig:
-    if vae and config.data.latents != "vae":
-        raise MoescopeError(f"--vae does not go with run {run.name}: it was trained without one")
-    config = changed(config, {"data.vae": vae}) if vae else config
-    if config.data.latents == "vae":
-        # what cannot be decoded need not be made
-        vae_of(config, CPU)
-    return config
 
 
 def _refuse_without_use(config: RunConfig, run: Run, sampling: Sampling, looks: Looks) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from ...platform.records import Run
 from ..config import RunConfig
+from ..encoders.of_run import with_encoder
 from ..encoders.vae import vae_of
 from ..state import TrainState
 from .generate import Sampling, generate
@@ -24,6 +25,7 @@ class CheckpointSamples:
     def __init__(self, config: RunConfig, run: Run) -> None:
         """Raises MoescopeError where watch.sample_prompts names what the model cannot be told, or
         where the VAE or text encoder is not there."""
+        config = with_encoder(with_encoder(config, run, "vae"), run, "text_encoder")
         if config.data.latents == "vae":
             vae_of(config, torch.device("cpu"))
         self._config, self._folder = config, Path(run.folder) / "samples"

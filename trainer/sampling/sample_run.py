@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...platform.errors import MoescopeError, did_you_mean
-from ...platform.frozen import changed, parsed
+from ...platform.frozen import parsed
 from ...platform.records import Run
 from ...platform.settings import Settings
 from ...platform.store import open_store
@@ -22,9 +22,9 @@ from ..data.decode import read_start
 from ..data.headers import UnreadableClip
 from ..data.latents import decode, encode
 from ..data.order import split
-from ..data.shards import is_encoded, read_encoding
 from ..data.sound import SAMPLE_RATE_HZ, sound_of
 from ..data.write_clip import write_clip, write_picture
+from ..encoders.of_run import with_encoder
 from ..encoders.text import encode_captions
 from ..encoders.vae import vae_of
 from ..model.make import Network, make_model
@@ -70,7 +70,8 @@ def sample_run(
     try:
         run = store.find_run(name_or_id)
         config = parsed(RunConfig, run.config, f"stored configuration of {run.name}")
-        config = _with_encoders(config, run, vae, text_encoder)
+        config = with_encoder(config, run, "vae", vae)
+        config = with_encoder(config, run, "text_encoder", text_encoder)
         _refuse_what_is_not_read(config, run, prompts, classes, reference)
         if sampling.guidance is not None and not (config.has_text or config.model.num_classes):
             raise MoescopeError(
@@ -119,27 +120,6 @@ def write_made(
         paths.append(_write(place, video_BCFHW[i], mel_BNM[i], config))
         paths[-1].with_suffix(".txt").write_text(name)
     return paths
-
-
-def _with_encoders(config: RunConfig, run: Run, vae: str, text_encoder: str) -> RunConfig:
-    for option, path, is_read in (
-        ("--vae", vae, config.data.latents == "vae"),
-        ("--text-encoder", text_encoder, config.data.captions == "encoder"),
-    ):
-        if path and not is_read:
-            raise MoescopeError(
-                f"{option} does not go with run {run.name}: it was trained without one"
-            )
-    given = {"data.vae": vae, "data.text_encoder": text_encoder}
-    if is_encoded(Path(run.folder)):
-        # as the run found them, whatever became of its data since
-        known = read_encoding(Path(run.folder))
-        given["data.vae"] = vae or config.data.vae or known.vae.path
-        if known.text_encoder is not None:
-            given["data.text_encoder"] = (
-                text_encoder or config.data.text_encoder or known.text_encoder.path
-            )
-    return changed(config, {key: path for key, path in given.items() if path})
 
 
 @contextmanager
@@ -222,7 +202,12 @@ def _of_class(text: str, known: Mapping[str, int]) -> tuple[str, Prompt]:
 
 
 def _captions(config: RunConfig, run: Run) -> list[str]:
-    clips = find_clips(config.data.folder).clips
+    try:
+        clips = find_clips(config.data.folder).clips
+    except MoescopeError as error:
+        raise MoescopeError(
+            f"give --prompt TEXT, as there are no captions to take from the run's data ({error})"
+        ) from None
     training, held_out = split(clips, config.data.validation_share)
     captions = [clip.caption for clip in held_out or training if clip.caption]
     if not captions:
@@ -266,4 +251,5 @@ def _enlarged(video_FHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _file_name(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48] or "clip"
+    # letters of every script; a name on disk has at most 255 bytes
+    return re.sub(r"[\W_]+", "-", name.lower()).strip("-")[:48] or "clip"

@@ -254,8 +254,12 @@ class TestOneLine:
         with pytest.raises(MoescopeError, match=r"shard-00001.safetensors is damaged \(\d+ bytes"):
             train(trained_on(own), settings=settings, progress=False)
 
-    def test_a_flipped_bit_is_found_by_check_and_passed_over_in_training(
-        self, own: Path, trained_on: Callable[..., RunConfig]
+    def test_a_flipped_bit_is_found_by_check_and_passed_over_and_told_in_training(
+        self,
+        own: Path,
+        trained_on: Callable[..., RunConfig],
+        settings: Settings,
+        capfd: pytest.CaptureFixture[str],
     ) -> None:
         path = shards.shard_path(own, 1)
         flipped = bytearray(path.read_bytes())
@@ -273,6 +277,13 @@ class TestOneLine:
             bad = batches.bad_clips
         assert list(bad) == [index.clips[4].name]
         assert "is damaged: run `moescope data encode` again" in bad[index.clips[4].name]
+        train(
+            trained_on(own, **{"data.validation_share": 0.0, "data.windows_per_clip": 3}),
+            settings=settings,
+            run_id="r",
+        )
+        told = capfd.readouterr().err
+        assert f"{index.clips[4].name}: {path} is damaged: run `moescope data encode`" in told
 
     def test_shards_and_recipes_that_do_not_go_together(
         self,
@@ -282,6 +293,7 @@ class TestOneLine:
         settings: Settings,
     ) -> None:
         for folder, changes, said in (
+            (encoded, {"data.windows_per_clip": 4}, "holds 3 windows of each clip, but data.win"),
             (encoded, {"data.height": 32}, r"data.height 16 \(not 32\): --set data.height=16"),
             (encoded, {"model.text_width": 32}, "captions of 16 values a token, but model.text_w"),
             (clips, {}, "data.latents is vae, but .* holds clips: make latents of them with"),
@@ -334,7 +346,16 @@ class TestOneLine:
         there = str(Path(plan["text_encoder"]["path"]))
         with pytest.raises(MoescopeError, match=r"is not the one that .* was encoded with"):
             sample(text_encoder=there, vae=str(save_vae(tmp_path / "vae", seed=9)))
+        with pytest.raises(MoescopeError, match=r"^--vae is /no/where, which is no folder"):
+            sample(vae="/no/where")
+        # the run keeps what it was trained on, whatever became of its data
+        (own / "encoding.json").write_text("{")
         assert len(sample(text_encoder=there)) == 1
+        shutil.rmtree(own)
+        with pytest.raises(MoescopeError, match=r"is not the one that .* was encoded with"):
+            sample(text_encoder=str(another))
+        with pytest.raises(MoescopeError, match=r"^give --prompt TEXT, as there are no captions"):
+            sample_run(settings, "r", [], Sampling(1), 0, tmp_path, text_encoder=there)
 
     def test_weights_do_not_go_on_with_another_vae(
         self,
@@ -355,6 +376,11 @@ class TestOneLine:
             with pytest.raises(MoescopeError, match=r"but run .* was trained on that in .*/vae"):
                 train(config, settings=settings, progress=False, **way)
 
+    def test_a_damaged_plan_is_not_gone_on_with(self, own: Path, encodable: RunConfig) -> None:
+        (own / "encoding.json").write_text("{")
+        with pytest.raises(MoescopeError, match=r"encoding.json is damaged.*: encode into another"):
+            encode_clips(encodable, own)
+
     def test_a_run_samples_when_its_shards_are_gone(
         self,
         own: Path,
@@ -364,12 +390,16 @@ class TestOneLine:
     ) -> None:
         train(trained_on(own, steps=1), settings=settings, run_id="r", progress=False)
         shutil.rmtree(own)
-        made = sample_run(settings, "r", ["red"], Sampling(1), 0, tmp_path / "made")
-        assert [path.suffix for path in made] == [".mp4"]
+        prompts = ["red", "Größe", "红球"]
+        made = sample_run(settings, "r", prompts, Sampling(1), 0, tmp_path / "made")
+        names = ["red-seed0-0.mp4", "größe-seed0-1.mp4", "红球-seed0-2.mp4"]
+        assert [path.name for path in made] == names
 
     def test_what_holds_something_else(self, encodable: RunConfig, own: Path, clips: Path) -> None:
         with pytest.raises(MoescopeError, match=r"holds other files .*: name a folder that"):
             encode_clips(encodable, clips)
+        with pytest.raises(MoescopeError, match=r"lies among the clips of .*: name a folder else"):
+            encode_clips(encodable, clips / "shards")
         with pytest.raises(MoescopeError, match="is encoded already: name a folder of clips"):
             encode_clips(changed(encodable, {"data.folder": str(own)}), own)
 

@@ -1,5 +1,6 @@
 """Public VAEs and text encoders answer as the libraries they come from do."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import diffusers
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
@@ -106,9 +108,66 @@ class TestOneLine:
     def test_weights_that_are_cut_off(self, save_vae: Saver, tmp_path: Path) -> None:
         weights = save_vae(tmp_path) / "diffusion_pytorch_model.safetensors"
         weights.write_bytes(weights.read_bytes()[:1000])
-        with pytest.raises(MoescopeError, match=r"^the model in .* cannot be loaded: ") as caught:
+        with pytest.raises(
+            MoescopeError, match=r"^the model in .* cannot be loaded \(.*\): put its config.json"
+        ) as caught:
             load_vae(str(tmp_path), CPU)
         assert "\n" not in str(caught.value)
+
+    def test_weights_of_another_name(
+        self, save_vae: Saver, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        weights = save_vae(tmp_path) / "diffusion_pytorch_model.safetensors"
+        weights.rename(weights.with_name("wan_vae.safetensors"))
+        with pytest.raises(MoescopeError, match=r"no file named diffusion_pytorch_model.safetens"):
+            load_vae(str(tmp_path), CPU)
+        assert capfd.readouterr() == ("", "")
+
+    @pytest.mark.parametrize("is_missing", [True, False])
+    def test_weights_with_a_gap_or_of_another_shape(
+        self,
+        is_missing: bool,
+        save_vae: Saver,
+        save_text: Saver,
+        tmp_path: Path,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        for path, name, load in (
+            (
+                save_vae(tmp_path / "vae") / "diffusion_pytorch_model.safetensors",
+                "post_quant_conv.bias",
+                load_vae,
+            ),
+            (
+                save_text(tmp_path / "text") / "text_encoder" / "model.safetensors",
+                "encoder.final_layer_norm.weight",
+                load_text_encoder,
+            ),
+        ):
+            tensors = load_file(path)
+            gap = tensors.pop(name)
+            if not is_missing:
+                tensors[name] = torch.cat([gap, gap])
+            save_file(tensors, path, {"format": "pt"})
+            with pytest.raises(MoescopeError, match=r"anew, as they were published") as caught:
+                load(str(path.parent.parent if load is load_text_encoder else path.parent), CPU)
+            assert name in str(caught.value)
+            assert "\n" not in str(caught.value)
+        assert capfd.readouterr() == ("", "")
+
+    def test_a_text_encoder_that_lacks_one_of_its_files(
+        self, save_text: Saver, tmp_path: Path
+    ) -> None:
+        there = save_text(tmp_path) / "text_encoder"
+        weights = there / "model.safetensors"
+        index = {
+            "metadata": {},
+            "weight_map": dict.fromkeys(load_file(weights), "part-2.safetensors"),
+        }
+        (there / "model.safetensors.index.json").write_text(json.dumps(index))
+        weights.rename(there / "part-1.safetensors")
+        with pytest.raises(MoescopeError, match=r"part-2.safetensors.*: put its config.json and"):
+            load_text_encoder(str(tmp_path), CPU)
 
     def test_another_kind_of_model(self, tmp_path: Path, text_encoder: Path, wan_vae: Path) -> None:
         with pytest.raises(MoescopeError, match="kind None, but a VAE is needed: AutoencoderKLWan"):
@@ -138,8 +197,8 @@ class TestOneLine:
         with pytest.raises(MoescopeError, match=r"of 16 values, but model.text_width is 4096"):
             encode_captions(["red"], config, CPU)
 
-    def test_neither_path_nor_encoded_data(self, encodable: RunConfig) -> None:
-        with pytest.raises(MoescopeError, match=r"data.vae is empty, and .* is not encoded data"):
+    def test_a_path_that_is_empty(self, encodable: RunConfig) -> None:
+        with pytest.raises(MoescopeError, match=r"data.vae is empty: name the folder of a model's"):
             vae_of(changed(encodable, {"data.vae": ""}), CPU)
 
     def test_a_library_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
