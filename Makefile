@@ -60,7 +60,7 @@ story-spine: $(READY)
 	$(PYTEST) -n 2 --dist loadfile -m story tests/stories/spine --ignore=tests/stories/spine/test_demo.py --durations=0
 
 story-trainer: $(READY)
-	$(PYTEST) -n 2 -m story tests/stories/trainer --durations=0
+	$(PYTEST) -n 2 -m story tests/stories/trainer tests/trainer --durations=0
 
 check: $(READY)
 	@$(MAKE) --no-print-directory lint

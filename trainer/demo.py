@@ -31,7 +31,7 @@ from .recipes.by_name import recipe
 from .run import RunResult, train
 
 READY_S = 60.0
-STEPS = 500
+STEPS = 380
 RULES_OF_A_SPIKE = ("loss_spike",)
 WORST_RECOVERY = 1.1
 """The loss at the end over the loss before the corrupt stretch, at most: a run that recovered

@@ -47,6 +47,8 @@ from .step_record import StepRecord, scalar
 from .take_commands import obey
 
 ALERT_AGAIN_STEPS = 500
+MOST_TOLD = 20
+"""Clips that are named when they cannot be read."""
 
 
 @dataclass
@@ -88,6 +90,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self._pending: Pending | None = None
         self._silent_until: dict[str, int] = {}
+        self._num_told = 0
         self._recent_s: deque[float] = deque(maxlen=50)
         tokens = self.config.data.batch * self.config.tokens_per_sample
         self.record = StepRecord(tokens)
@@ -209,7 +212,16 @@ class Trainer:
         skipped = self.policy.skipped
         while self.state.batch in skipped:
             self.state.batch += 1
-        return seen(self.batches.get(self.state.batch), self.config, self.device)
+        batch = self.batches.get(self.state.batch)
+        self._tell_bad_clips()
+        return seen(batch, self.config, self.device)
+
+    def _tell_bad_clips(self) -> None:
+        """Names clips that failed since it last did, the first few of a run; all are counted."""
+        for name, reason in list(self.batches.bad_clips.items())[self._num_told : MOST_TOLD]:
+            self.progress.say(f"passed over {name}: {reason}")
+            self.say_event("note", f"passed over {name}", {"reason": reason})
+            self._num_told += 1
 
     def _is_bad(self, batch: Batch) -> bool:
         """Judges a batch before it is trained on, where vetting is on."""

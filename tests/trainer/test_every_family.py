@@ -29,7 +29,7 @@ from moescope.trainer.objective.timesteps import draw
 from moescope.trainer.rollback import carry_out
 from moescope.trainer.run import RunResult, train
 
-STEPS = 24
+STEPS = 16
 
 
 @pytest.fixture
@@ -71,10 +71,10 @@ def test_the_way_back_and_the_way_on_end_where_the_straight_way_does(
 ) -> None:
     straight, want = trained(config, tmp_path / "straight")
     assert straight.status == "finished"
-    _, back = trained(config, tmp_path / "back", back_at=16)
+    _, back = trained(config, tmp_path / "back", back_at=12)
     assert same(want, back) == []
-    stopped, _ = trained(config, tmp_path / "on", stop_at=13)
-    assert (stopped.status, stopped.step) == ("stopped", 13)
+    stopped, _ = trained(config, tmp_path / "on", stop_at=9)
+    assert (stopped.status, stopped.step) == ("stopped", 9)
     resumed, on = trained(config, tmp_path / "on", resume=stopped.run_id)
     assert resumed.status == "finished"
     # a resume is an announced event: the detectors start new windows, all else is as it was

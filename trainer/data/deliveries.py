@@ -30,9 +30,9 @@ def make_demo_deliveries(
     data: DataConfig,
     seed: int = 0,
     *,
-    clean_batches: int = 300,
+    clean_batches: int = 220,
     spoiled_batches: int = 45,
-    last_batches: int = 180,
+    last_batches: int = 130,
     size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> Deliveries:

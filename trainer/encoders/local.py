@@ -97,6 +97,8 @@ def loading(folder: Path) -> dict[str, Any]:
         "local_files_only": True,
         "use_safetensors": has_safetensors,
         "output_loading_info": True,
+        # so that they are in the account, which `refuse_gaps` reads
+        "ignore_mismatched_sizes": True,
     }
 
 
@@ -120,7 +122,7 @@ def one_line(folder: Path) -> Iterator[None]:
     except MoescopeError:
         raise
     except Exception as error:  # libraries raise all kinds for a file that is cut off
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        said = " ".join(str(error).split()) or type(error).__name__
         raise MoescopeError(
             f"the model in {folder} cannot be loaded ({said[:200].rstrip('.')}): {ANEW}"
         ) from None

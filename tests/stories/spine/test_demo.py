@@ -16,9 +16,9 @@ from playwright.sync_api import Page, sync_playwright
 pytestmark = pytest.mark.story
 
 WAIT_S = 600
-MOST_CPU_S = 420
-"""Of the demo and the browser together; five minutes on two cores are 600. In CPU time, since how
-long it takes is also a matter of who else is on the machine."""
+MOST_REFERENCES = 200
+"""CPU time of the demo and the browser together, in units of `reference_cpu_s`: seconds are also a
+matter of the machine and of who else is on it."""
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 
@@ -62,6 +62,16 @@ class Demo:
             self.process.stdout.close()
 
 
+def reference_cpu_s() -> float:
+    """CPU time of a fixed piece of work that is half products of matrices and half Python, as
+    training in the small is; about a second and a half where the demo takes four minutes."""
+    code = "import torch; a = torch.rand(512, 512); torch.set_num_threads(1)\n"
+    code += "for _ in range(100): a = (a @ a).softmax(-1); sum(i * i for i in range(50_000))\n"
+    code += "import time; print(time.thread_time())"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return float(told.stdout)
+
+
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Demo]:
     running = Demo(tmp_path)
@@ -79,6 +89,7 @@ def shown_step(page: Page) -> int:
 
 
 def test_the_demo_alerts_goes_back_and_recovers_while_a_browser_shows_it(demo: Demo) -> None:
+    before_s = reference_cpu_s()
     address = demo.wait_for(r"http://127\.0\.0\.1:\d+/\?token=\S+", 60)
     # at once: before the clips are written and the training starts
     assert time.monotonic() - demo.started_s < 45
@@ -106,4 +117,5 @@ def test_the_demo_alerts_goes_back_and_recovers_while_a_browser_shows_it(demo: D
         assert stage in told
     assert "NO " not in told
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert used.ru_utime + used.ru_stime < MOST_CPU_S
+    reference_s = max(before_s, reference_cpu_s())
+    assert used.ru_utime + used.ru_stime < MOST_REFERENCES * reference_s

@@ -1,5 +1,6 @@
 """Compiled blocks: the same training but for rounding, watched or not."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,24 @@ def _signals(config: RunConfig, home: Path) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("family", ["cutoff", "jitmoe", "wan"])
+@pytest.mark.parametrize(
+    ("family", "backend"),
+    [
+        # what the graphs hold does not depend on the C++ that is made of them in a minute
+        pytest.param("cutoff", "inductor", marks=pytest.mark.story),
+        ("jitmoe", "aot_eager"),
+        ("wan", "aot_eager"),
+    ],
+)
 def test_counts_are_the_same_and_signals_within_rounding(
-    small: RunConfig, family: str, ways: dict[str, dict[str, Any]], tmp_path: Path
+    small: RunConfig,
+    family: str,
+    backend: str,
+    ways: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     every = {"steps": STEPS, "watch.sample_every": 2, "watch.probe_every": 2}
     config = changed(small, {**ways[family], **every})
     want = _signals(config, tmp_path / "eager")

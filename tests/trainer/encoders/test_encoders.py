@@ -198,7 +198,9 @@ class TestOneLine:
             encode_captions(["red"], config, CPU)
 
     def test_a_path_that_is_empty(self, encodable: RunConfig) -> None:
-        with pytest.raises(MoescopeError, match=r"data.vae is empty: name the folder of a model's"):
+        with pytest.raises(
+            MoescopeError, match=r"data.vae is empty: give the folder of the model's"
+        ):
             vae_of(changed(encodable, {"data.vae": ""}), CPU)
 
     def test_a_library_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
