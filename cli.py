@@ -28,6 +28,7 @@ from .platform.shell import (
 )
 from .platform.terminal import one_line, say, say_json, say_rows
 from .platform.threads import wait_patiently
+from .studies.shell import study_app
 from .trainer.evaluation.shell import evaluate
 from .trainer.shell import data_app, params, sample, upcycle
 
@@ -62,7 +63,13 @@ app = typer.Typer(
     # a pretty traceback prints local variables, and those may hold a database password
     pretty_exceptions_enable=False,
 )
-for group, name in ((runs_app, "runs"), (alerts_app, "alerts"), (data_app, "data"), (db_app, "db")):
+for group, name in (
+    (runs_app, "runs"),
+    (alerts_app, "alerts"),
+    (data_app, "data"),
+    (study_app, "study"),
+    (db_app, "db"),
+):
     app.add_typer(group, name=name)
 
 

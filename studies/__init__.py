@@ -1,1 +1,1 @@
-"""A question becomes a plan, trials, fits and a report. Empty so far: README.md says what comes."""
+"""A question becomes a plan, trials, fits and a report. So far: the fits."""

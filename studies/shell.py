@@ -1,0 +1,141 @@
+"""The commands around studies: `moescope study ...`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..platform.errors import MoescopeError
+from ..platform.shell import Json
+from ..platform.terminal import console_for, say, say_json, say_rows
+
+if TYPE_CHECKING:
+    from .laws.law import Law
+
+study_app = typer.Typer(help="Scaling laws of many runs.", no_args_is_help=True)
+
+
+@study_app.command()
+def fit(
+    csv: Annotated[
+        Path, typer.Option("--csv", metavar="FILE", help="Table of runs, one row each.")
+    ],
+    form: Annotated[
+        list[str] | None,
+        typer.Option("--form", help="Form of the law; several are compared. [default: chinchilla]"),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column", metavar="NAME=HEADER", help="What a column is called in the file."
+        ),
+    ] = None,
+    flops: Annotated[
+        float | None, typer.Option("--flops", help="Recommend the size for this budget.")
+    ] = None,
+    num_bootstraps: Annotated[
+        int, typer.Option("--bootstraps", min=20, help="Fits of resampled runs, for intervals.")
+    ] = 400,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of starts and resampling.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit a scaling law to a table of runs, say how sure it is, and whether it may be asked beyond
+    them. The table has loss, params, tokens, and what else the form reads."""
+    from .laws.law import fit as fit_law
+
+    frame = _read(csv, column or [])
+    names = form or ["chinchilla"]
+    with console_for(sys.stderr).status("fitting"):
+        laws = [fit_law(frame, name, num_bootstraps=num_bootstraps, seed=seed) for name in names]
+        laws.sort(key=_held_out_error)
+        told = [_told(law, flops) for law in laws]
+    if as_json:
+        say_json(told if form and len(form) > 1 else told[0])
+        return
+    for law, values in zip(laws, told, strict=True):
+        _say(law, values)
+
+
+def _read(path: Path, renamed: list[str]) -> Any:
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path)
+    except OSError as error:
+        raise MoescopeError(f"--csv {path} cannot be read: {error.strerror}") from None
+    except (ValueError, pd.errors.ParserError) as error:
+        raise MoescopeError(f"--csv {path} is no table: {str(error).splitlines()[0]}") from None
+    for entry in renamed:
+        name, equals, header = entry.partition("=")
+        if not equals or header not in frame:
+            raise MoescopeError(
+                f"--column {entry} must be NAME=HEADER with a header of the file: "
+                f"{', '.join(map(str, frame.columns[:12]))}"
+            )
+        frame[name] = frame[header]
+    return frame
+
+
+def _held_out_error(law: "Law") -> float:
+    return law.held_out.mean_error if law.held_out is not None else float("inf")
+
+
+def _told(law: "Law", flops: float | None) -> dict[str, Any]:
+    """Returns all that is known of a law, as plain values."""
+    d = law.diagnostics
+    return {
+        "form": law.form.name,
+        "formula": law.form.formula,
+        "source": law.form.source,
+        "num_runs": len(law.columns["loss"]),
+        "params": law.params,
+        "intervals": law.parameter_intervals(),
+        "noise": law.noise,
+        "seed_noise": law.seed_noise,
+        "held_out_error": None if law.held_out is None else law.held_out.mean_error,
+        "held_out_rows": [] if law.held_out is None else list(law.held_out.rows),
+        "diagnostics": {**d._asdict(), "warnings": list(d.warnings)},
+        "can_extrapolate": law.verdict.can_extrapolate,
+        "reasons": list(law.verdict.reasons),
+        "num_bootstraps": law.num_bootstraps,
+        "optimum": None if flops is None else law.optimal(flops)._asdict(),
+    }
+
+
+def _say(law: "Law", told: dict[str, Any]) -> None:
+    say(f"{told['form']}: {told['formula']}  ({told['source']})")
+    say_rows(
+        [
+            {
+                "parameter": name,
+                "value": f"{value:.5g}",
+                "95% from": f"{told['intervals'][name][0]:.5g}",
+                "to": f"{told['intervals'][name][1]:.5g}",
+            }
+            for name, value in law.params.items()
+        ],
+        "",
+    )
+    seeds = "" if law.seed_noise is None else f", {law.seed_noise:.2%} between seeds"
+    say(f"{told['num_runs']} runs lie {law.noise:.2%} around it{seeds}")
+    if law.held_out is not None:
+        say(
+            f"{len(law.held_out.rows)} of the largest runs, foretold by a law of the others: "
+            f"{law.held_out.mean_error:.2%} off"
+        )
+    if law.diagnostics.outliers:
+        say(f"outliers, which count little: rows {', '.join(map(str, law.diagnostics.outliers))}")
+    if told["optimum"] is not None:
+        best = told["optimum"]
+        (n_low, n_high), (d_low, d_high) = best["params_interval"], best["tokens_interval"]
+        (l_low, l_high), (f_low, f_high) = best["loss_interval"], best["flat_params"]
+        say(f"at {best['flops']:.3g} FLOPs the best size is")
+        say(f"  {best['params']:.3g} parameters (95%: {n_low:.3g} to {n_high:.3g})")
+        say(f"  {best['tokens']:.3g} tokens (95%: {d_low:.3g} to {d_high:.3g})")
+        say(f"  loss {best['loss']:.4f} (95%: {l_low:.4f} to {l_high:.4f})")
+        say(f"  as good, within 0.25%: {f_low:.3g} to {f_high:.3g} parameters")
+    if law.verdict.can_extrapolate:
+        say("it may be asked beyond its runs")
+    else:
+        say("DO NOT EXTRAPOLATE: " + "; ".join(law.verdict.reasons))
