@@ -25,14 +25,16 @@ def params(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say how many parameters a recipe has, and how many work on a token."""
+    """Say how many parameters a recipe has, how many work on a token, and what a sample costs."""
     from .asked import asked_changes
+    from .counts.flops import count_flops
     from .counts.parameters import count_parameters
     from .recipes.by_name import recipe as named
 
-    count = count_parameters(named(recipe, asked_changes(assignments or ())))
+    config = named(recipe, asked_changes(assignments or ()))
+    count, flops = count_parameters(config), count_flops(config)
     if as_json:
-        say_json(count._asdict())
+        say_json({**count._asdict(), "flops": flops._asdict()})
         return
     rows = {"active": count.active, "total": count.total} | count.parts
     say_rows(
@@ -45,6 +47,10 @@ def params(
             for part, number in rows.items()
         ],
         "",
+    )
+    say(
+        f"a sample of {config.tokens_per_sample:,} tokens takes {flops.forward / 1e9:,.3g} GFLOPs "
+        f"forward, {flops.training / 1e9:,.3g} in training"
     )
 
 
