@@ -326,7 +326,8 @@ def encode_data(
     )
     for name, reason in found.passed_over:
         say(f"passed over {name}: {reason}")
-    sets = " ".join(f"--set {text}" for text in assignments or ())
+    told = ("data.latents=", "data.captions=")
+    sets = " ".join(f"--set {text}" for text in assignments or () if not text.startswith(told))
     captions = " --set data.captions=encoder" if text_encoder else ""
     say(
         f"to train on it: moescope train {recipe} --data {to} "

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,14 +20,21 @@ EDGE_BYTES = 2**20
 
 
 def library(name: str) -> ModuleType:
-    """Imports diffusers or transformers. Raises MoescopeError where it is not installed."""
+    """Imports diffusers or transformers. Raises MoescopeError where it is not installed.
+
+    They say no more by themselves: they would draw a bar for every model, also into a log, and tell
+    in several lines what is raised as well.
+    """
     try:
-        return import_module(name)
+        module = import_module(name)
     except ImportError as error:
         missing = error.name or name
         raise MoescopeError(
             f"{missing} is not installed: pip install 'moescope[latents]'"
         ) from None
+    module.utils.logging.disable_progress_bar()
+    module.utils.logging.set_verbosity(logging.CRITICAL)
+    return module
 
 
 def model_folder(path: str, part: str, key: str) -> Path:

@@ -69,9 +69,6 @@ def load_text_encoder(
             f"{', '.join(KINDS)}"
         )
     transformers = library("transformers")
-    # it would draw a bar for every model, also into a log, and a table of what `refuse_gaps` says
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
     tokenizer_folder = _tokenizer_folder(folder)
     with one_line(folder):
         module, info = transformers.AutoModelForTextEncoding.from_pretrained(

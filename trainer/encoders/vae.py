@@ -117,7 +117,6 @@ def _load(path: str, device: torch.device) -> Vae:
             f"{folder} holds a model of kind {kind}, but a VAE is needed: {' or '.join(KINDS)}"
         )
     diffusers = library("diffusers")
-    diffusers.utils.logging.disable_progress_bar()
     with one_line(folder):
         module, info = getattr(diffusers, kind).from_pretrained(
             folder,
