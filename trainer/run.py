@@ -38,7 +38,7 @@ from .data.batches import Batches
 from .data.classes import read_classes, refuse_more_classes, write_classes
 from .data.clips import ClipIndex, find_clips
 from .data.encoding import refuse_other_encoding, refuse_other_models
-from .data.shards import is_encoded, read_encoding, write_encoding
+from .data.shards import kept_encoding, write_encoding
 from .evaluation.probe import Probe
 from .loop import Trainer
 from .measure import Measure
@@ -179,8 +179,9 @@ def clips_for(config: RunConfig, old: Run | None, origin: Run | None) -> ClipInd
     known = read_classes(Path(before.folder)) if before is not None else {}
     clips = find_clips(config.data.folder, known, is_resumed=old is not None)
     refuse_other_encoding(clips.folder, clips.encoding, config)
-    if before is not None and clips.encoding is not None and is_encoded(Path(before.folder)):
-        refuse_other_models(clips.encoding, read_encoding(Path(before.folder)), before.name)
+    kept = kept_encoding(Path(before.folder)) if before is not None else None
+    if before is not None and kept is not None and clips.encoding is not None:
+        refuse_other_models(clips.encoding, kept, before.name)
     if config.model.family == "class":
         refuse_more_classes(clips.classes, config.model.num_classes, clips.folder)
     return clips

@@ -62,6 +62,16 @@ def read_encoding(folder: Path) -> Encoding:
     return encoding
 
 
+def kept_encoding(run_folder: Path) -> Encoding | None:
+    """Returns what a run keeps of its data's encoding; None where its data was never encoded.
+    Raises MoescopeError where that is damaged."""
+    if not is_encoded(run_folder):
+        return None
+    advice = f"put {ENCODING_FILE} of the run's data in its place"
+    encoding: Encoding = _read(Encoding, run_folder / ENCODING_FILE, advice)
+    return encoding
+
+
 def read_shards(folder: Path) -> Iterator[tuple[Path, ShardRecord]]:
     """Yields each shard's file and record.
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from ...platform.errors import MoescopeError
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
-ANEW = "put its config.json and weights there anew, as they were published"
+ANEW = "put its config.json and weights there anew, under the names as they were published"
 EDGE_BYTES = 2**20
 """Of a weight file's beginning and end, which its fingerprint is made of."""
 
@@ -99,15 +101,28 @@ def fingerprint(folder: Path) -> str:
 
 def loading(folder: Path) -> dict[str, Any]:
     """Returns what the `from_pretrained` of both libraries is told: to fetch nothing, to unpickle
-    nothing where there are safetensors, and to say what was missing."""
-    has_safetensors = any(path.suffix == ".safetensors" for path in weight_files(folder))
+    nothing where there are safetensors, and to say what was missing. Raises MoescopeError where one
+    of those is damaged."""
+    safe = [path for path in weight_files(folder) if path.suffix == ".safetensors"]
+    for path in safe:
+        _refuse_damaged(path)
     return {
         "local_files_only": True,
-        "use_safetensors": has_safetensors,
+        "use_safetensors": bool(safe),
         "output_loading_info": True,
         # so that they are in the account, which `refuse_gaps` reads
         "ignore_mismatched_sizes": True,
     }
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Opens a file, which reads its header and compares its length."""
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (OSError, SafetensorError) as error:
+        said = " ".join(str(error).split())
+        raise MoescopeError(f"{path} is damaged ({said[:100]}): {ANEW}") from None
 
 
 def refuse_gaps(folder: Path, info: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from ...platform.frozen import changed
 from ...platform.records import Run
 from ..config import RunConfig
 from ..data.encoding import Encoding
-from ..data.shards import is_encoded, read_encoding
+from ..data.shards import is_encoded, kept_encoding, read_encoding
 from .local import fingerprint, model_folder
 
 Key = Literal["vae", "text_encoder"]
@@ -45,5 +45,5 @@ def with_encoder(config: RunConfig, run: Run, key: Key, given: str = "") -> RunC
 def _encoding_of(config: RunConfig, run: Run) -> Encoding | None:
     """Returns what a run keeps of its data's encoding, whatever became of the data since; that of
     its data where it has only begun."""
-    folders = [Path(run.folder), Path(config.data.folder).expanduser()]
-    return next((read_encoding(folder) for folder in folders if is_encoded(folder)), None)
+    kept, data = kept_encoding(Path(run.folder)), Path(config.data.folder).expanduser()
+    return read_encoding(data) if kept is None and is_encoded(data) else kept

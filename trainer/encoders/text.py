@@ -82,6 +82,7 @@ def load_text_encoder(
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             tokenizer_folder, local_files_only=True
         )
+    _refuse_strangers(tokenizer, tokenizer_folder, module.config.vocab_size)
     return TextEncoder(module, tokenizer)
 
 
@@ -116,6 +117,20 @@ def refuse_width(width: int, config: RunConfig, folder: Path) -> None:
         raise MoescopeError(
             f"the text encoder in {folder} has vectors of {width} values, but model.text_width is "
             f"{config.model.text_width}: --set model.text_width={width}"
+        )
+
+
+def _refuse_strangers(tokenizer: Any, folder: Path, num_words: int) -> None:
+    """Raises MoescopeError where a tokenizer is not the encoder's."""
+    if tokenizer.pad_token is None:
+        raise MoescopeError(
+            f"the tokenizer in {folder} has no padding: put the encoder's own there"
+        )
+    most = max(tokenizer.get_vocab().values(), default=0)
+    if most >= num_words:
+        raise MoescopeError(
+            f"the tokenizer in {folder} has words up to number {most}, but the encoder knows "
+            f"{num_words}: put the encoder's own there"
         )
 
 

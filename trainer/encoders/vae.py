@@ -137,6 +137,11 @@ def _load(path: str, device: torch.device) -> Vae:
             # the latents that diffusion models know are (z - shift_factor) * scaling_factor
             mean_L = torch.full((c.latent_channels,), c.shift_factor or 0.0)
             std_L = torch.full((c.latent_channels,), 1 / c.scaling_factor)
+        if not len(mean_L) == len(std_L) == shape.latent_channels:
+            raise MoescopeError(
+                f"{folder / 'config.json'} has {len(mean_L)} means and {len(std_L)} deviations for "
+                f"{shape.latent_channels} latent channels: put the model's own there"
+            )
         return Vae(module, shape, mean_L.to(device), std_L.to(device))
 
 

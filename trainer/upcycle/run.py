@@ -22,6 +22,7 @@ from ..checkpoints.keeping import Keeper
 from ..config import RunConfig
 from ..counts.parameters import count_parameters
 from ..data.classes import read_classes, write_classes
+from ..data.shards import kept_encoding, write_encoding
 from ..model.inputs import Inputs
 from ..model.make import make_model
 from ..open_run import new_run
@@ -204,6 +205,10 @@ def _write(
         (folder / "config.json").write_text(config.model_dump_json(indent=2))
         # a class is known by the number that it was trained with
         write_classes(folder, read_classes(Path(dense_run.folder)))
+        # and the latents of one VAE are not those of another
+        encoding = kept_encoding(Path(dense_run.folder))
+        if encoding is not None:
+            write_encoding(folder, encoding)
         store.add_run(run)
         store.add_segment(Segment(run.id, 0, 0, "start", run.created_s, changes=changes))
         store.add_event(Event(run.id, 0, 0, time.time(), "note", text, details))

@@ -34,6 +34,8 @@ from moescope.trainer.encoders.vae import load_vae
 from moescope.trainer.run import train
 from moescope.trainer.sampling.generate import Sampling
 from moescope.trainer.sampling.sample_run import sample_run
+from moescope.trainer.upcycle.plan import UpcyclePlan
+from moescope.trainer.upcycle.run import upcycle
 
 CPU = torch.device("cpu")
 Saver = Callable[..., Path]
@@ -382,6 +384,35 @@ class TestOneLine:
         (own / "encoding.json").write_text("{")
         with pytest.raises(MoescopeError, match=r"encoding.json is damaged.*: encode into another"):
             encode_clips(encodable, own)
+
+    def test_an_upcycled_run_knows_the_vae_of_the_dense_one(
+        self,
+        own: Path,
+        encodable: RunConfig,
+        trained_on: Callable[..., RunConfig],
+        settings: Settings,
+        save_vae: Saver,
+        tmp_path: Path,
+    ) -> None:
+        dense = trained_on(own, steps=1, **{"moe.num_experts": 0})
+        train(dense, settings=settings, run_id="dense", progress=False)
+        shutil.rmtree(own)
+        made = upcycle(settings, "dense", UpcyclePlan(num_experts=4, num_chosen=2), {})
+        of_run = Path(made.folder) / "encoding.json"
+        assert of_run.read_text() == (of_run.parents[1] / "dense" / "encoding.json").read_text()
+        vae = str(save_vae(tmp_path / "vae", seed=9))
+        encode_clips(changed(encodable, {"data.vae": vae, "data.flip_share": 0.5}), own)
+        resumed = trained_on(own, steps=2, **{"moe.num_experts": 4})
+        with pytest.raises(
+            MoescopeError,
+            match=r"encoded with the VAE in .*, but run tiny-dense-upcycled was trained",
+        ):
+            train(resumed, settings=settings, resume=made.run_id, progress=False)
+        of_run.write_text("{")
+        with pytest.raises(
+            MoescopeError, match=r"put encoding.json of the run's data in its place"
+        ):
+            sample_run(settings, made.run_id, ["red"], Sampling(1), 0, tmp_path)
 
     def test_a_run_samples_when_its_shards_are_gone(
         self,

@@ -111,10 +111,31 @@ class TestOneLine:
         weights = save_vae(tmp_path) / "diffusion_pytorch_model.safetensors"
         weights.write_bytes(weights.read_bytes()[:1000])
         with pytest.raises(
-            MoescopeError, match=r"^the model in .* cannot be loaded \(.*\): put its config.json"
+            MoescopeError, match=r"safetensors is damaged \(.*\): put its config.json"
         ) as caught:
             load_vae(str(tmp_path), CPU)
         assert "\n" not in str(caught.value)
+
+    def test_a_configuration_that_contradicts_itself(self, save_vae: Saver, tmp_path: Path) -> None:
+        config = save_vae(tmp_path) / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"latents_mean": [0.1] * 3}))
+        with pytest.raises(MoescopeError, match=r"3 means and 4 deviations for 4 latent channels"):
+            load_vae(str(tmp_path), CPU)
+
+    def test_a_tokenizer_of_another_encoder(self, save_text: Saver, tmp_path: Path) -> None:
+        there = save_text(tmp_path) / "tokenizer"
+        words = (there / "tokenizer.json").read_text()
+        (there / "tokenizer.json").write_text(words.replace('"a": 5', '"a": 500'))
+        with pytest.raises(
+            MoescopeError, match=r"words up to number 500, but the encoder knows 64"
+        ):
+            load_text_encoder(str(tmp_path), CPU)
+        (there / "tokenizer.json").write_text(words)
+        settings = json.loads((there / "tokenizer_config.json").read_text())
+        del settings["pad_token"]
+        (there / "tokenizer_config.json").write_text(json.dumps(settings))
+        with pytest.raises(MoescopeError, match=r"has no padding: put the encoder's own there"):
+            load_text_encoder(str(tmp_path), CPU)
 
     def test_weights_of_another_name_are_all_that_is_said(
         self, save_vae: Saver, tmp_path: Path, clips: Path
@@ -158,11 +179,14 @@ class TestOneLine:
             if not is_missing:
                 tensors[name] = torch.cat([gap, gap])
             save_file(tensors, path, {"format": "pt"})
-            with pytest.raises(MoescopeError, match=r"anew, as they were published") as caught:
+            capfd.readouterr()  # of saving: only what loading says counts
+            with pytest.raises(
+                MoescopeError, match=r"anew, under the names as they were published"
+            ) as caught:
                 load(str(path.parent.parent if load is load_text_encoder else path.parent), CPU)
             assert name in str(caught.value)
             assert "\n" not in str(caught.value)
-        assert capfd.readouterr() == ("", "")
+            assert capfd.readouterr() == ("", "")
 
     def test_a_text_encoder_that_lacks_one_of_its_files(
         self, save_text: Saver, tmp_path: Path
