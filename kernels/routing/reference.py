@@ -131,9 +131,10 @@ def route_reference(logit_TE: Tensor, bias_E: Tensor | None, rule: RoutingRule) 
     chosen, weights = [], []
     counts_E = torch.zeros(num_experts, dtype=torch.int64, device=logit_TE.device)
     for score_E in score_TE:
-        choice = [float(score) for score in score_E.detach() + (0 if bias_E is None else bias_E)]
-        allowed = _experts_of_best_groups(choice, rule)
-        best = torch.tensor(_highest(choice, allowed, rule.num_chosen), device=logit_TE.device)
+        choice_E = score_E.detach() + (0 if bias_E is None else bias_E)
+        allowed = _experts_of_best_groups(choice_E, rule)
+        chosen_here = _highest(choice_E.tolist(), allowed, rule.num_chosen)
+        best = torch.tensor(chosen_here, device=logit_TE.device)
         score_K = score_E[best]
         if rule.is_normalised:
             sum_1 = score_K.detach() if rule.num_chosen == 1 else score_K.sum()
@@ -223,9 +224,11 @@ def _highest(values: Sequence[float], of: Iterable[int], number: int) -> list[in
     return sorted(of, key=lambda index: values[index], reverse=True)[:number]
 
 
-def _experts_of_best_groups(choice: Sequence[float], rule: RoutingRule) -> list[int]:
-    size = len(choice) // rule.num_groups
+def _experts_of_best_groups(choice_E: Tensor, rule: RoutingRule) -> list[int]:
+    size = len(choice_E) // rule.num_groups
     groups = [range(g * size, (g + 1) * size) for g in range(rule.num_groups)]
-    group_scores = [sum(choice[e] for e in _highest(choice, group, 2)) for group in groups]
+    choice = choice_E.tolist()
+    # summed as tensors are: in Python's fp64 another of two groups that tie in fp32 would win
+    group_scores = [float(choice_E[_highest(choice, group, 2)].sum()) for group in groups]
     best = _highest(group_scores, range(rule.num_groups), rule.num_chosen_groups)
     return [expert for group in sorted(best) for expert in groups[group]]

@@ -390,6 +390,15 @@ def test_what_holds_for_every_routing(case: tuple[Tensor, Tensor, RoutingRule]) 
         assert len({expert // size for expert in row}) <= rule.num_chosen_groups
 
 
+def test_groups_that_tie_in_fp32_only_are_chosen_alike() -> None:
+    """softmax gives equal logits s, and s + s + 0.5 is not quite s + 0.25 + s + 0.25 in fp64."""
+    logit_TE = torch.tensor([[-3.0, 3, 3, -3, 3, 3, -1, 3, 2]])
+    bias_E = torch.tensor([0.0, 0.5, 0, 0.25, 0.25, 0.25, -0.5, 0.25, -0.25])
+    rule = RoutingRule(1, "softmax", num_groups=3, num_chosen_groups=1)
+    assert route(logit_TE, bias_E, rule).chosen_TK.tolist() == [[1]]
+    assert route_reference(logit_TE, bias_E, rule).chosen_TK.tolist() == [[1]]
+
+
 @settings(max_examples=60, deadline=None)
 @given(routings(), st.randoms(use_true_random=False))
 def test_a_token_is_routed_alike_twice_and_wherever_it_stands(
