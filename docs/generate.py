@@ -45,6 +45,7 @@ code 2; a command that did not reach its aim gives 1. Settings come from the env
 `MOESCOPE_DASHBOARD_PORT`, `MOESCOPE_MLFLOW_PORT`, `MOESCOPE_TOKEN`); an option wins over them.
 """
 WHOLE_FOLDERS = {
+    "studies/library": "named studies, a file each",
     "docs/decisions": "a page per decision: question, choice, evidence, what would change our mind",
     "tests/contracts": "one suite of promises for every store and every sink",
     "tests/dashboard": "mirrors dashboard/",

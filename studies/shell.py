@@ -12,8 +12,119 @@ from ..platform.terminal import console_for, say, say_json, say_rows
 
 if TYPE_CHECKING:
     from .laws.law import Law
+    from .plan import Plan
 
-study_app = typer.Typer(help="Scaling laws of many runs.", no_args_is_help=True)
+study_app = typer.Typer(
+    help="Studies: many runs that answer a question, and their laws.", no_args_is_help=True
+)
+
+
+@study_app.command()
+def plan(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study.yaml, or the name of a named study.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of clips, in place of the study's.")
+    ] = None,
+    has_calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration/--no-calibration",
+            help="Train the smallest and the largest model for a few steps, to foretell hours.",
+        ),
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Say what a study would run and cost; nothing is started or written. Exit code 2 where that is
+    over its limit."""
+    from ..platform.frozen import changed
+    from .plan import plan as planned
+    from .points import shapes
+    from .spec import read_spec
+
+    spec = read_spec(study)
+    if data is not None:
+        spec = changed(spec, {"data": str(data.expanduser().absolute())})
+    rate: dict[int, float] = {}
+    if spec.data and has_calibration:
+        from .calibration import calibrate
+
+        with console_for(sys.stderr).status("calibrating"):
+            rate = calibrate(config for _, config in shapes(spec))
+    made = planned(spec, rate)
+    if as_json:
+        say_json(_told_plan(made, rate))
+    else:
+        _say_plan(made)
+    made.refuse_over_limit()
+
+
+def _told_plan(made: "Plan", rate: dict[int, float]) -> dict[str, Any]:
+    return {
+        "study": made.spec.name,
+        "kind": made.spec.kind,
+        "flops_per_s": rate,
+        "totals": made.totals._asdict(),
+        "limit": made.spec.limit.model_dump(),
+        "trials": [
+            {
+                "key": trial.key,
+                "label": trial.label,
+                "coordinates": trial.coordinates,
+                "steps": trial.config.steps,
+                "batch": trial.config.data.batch,
+                "learning_rate": trial.config.optim.learning_rate,
+                "hours": trial.hours,
+                "trunk": trial.trunk,
+                "branch_at": trial.branch_at,
+                **trial.cost._asdict(),
+            }
+            for trial in made.trials
+        ],
+    }
+
+
+def _say_plan(made: "Plan") -> None:
+    if made.spec.question:
+        say(made.spec.question)
+    say_rows(
+        [
+            {
+                "trial": trial.label,
+                "active": f"{trial.cost.active_params:.3g}",
+                "total": f"{trial.cost.total_params:.3g}",
+                "steps": trial.config.steps
+                if not trial.trunk
+                else f"{trial.branch_at}+{trial.config.steps - trial.branch_at}",
+                "tokens": f"{trial.cost.tokens:.3g}",
+                "rate": f"{trial.config.optim.learning_rate:.3g}",
+                "FLOPs": f"{trial.cost.flops:.3g}",
+                "EP bytes": f"{trial.cost.expert_bytes:.3g}",
+                "HP bytes": f"{trial.cost.head_bytes:.3g}",
+                "hours": "?" if trial.hours is None else f"{trial.hours:.3g}",
+                "disk GiB": f"{trial.cost.disk_bytes / 2**30:.3g}",
+            }
+            for trial in made.trials
+        ],
+        "no trials",
+    )
+    totals, limit = made.totals, made.spec.limit
+    hours = "hours not calibrated" if totals.hours is None else f"{totals.hours:.3g} hours"
+    say(
+        f"{totals.num_trials} trials: {totals.flops:.3g} FLOPs, {hours}, {totals.disk_gib:.3g} GiB "
+        "of checkpoints"
+    )
+    most = [
+        f"{value:.3g} {name}"
+        for name, value in (
+            ("FLOPs", limit.flops),
+            ("hours", limit.hours),
+            ("GiB", limit.disk_gib),
+        )
+        if value
+    ]
+    say(f"limit: {', '.join(most) or 'none'}")
 
 
 @study_app.command()

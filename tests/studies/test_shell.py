@@ -1,4 +1,4 @@
-"""`moescope study fit` from a file."""
+"""`moescope study plan` and `fit` as commands."""
 
 import json
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moescope.cli import app
+from moescope.trainer.data.make_clips import make_clips
 
 Table = dict[str, np.ndarray]
 
@@ -63,3 +64,36 @@ def test_a_file_that_does_not_fit_is_one_line(csv: Path, options: list[str], sai
     assert told.exit_code == 2
     assert said in told.stderr
     assert len(told.stderr.strip().splitlines()) == 1
+
+
+def test_a_plan_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+    before = set(tmp_path.rglob("*"))
+    told = CliRunner().invoke(app, ["study", "plan", "positions"])
+    assert told.exit_code == 0
+    assert "15 trials" in told.stdout
+    assert "hours not calibrated" in told.stdout
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_plan_over_its_limit_is_shown_and_refused(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "name: s\nkind: seeds\nseeds: [0, 1]\nbudget: {tokens: [1e6]}\nlimit: {flops: 1e9}\n"
+    )
+    told = CliRunner().invoke(app, ["study", "plan", str(file)])
+    assert "2 trials" in told.stdout
+    assert told.exit_code == 2
+    assert "is over its limit" in told.stderr
+
+
+def test_hours_are_foretold_by_training_for_a_few_steps(tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    make_clips(clips, 20, seed=0)
+    file = tmp_path / "study.yaml"
+    file.write_text("name: s\nkind: seeds\nseeds: [0, 1]\nbudget: {tokens: [1e6]}\n")
+    options = ["study", "plan", str(file), "--data", str(clips), "--json"]
+    told = json.loads(CliRunner().invoke(app, options).stdout)
+    (rate,) = told["flops_per_s"].values()
+    assert 1e8 < rate < 1e15
+    for trial in told["trials"]:
+        assert trial["hours"] == pytest.approx(trial["flops"] / rate / 3600)
