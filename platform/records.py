@@ -21,6 +21,8 @@ Health = Literal["fresh", "certified", "tainted"]
 CommandKind = Literal["rollback", "checkpoint", "damp", "pause", "continue", "set_mode", "stop"]
 CommandState = Literal["asked", "taken", "done", "refused"]
 ActionKind = Literal["carry_on", "skip_data", "damp", "rollback", "halt"]
+StudyState = Literal["running", "paused", "cancelled"]
+TrialState = Literal["waiting", "running", "done", "failed"]
 SegmentReason = Literal["start", "resume", "changed", "rollback"]
 EventKind = Literal[
     "decay",
@@ -175,6 +177,61 @@ class Command:
     state: CommandState = "asked"
     answer: str = ""
     answered_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    name: str
+    spec: Mapping[str, Any]
+    """The study as it was last asked for, as nested plain values."""
+    state: StudyState
+    created_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run that a study wants; its key, the hash of what it computes, is unique in the study."""
+
+    study: str
+    key: str
+    position: int
+    """Its place in the plan: the order in which trials are claimed."""
+    label: str
+    coordinates: Mapping[str, Any]
+    config: Mapping[str, Any]
+    cost: Mapping[str, Any]
+    trunk: str = ""
+    """Key of the trial that it branches off, which must be done before."""
+    branch_at: int = 0
+    state: TrialState = "waiting"
+    is_wanted: bool = True
+    """False: the study asks for it no more; what it found is kept."""
+    run_id: str = ""
+    """Of the newest attempt that began to train."""
+    num_attempts: int = 0
+    num_failures: int = 0
+    """Attempts that failed since it was last asked for: only so many are made."""
+    not_before_s: float = 0.0
+    """After a failure: when it may be tried again."""
+    worker: str = ""
+    until_s: float = 0.0
+    """When the worker's claim is over, unless it beats before."""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    """done: loss, tokens, seconds, verdict. failed: the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    study: str
+    key: str
+    number: int
+    """From 1."""
+    worker: str
+    run_id: str
+    started_s: float
+    ended_s: float | None = None
+    exit_reason: str = ""
+    log_tail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

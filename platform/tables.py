@@ -24,6 +24,7 @@ from sqlalchemy import (
     Dialect,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -250,6 +251,54 @@ leases = Table(
     Column("holder", Text, nullable=False),
     Column("since_s", Moment, nullable=False),
     Column("until_s", Moment, nullable=False),
+)
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("spec", Json, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_s", Moment, nullable=False),
+)
+
+trials = Table(
+    "trials",
+    metadata,
+    Column("study", Text, ForeignKey("studies.name", ondelete="CASCADE"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("position", Whole, nullable=False),
+    Column("label", Words, nullable=False),
+    Column("coordinates", Json, nullable=False),
+    Column("config", Json, nullable=False),
+    Column("cost", Json, nullable=False),
+    Column("trunk", Text, nullable=False),
+    Column("branch_at", Whole, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("is_wanted", Boolean, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("num_attempts", Whole, nullable=False),
+    Column("num_failures", Whole, nullable=False),
+    Column("not_before_s", Moment, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("until_s", Moment, nullable=False),
+    Column("result", Json, nullable=False),
+    Index("trials_of_study", "study", "state", "position"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("study", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("number", Whole, primary_key=True, autoincrement=False),
+    Column("worker", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("started_s", Moment, nullable=False),
+    Column("ended_s", Moment),
+    Column("exit_reason", Words, nullable=False),
+    Column("log_tail", Words, nullable=False),
+    ForeignKeyConstraint(["study", "key"], ["trials.study", "trials.key"], ondelete="CASCADE"),
 )
 
 groups = Table(

@@ -23,7 +23,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class PlannedTrial:
     """One run that the study wants."""
 
     key: str
@@ -52,7 +52,7 @@ class Totals(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Plan:
     spec: StudySpec
-    trials: tuple[Trial, ...]
+    trials: tuple[PlannedTrial, ...]
 
     @property
     def totals(self) -> Totals:
@@ -98,7 +98,7 @@ def plan(spec: StudySpec, rate: Rate) -> Plan:
     compute the same.
     """
     data = fingerprint_of_data(spec.data)
-    trials: dict[str, Trial] = {}
+    trials: dict[str, PlannedTrial] = {}
     for point, trunk in _with_trunks(spec, list(points(spec, rate))):
         config = point.config
         at = 0 if trunk is None else config.steps - config.optim.decay_steps
@@ -106,7 +106,7 @@ def plan(spec: StudySpec, rate: Rate) -> Plan:
         cost = cost_of(config, spec.parallel, config.steps - at)
         seconds = cost.flops / flops_per_s(rate, cost.active_params) if rate else None
         key = key_of(config, data, of, at)
-        trial = Trial(
+        trial = PlannedTrial(
             key,
             label_of(point.coordinates),
             point.coordinates,

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..platform.errors import MoescopeError
-from ..platform.shell import Json
+from ..platform.shell import Home, Json, StoreUrl, asked_settings, opened_store
 from ..platform.terminal import console_for, say, say_json, say_rows
 
 if TYPE_CHECKING:
+    from ..platform.records import StudyState
+    from ..platform.store import Store
     from .laws.law import Law
     from .plan import Plan
+
+TRIAL_STATES = ("waiting", "running", "done", "failed")
 
 study_app = typer.Typer(
     help="Studies: many runs that answer a question, and their laws.", no_args_is_help=True
@@ -38,6 +42,17 @@ def plan(
 ) -> None:
     """Say what a study would run and cost; nothing is started or written. Exit code 2 where that is
     over its limit."""
+    made, rate = _planned(study, data, has_calibration)
+    if as_json:
+        say_json(_told_plan(made, rate))
+    else:
+        _say_plan(made)
+    made.refuse_over_limit()
+
+
+def _planned(
+    study: str, data: Path | None, has_calibration: bool
+) -> "tuple[Plan, dict[int, float]]":
     from ..platform.frozen import changed
     from .plan import plan as planned
     from .points import shapes
@@ -47,17 +62,150 @@ def plan(
     if data is not None:
         spec = changed(spec, {"data": str(data.expanduser().absolute())})
     rate: dict[int, float] = {}
-    if spec.data and has_calibration:
+    needs_hours = spec.budget.unit == "hours" or spec.limit.hours > 0
+    if spec.data and (has_calibration or needs_hours):
         from .calibration import calibrate
 
         with console_for(sys.stderr).status("calibrating"):
             rate = calibrate(config for _, config in shapes(spec))
-    made = planned(spec, rate)
-    if as_json:
-        say_json(_told_plan(made, rate))
-    else:
-        _say_plan(made)
+    return planned(spec, rate), rate
+
+
+@study_app.command()
+def run(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study.yaml, or the name of a named study.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of clips, in place of the study's.")
+    ] = None,
+    num_slots: Annotated[
+        int, typer.Option("--slots", min=1, max=256, help="Trials at once; cores are shared out.")
+    ] = 1,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Run a study's trials here, until none is left or Ctrl-C. Called again it goes on: what is
+    done stays done, a changed study adds trials or retires them. Several may run at once."""
+    from .run import run_study
+
+    made, _ = _planned(study, data, has_calibration=False)
     made.refuse_over_limit()
+    settings = asked_settings(home, store)
+    say_line = (lambda line: None) if as_json else say
+    with opened_store(settings) as open_store:
+        run_study(open_store, settings, made, num_slots, say_line)
+        found = trial_rows(open_store, made.spec.name)
+    _say_trials(found, as_json)
+    if any(row["state"] != "done" for row in found):
+        raise typer.Exit(1)
+
+
+@study_app.command()
+def status(
+    study: Annotated[str, typer.Argument(metavar="NAME", help="A study's name; else all.")] = "",
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Say how a study's trials stand."""
+    from . import trials
+
+    with opened_store(asked_settings(home, store)) as open_store:
+        if study:
+            trials.study(open_store, study)
+            _say_trials(trial_rows(open_store, study), as_json)
+            return
+        rows = []
+        for one in trials.studies(open_store):
+            states = [trial.state for trial in trials.trials(open_store, one.name)]
+            counts = {
+                state: states.count(state) for state in ("waiting", "running", "done", "failed")
+            }
+            rows.append({"study": one.name, "state": one.state, **counts})
+    if as_json:
+        say_json(rows)
+    else:
+        say_rows(rows, "no studies yet: `moescope study run STUDY` starts one")
+
+
+def _state_command(name: str, state: "StudyState", about: str) -> None:
+    def command(
+        study: Annotated[str, typer.Argument(metavar="NAME", help="A study's name.")],
+        home: Home = None,
+        store: StoreUrl = None,
+    ) -> None:
+        from . import trials
+
+        with opened_store(asked_settings(home, store)) as open_store:
+            trials.study(open_store, study)
+            trials.set_state(open_store, study, state)
+        say(f"study {study} is {state}")
+
+    study_app.command(name, help=about)(command)
+
+
+_state_command("pause", "paused", "Start no further trial; those that run go on.")
+_state_command("resume", "running", "Let a paused or cancelled study's trials run again.")
+_state_command("cancel", "cancelled", "Start no further trial; those that run save and end.")
+
+
+@study_app.command()
+def retry(
+    study: Annotated[str, typer.Argument(metavar="NAME", help="A study's name.")],
+    trial: Annotated[str, typer.Option("--trial", help="Label or key of one; else all.")] = "",
+    home: Home = None,
+    store: StoreUrl = None,
+) -> None:
+    """Let failed trials be tried anew, from where they were; what is done stays done."""
+    from . import trials
+
+    with opened_store(asked_settings(home, store)) as open_store:
+        trials.study(open_store, study)
+        number = trials.retry(open_store, study, trial)
+    say(f"{number} trials wait again")
+
+
+def trial_rows(store: "Store", study: str) -> list[dict[str, Any]]:
+    """Returns a study's trials as plain values, in the order of its plan."""
+    from . import trials
+
+    return [
+        {
+            "key": trial.key,
+            "label": trial.label,
+            "state": trial.state,
+            "attempts": trial.num_attempts,
+            "run_id": trial.run_id,
+            "coordinates": trial.coordinates,
+            "params": trial.cost["active_params"],
+            "total_params": trial.cost["total_params"],
+            "flops": trial.cost["flops"],
+            **{key: trial.result.get(key) for key in ("loss", "tokens", "verdict", "reason")},
+        }
+        for trial in trials.trials(store, study)
+    ]
+
+
+def _say_trials(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        say_json(rows)
+        return
+    say_rows(
+        [
+            {
+                "trial": row["label"],
+                "state": row["state"],
+                "attempts": row["attempts"],
+                "loss": "" if row["loss"] is None else f"{row['loss']:.4f}",
+                "verdict": row["verdict"] or row["reason"] or "",
+                "run": row["run_id"],
+            }
+            for row in rows
+        ],
+        "no trials",
+    )
 
 
 def _told_plan(made: "Plan", rate: dict[int, float]) -> dict[str, Any]:

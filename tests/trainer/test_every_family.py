@@ -29,13 +29,13 @@ from moescope.trainer.objective.timesteps import draw
 from moescope.trainer.rollback import carry_out
 from moescope.trainer.run import RunResult, train
 
-STEPS = 16
+STEPS = 12
 
 
 @pytest.fixture
 def config(small: RunConfig, way: str, ways: dict[str, dict[str, Any]]) -> RunConfig:
     every = {"checkpoint.memory_every_steps": 4, "checkpoint.disk_every_steps": 4}
-    return changed(small, {"steps": STEPS, "watch.probe_every": 8, **every, **ways[way]})
+    return changed(small, {"steps": STEPS, "watch.probe_every": 6, **every, **ways[way]})
 
 
 def trained(
@@ -71,10 +71,10 @@ def test_the_way_back_and_the_way_on_end_where_the_straight_way_does(
 ) -> None:
     straight, want = trained(config, tmp_path / "straight")
     assert straight.status == "finished"
-    _, back = trained(config, tmp_path / "back", back_at=12)
+    _, back = trained(config, tmp_path / "back", back_at=8)
     assert same(want, back) == []
-    stopped, _ = trained(config, tmp_path / "on", stop_at=9)
-    assert (stopped.status, stopped.step) == ("stopped", 9)
+    stopped, _ = trained(config, tmp_path / "on", stop_at=7)
+    assert (stopped.status, stopped.step) == ("stopped", 7)
     resumed, on = trained(config, tmp_path / "on", resume=stopped.run_id)
     assert resumed.status == "finished"
     # a resume is an announced event: the detectors start new windows, all else is as it was

@@ -1,4 +1,4 @@
-"""Each family's toy learns from files on disk: 200 steps through the whole trainer, no alert."""
+"""Each family's toy learns from files on disk: 110 steps of the whole trainer, no alert."""
 
 from pathlib import Path
 
@@ -14,14 +14,16 @@ from moescope.trainer.run import open_trainer
 
 pytestmark = pytest.mark.story
 
-STEPS, NUM_CLIPS, NUM_HELD_OUT = 200, 160, 16
+STEPS, NUM_CLIPS, NUM_HELD_OUT = 110, 160, 16
 LEAST = 0.30
 """Share by which the loss must be under that of the model that answers zero."""
 LEAST_BELOW_START = 0.30
 """Share by which it must be under the untrained model's: the stream family starts 56% under zero
 by the part of the flow that is known beforehand."""
 LEAST_CAPTION_EFFECT = {"wan_token_moe_tiny": 0.05}
-"""How much worse it must get with other clips' captions, where 200 steps are enough to see it."""
+"""How much worse it must get with other clips' captions, where few steps show it."""
+STEPS_OF = {"wan_token_moe_tiny": 180}
+"""Where the captions are to be seen."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_its_loss_falls_well_below_that_of_answering_zero(
         "data.validation_share": NUM_HELD_OUT / NUM_CLIPS,
         "watch.probe_every": 0,
     }
-    config = recipe(name, {**changes, "steps": STEPS})
+    config = recipe(name, {**changes, "steps": STEPS_OF.get(name, STEPS)})
     settings = Settings(home=tmp_path / "home", mlflow="off")
     with open_trainer(config, settings, run_id="r") as trainer:
         held_out = seen(trainer.batches.validation_batch(NUM_HELD_OUT), config, trainer.device)

@@ -129,6 +129,7 @@ class TestPlanted:
         low, high = law.interval(**larger)
         assert ((low <= truth) & (truth <= high)).all()
 
+    @pytest.mark.story
     def test_intervals_hold_as_often_as_they_say(
         self, planted: Callable[..., Table], epoch: dict
     ) -> None:

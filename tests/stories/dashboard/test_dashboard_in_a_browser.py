@@ -36,6 +36,8 @@ from moescope.platform.records import Alert, Checkpoint, Event, Frame, Health, R
 from moescope.platform.series import latest
 from moescope.platform.store import Store, open_store
 
+pytestmark = pytest.mark.story
+
 TOKEN = "a-token-for-the-story"
 APP = Path(moescope.dashboard.__file__).parent / "app.py"
 expect.set_options(timeout=20_000)  # two cores may have more to do than this test

@@ -1,0 +1,284 @@
+"""The trial table: the truth about what a study has run, is running and has yet to run.
+
+Many workers of many machines may call at once. A trial is claimed by one of them for a while, which
+it prolongs by beating; where it dies, the claim runs out and another takes the trial, with the run
+that was begun. Whoever has lost its claim is told so and can change nothing more. Times come from
+the callers, whose clocks must agree to a fraction of the claim.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, and_, or_, select, update
+
+from ..platform import tables
+from ..platform.errors import MoescopeError, did_you_mean
+from ..platform.records import Attempt, Study, StudyState, Trial
+from ..platform.store import Store
+from ..platform.upserts import columns_of, insert_into
+from ..platform.upserts import replace as upsert
+
+MOST_FAILURES = 4
+FIRST_WAIT_S, MOST_WAIT_S = 5.0, 600.0
+"""After a failure, twice as long each time."""
+
+_CHANGING = (
+    *("state", "run_id", "num_attempts", "num_failures", "not_before_s", "worker", "until_s"),
+    "result",
+)
+
+_trial = tables.trials.c
+_attempt = tables.attempts.c
+
+
+def study(store: Store, name: str) -> Study:
+    """Raises MoescopeError, with near names, where there is none."""
+    known = studies(store)
+    for found in known:
+        if found.name == name:
+            return found
+    hint = did_you_mean(name, [one.name for one in known])
+    raise MoescopeError(f"unknown study {name}{hint} (moescope study status lists them)")
+
+
+def studies(store: Store) -> list[Study]:
+    """All studies, newest first."""
+    statement = select(tables.studies).order_by(tables.studies.c.created_s.desc())
+    rows = store.database.read(lambda c: c.execute(statement).mappings().all())
+    return [Study(**row) for row in rows]
+
+
+def set_state(store: Store, name: str, state: StudyState) -> None:
+    statement = update(tables.studies).where(tables.studies.c.name == name).values(state=state)
+    store.database.write(lambda c: c.execute(statement), is_durable=True)
+
+
+def ask(store: Store, wanted: Study, trials: Sequence[Trial]) -> tuple[int, int]:
+    """Brings a study's trials to what it asks for now; returns how many are new, how many retired.
+
+    What is there stays as it is: what was computed is not computed again. One that is asked for no
+    more is retired, with what it found; asked for again, it comes back as it was.
+    """
+
+    def work(connection: Connection) -> tuple[int, int]:
+        of_study = _trial.study == wanted.name
+        statement = upsert(connection.dialect.name, tables.studies, tuple(columns_of(wanted)))
+        connection.execute(statement, columns_of(wanted))
+        old = set(connection.scalars(select(_trial.key).where(of_study)))
+        keys = [trial.key for trial in trials]
+        new = [columns_of(trial) for trial in trials if trial.key not in old]
+        if new:
+            connection.execute(insert_into(connection.dialect.name, tables.trials), new)
+        for trial in trials:
+            place = {"position": trial.position, "label": trial.label, "is_wanted": True}
+            row = update(tables.trials).where(of_study, _trial.key == trial.key)
+            connection.execute(row.values(place))
+        retire = update(tables.trials).where(of_study, _trial.key.not_in(keys), _trial.is_wanted)
+        gone = connection.execute(retire.values(is_wanted=False)).rowcount
+        return len(new), gone
+
+    return store.database.write(work, is_durable=True)
+
+
+def trials(store: Store, name: str) -> list[Trial]:
+    """The trials that a study asks for, in the order of its plan."""
+    statement = select(tables.trials).where(_trial.study == name, _trial.is_wanted)
+    rows = store.database.read(
+        lambda c: c.execute(statement.order_by(_trial.position)).mappings().all()
+    )
+    return [Trial(**row) for row in rows]
+
+
+def attempts(store: Store, name: str, key: str) -> list[Attempt]:
+    statement = select(tables.attempts).where(_attempt.study == name, _attempt.key == key)
+    rows = store.database.read(
+        lambda c: c.execute(statement.order_by(_attempt.number)).mappings().all()
+    )
+    return [Attempt(**row) for row in rows]
+
+
+def claim(
+    store: Store, name: str, worker: str, run_id: str, now_s: float, lease_s: float
+) -> Trial | None:
+    """Takes the first trial that may run: one that waits, or whose claim is over; None where there
+    is none now, or the study is paused.
+
+    run_id: of the run that is to be made, unless an earlier attempt has begun one. An attempt whose
+    worker died is ended here.
+    """
+    trunk = tables.trials.alias("trunk")
+    is_trunk_done = (
+        select(trunk.c.key)
+        .where(trunk.c.study == name, trunk.c.key == _trial.trunk, trunk.c.state == "done")
+        .exists()
+    )
+    is_free = or_(
+        and_(_trial.state == "waiting", _trial.not_before_s <= now_s),
+        and_(_trial.state == "running", _trial.until_s <= now_s),
+    )
+    first = (
+        select(tables.trials)
+        .join(tables.studies, tables.studies.c.name == _trial.study)
+        .where(_trial.study == name, _trial.is_wanted, is_free, tables.studies.c.state == "running")
+        .where(or_(_trial.trunk == "", is_trunk_done))
+        .order_by(_trial.position)
+        .limit(1)
+        # others pass over a row that is being claimed; SQLite has one writer at a time anyway
+        .with_for_update(of=tables.trials, skip_locked=True)
+    )
+
+    def work(connection: Connection) -> Trial | None:
+        row = connection.execute(first).mappings().first()
+        if row is None:
+            return None
+        found = Trial(**row)
+        if found.state == "running":
+            reason = f"worker {found.worker} was heard no more"
+            _end_attempt(connection, found, now_s, reason, "")
+            found = _failed(found, reason, now_s)
+            if found.state == "failed":
+                _change(connection, found)
+                return None
+        taken = replace(
+            found,
+            state="running",
+            worker=worker,
+            until_s=now_s + lease_s,
+            num_attempts=found.num_attempts + 1,
+            run_id=found.run_id or run_id,
+        )
+        _change(connection, taken)
+        began = Attempt(name, taken.key, taken.num_attempts, worker, taken.run_id, now_s)
+        connection.execute(insert_into(connection.dialect.name, tables.attempts), columns_of(began))
+        return taken
+
+    return store.database.write(work, is_durable=True)
+
+
+def beat(store: Store, trial: Trial, now_s: float, lease_s: float) -> bool:
+    """Prolongs a claim; False where it is lost, or the trial or its study is asked for no more:
+    then what runs must be stopped."""
+    is_running = (
+        select(tables.studies.c.name)
+        .where(tables.studies.c.name == trial.study, tables.studies.c.state != "cancelled")
+        .exists()
+    )
+    statement = (
+        update(tables.trials)
+        .where(_mine(trial), _trial.is_wanted, is_running)
+        .values(until_s=now_s + lease_s)
+    )
+    return store.database.write(lambda c: c.execute(statement).rowcount == 1)
+
+
+def begin_anew(store: Store, trial: Trial, run_id: str) -> Trial:
+    """Gives a claimed trial another run, where the one that was begun cannot be gone on with."""
+    anew = replace(trial, run_id=run_id)
+
+    def work(connection: Connection) -> None:
+        connection.execute(update(tables.trials).where(_mine(trial)).values(run_id=run_id))
+        number = _attempt.number == trial.num_attempts
+        of_trial = and_(_attempt.study == trial.study, _attempt.key == trial.key, number)
+        connection.execute(update(tables.attempts).where(of_trial).values(run_id=run_id))
+
+    store.database.write(work, is_durable=True)
+    return anew
+
+
+def finish(store: Store, trial: Trial, result: Mapping[str, Any], now_s: float) -> bool:
+    """Records a trial's result; False, and nothing is recorded, where the claim was lost."""
+    done = replace(trial, state="done", worker="", until_s=0.0, result=dict(result))
+    return _give_back(store, trial, done, now_s, "done", "")
+
+
+def fail(store: Store, trial: Trial, reason: str, log_tail: str, now_s: float) -> bool:
+    """Gives a trial back that did not come to its end: it is tried again, later each time, a
+    bounded number of times. False where the claim was lost."""
+    back = _failed(trial, reason, now_s)
+    return _give_back(store, trial, back, now_s, reason, log_tail)
+
+
+def release(store: Store, trial: Trial, reason: str, now_s: float) -> bool:
+    """Gives a trial back that was stopped on purpose: that is no failure, and it may run again at
+    once."""
+    back = replace(trial, state="waiting", worker="", until_s=0.0)
+    return _give_back(store, trial, back, now_s, reason, "")
+
+
+def retry(store: Store, name: str, label: str = "") -> int:
+    """Lets failed trials, all or one by its label or key, be tried anew; returns how many."""
+    failed = [
+        trial
+        for trial in trials(store, name)
+        if trial.state == "failed" and label in ("", trial.label, trial.key)
+    ]
+
+    def work(connection: Connection) -> None:
+        for trial in failed:
+            again = replace(trial, state="waiting", num_failures=0, not_before_s=0.0, result={})
+            _change(connection, again)
+
+    store.database.write(work, is_durable=True)
+    return len(failed)
+
+
+def _failed(trial: Trial, reason: str, now_s: float) -> Trial:
+    num_failures = trial.num_failures + 1
+    is_given_up = num_failures >= MOST_FAILURES
+    wait_s = min(MOST_WAIT_S, FIRST_WAIT_S * 2 ** (num_failures - 1))
+    return replace(
+        trial,
+        state="failed" if is_given_up else "waiting",
+        num_failures=num_failures,
+        not_before_s=now_s + wait_s,
+        worker="",
+        until_s=0.0,
+        result={"reason": reason} if is_given_up else {},
+    )
+
+
+def _mine(trial: Trial) -> Any:
+    return and_(
+        _trial.study == trial.study,
+        _trial.key == trial.key,
+        _trial.state == "running",
+        _trial.worker == trial.worker,
+        _trial.num_attempts == trial.num_attempts,
+    )
+
+
+def _give_back(
+    store: Store, trial: Trial, after: Trial, now_s: float, reason: str, log_tail: str
+) -> bool:
+    def work(connection: Connection) -> bool:
+        mine = select(_trial.key).where(_mine(trial)).with_for_update()
+        if connection.scalar(mine) is None:
+            return False
+        _change(connection, after)
+        _end_attempt(connection, trial, now_s, reason, log_tail)
+        return True
+
+    return store.database.write(work, is_durable=True)
+
+
+def _change(connection: Connection, trial: Trial) -> None:
+    connection.execute(
+        update(tables.trials)
+        .where(_trial.study == trial.study, _trial.key == trial.key)
+        .values({name: getattr(trial, name) for name in _CHANGING})
+    )
+
+
+def _end_attempt(
+    connection: Connection, trial: Trial, now_s: float, reason: str, log_tail: str
+) -> None:
+    connection.execute(
+        update(tables.attempts)
+        .where(
+            _attempt.study == trial.study,
+            _attempt.key == trial.key,
+            _attempt.number == trial.num_attempts,
+        )
+        .values(ended_s=now_s, exit_reason=reason, log_tail=log_tail)
+    )
