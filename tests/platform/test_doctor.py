@@ -13,6 +13,7 @@ import pytest
 
 from moescope.platform import doctor
 from moescope.platform.doctor import Finding, examine
+from moescope.platform.migrate import versions
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 
@@ -150,7 +151,7 @@ def test_an_older_store_on_a_server_is_bad_until_it_is_upgraded(
     assert found(settings, "database").state == "good"
     open_store(postgres_url).close()
     assert found(settings, "database").state == "good"
-    monkeypatch.setattr(doctor, "versions", lambda: ["0001", "0002"])
+    monkeypatch.setattr(doctor, "versions", lambda: [*versions(), "9999"])
     assert found(settings, "database").todo == "moescope db upgrade"
 
 

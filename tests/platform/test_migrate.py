@@ -22,6 +22,7 @@ from moescope.platform.errors import MoescopeError
 from moescope.platform.migrate import MIGRATIONS, prepare, upgrade_store, versions
 from moescope.platform.records import Run
 from moescope.platform.store import Store, open_store
+from moescope.studies.trials import studies
 
 RUN = Run("r1", "run", "p", {}, "running", "cpu", "0", 0.0, 0.0)
 
@@ -117,6 +118,24 @@ def test_an_older_embedded_store_upgrades_by_itself_and_keeps_its_rows(
     found = database.read(lambda c: c.exec_driver_sql("SELECT id, mood FROM runs").all())
     database.close()
     assert [tuple(row) for row in found] == [("r1", None)]
+
+
+def test_a_store_of_each_version_before_becomes_the_newest_and_keeps_its_runs(
+    empty_url: str, tmp_path: Path
+) -> None:
+    for number, version in enumerate(versions()[:-1]):
+        folder = tmp_path / f"as of {version}"
+        shutil.copytree(MIGRATIONS, folder)
+        for later in sorted((folder / "versions").glob("0*.py"))[number + 1 :]:
+            later.unlink()
+        database = Database(empty_url)
+        assert prepare(database, migrations=folder) == ("", version)
+        Store(database).add_run(RUN)
+        database.close()
+        assert upgrade_store(empty_url) == (version, versions()[-1])
+        with open_store(empty_url) as store:
+            assert [run.id for run in store.runs()] == ["r1"]
+            assert studies(store) == []
 
 
 @pytest.mark.postgres

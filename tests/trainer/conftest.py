@@ -100,7 +100,7 @@ CLASS: dict[str, Any] = {
 }
 OPTIM: dict[str, dict[str, Any]] = {
     "cosine": {"optim.schedule": "cosine", "optim.final_share": 0.1},
-    "wsd": {"optim.schedule": "wsd", "optim.decay_steps": 10},
+    "wsd": {"optim.schedule": "wsd", "optim.decay_steps": 6},
     "muon": {"optim.optimizer": "muon", "model.kv_heads": 1, "model.has_head_gate": True},
     "muon, cosine": {
         "optim.optimizer": "muon",
@@ -112,7 +112,7 @@ OPTIM: dict[str, dict[str, Any]] = {
     "muon, wsd": {
         "optim.optimizer": "muon",
         "optim.schedule": "wsd",
-        "optim.decay_steps": 10,
+        "optim.decay_steps": 6,
         "moe.layer": "latent",
         "moe.router": "softmax",
         "moe.num_shared": 0,
