@@ -105,21 +105,6 @@ class Follow(Frozen):
     """It is so many times that one's value; whole numbers stay whole."""
 
 
-class Halving(Frozen):
-    """Successive halving: at each rung the worst trials of the same budget end."""
-
-    rungs: tuple[float, ...] = (0.25, 0.5)
-    """Shares of a trial's steps at which trials are compared, rising."""
-    keep: float = Field(default=0.5, gt=0, lt=1)
-    """Share that goes on from a rung, at least one."""
-
-    @model_validator(mode="after")
-    def _rungs_rise(self) -> Self:
-        if list(self.rungs) != sorted(set(self.rungs)) or not all(0 < r < 1 for r in self.rungs):
-            raise ValueError(f"halving.rungs are {self.rungs}: shares between 0 and 1 that rise")
-        return self
-
-
 class Limit(Frozen):
     """What the whole study may use; a plan above it is refused. 0: no limit."""
 
@@ -181,11 +166,6 @@ class StudySpec(Frozen):
     decay, instead of starting anew."""
     seeds: tuple[NonNegativeInt, ...] = (0,)
     """Each point is run with each: their spread is the noise that a law is judged by."""
-    is_stopped_unstable: bool = True
-    """Whether a trial that raises a critical alert and is not healed ends there; its verdict is an
-    answer."""
-    halving: Halving | None = None
-    """Left out: every trial runs to its end."""
     limit: Limit = Limit()
     """Of the whole study."""
     parallel: Parallel = Parallel()
@@ -250,8 +230,6 @@ def _misfits(s: StudySpec) -> list[str]:
             )
     if s.has_branches and len(s.budget.values) < 2:
         faults.append("has_branches needs several budgets: give more, or leave it out")
-    if s.has_branches and s.halving is not None:
-        faults.append("halving does not go with has_branches: a branch needs the whole run")
     return faults
 
 

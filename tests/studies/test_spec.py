@@ -14,7 +14,6 @@ from moescope.studies.spec import (
     LIBRARY,
     Budget,
     Follow,
-    Halving,
     Limit,
     Parallel,
     PowerRule,
@@ -59,7 +58,6 @@ GRID: dict[str, Any] = {
         ({"name": "Not this"}, "name is 'Not this'"),
         ({"ablations": {"a": {}}}, "do not go with kind grid"),
         ({"has_branches": True}, "has_branches needs several budgets"),
-        ({"halving": {"rungs": [0.5, 0.25]}}, "that rise"),
         (
             {"follow": {"moe.num_experts": {"of": "model.width"}}},
             "moe.num_experts follows model.width and is set",
@@ -138,6 +136,6 @@ def test_every_key_of_a_study_is_explained() -> None:
             if not field.description:
                 yield f"{model.__name__}.{name}"
 
-    models = (StudySpec, Sizes, Budget, PowerRule, Follow, Halving, Limit, Parallel)
+    models = (StudySpec, Sizes, Budget, PowerRule, Follow, Limit, Parallel)
     found = [key for model in models for key in unexplained(model)]
     assert found == []
