@@ -13,7 +13,7 @@ from ..trainer.counts.flops import count_flops
 from ..trainer.counts.parameters import count_parameters
 from ..trainer.recipes.by_name import recipe
 from ..trainer.without_effect import refuse_keys_without_effect
-from .sizes import TOLERANCE, sized
+from .sizes import meets, sized
 from .spec import PowerRule, StudySpec
 
 Rate = Mapping[int, float]
@@ -82,13 +82,11 @@ def _shape(spec: StudySpec, name: str, params: float, asked: dict[str, Any]) -> 
     except MoescopeError as error:
         where = f"{_words({'recipe': name or spec.recipe, **asked})}: "
         raise MoescopeError(f"{where}{error}") from None
-    if followed and params:
-        found = count_parameters(config).active
-        if abs(found / params - 1) > TOLERANCE:
-            raise MoescopeError(
-                f"follow changes the size from {params:.4g} to {found:.4g} active parameters: "
-                "give sizes by recipe, or let nothing follow that has a size"
-            )
+    if params and not meets(config, params):
+        raise MoescopeError(
+            f"follow changes the size from {params:.4g} to {count_parameters(config).active:.4g} "
+            "active parameters: give sizes by recipe, or let nothing follow that has a size"
+        )
     return config
 
 

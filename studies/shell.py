@@ -11,12 +11,19 @@ from ..platform.shell import Home, Json, StoreUrl, asked_settings, opened_store
 from ..platform.terminal import console_for, say, say_json, say_rows
 
 if TYPE_CHECKING:
-    from ..platform.records import StudyState
+    from ..platform.records import StudyState, TrialState
     from ..platform.store import Store
     from .laws.law import Law
     from .plan import Plan
 
-TRIAL_STATES = ("waiting", "running", "done", "failed")
+StudyFile = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study.yaml, or the name of a named study.")
+]
+StudyName = Annotated[str, typer.Argument(metavar="NAME", help="A study's name.")]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", help="Folder of clips, in place of the study's.")
+]
+TRIAL_STATES: "tuple[TrialState, ...]" = ("waiting", "running", "done", "failed")
 
 study_app = typer.Typer(
     help="Studies: many runs that answer a question, and their laws.", no_args_is_help=True
@@ -25,12 +32,8 @@ study_app = typer.Typer(
 
 @study_app.command()
 def plan(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="A study.yaml, or the name of a named study.")
-    ],
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Folder of clips, in place of the study's.")
-    ] = None,
+    study: StudyFile,
+    data: DataFolder = None,
     has_calibration: Annotated[
         bool,
         typer.Option(
@@ -73,12 +76,8 @@ def _planned(
 
 @study_app.command()
 def run(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="A study.yaml, or the name of a named study.")
-    ],
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Folder of clips, in place of the study's.")
-    ] = None,
+    study: StudyFile,
+    data: DataFolder = None,
     num_slots: Annotated[
         int, typer.Option("--slots", min=1, max=256, help="Trials at once; cores are shared out.")
     ] = 1,
@@ -120,9 +119,7 @@ def status(
         rows = []
         for one in trials.studies(open_store):
             states = [trial.state for trial in trials.trials(open_store, one.name)]
-            counts = {
-                state: states.count(state) for state in ("waiting", "running", "done", "failed")
-            }
+            counts = {state: states.count(state) for state in TRIAL_STATES}
             rows.append({"study": one.name, "state": one.state, **counts})
     if as_json:
         say_json(rows)
@@ -132,7 +129,7 @@ def status(
 
 def _state_command(name: str, state: "StudyState", about: str) -> None:
     def command(
-        study: Annotated[str, typer.Argument(metavar="NAME", help="A study's name.")],
+        study: StudyName,
         home: Home = None,
         store: StoreUrl = None,
     ) -> None:
@@ -153,7 +150,7 @@ _state_command("cancel", "cancelled", "Start no further trial; those that run sa
 
 @study_app.command()
 def retry(
-    study: Annotated[str, typer.Argument(metavar="NAME", help="A study's name.")],
+    study: StudyName,
     trial: Annotated[str, typer.Option("--trial", help="Label or key of one; else all.")] = "",
     home: Home = None,
     store: StoreUrl = None,

@@ -25,18 +25,21 @@ def sized(config: RunConfig, active_params: float, grow: Literal["width", "hidde
     if grow == "width":
         grown = [_of_heads(config, heads) for heads in _heads_around(config, active_params)]
     fitted = [_with_hidden_for(one, active_params) for one in grown]
-    config = min(fitted, key=lambda one: abs(count_parameters(one).active - active_params))
-    # of two that meet the size the one whose proportions were bent less
-    met = [pair for pair in zip(grown, fitted, strict=True) if _meets(pair[1], active_params)]
-    if met:
-        config = min(met, key=lambda pair: abs(math.log(_hidden(pair[1]) / _hidden(pair[0]))))[1]
-    found = count_parameters(config).active
+    met = [pair for pair in zip(grown, fitted, strict=True) if meets(pair[1], active_params)]
     if not met:
+        nearest = min(fitted, key=lambda one: abs(count_parameters(one).active - active_params))
         raise MoescopeError(
             f"sizes.active_params {active_params:.4g} cannot be met within 1%: the nearest is "
-            f"{found:.4g} (width {config.model.width}, {config.model.layers} layers)"
+            f"{count_parameters(nearest).active:.4g} (width {nearest.model.width}, "
+            f"{nearest.model.layers} layers)"
         )
-    return config
+    # of two that meet the size the one whose proportions were bent less
+    return min(met, key=lambda pair: abs(math.log(_hidden(pair[1]) / _hidden(pair[0]))))[1]
+
+
+def meets(config: RunConfig, active_params: float) -> bool:
+    """Whether a size is met within the tolerance."""
+    return abs(count_parameters(config).active / active_params - 1) <= TOLERANCE
 
 
 def _heads_around(config: RunConfig, active_params: float) -> tuple[int, int]:
@@ -72,10 +75,6 @@ def _of_heads(config: RunConfig, heads: int) -> RunConfig:
     if e.router == "mlp":
         changes["moe.router_hidden"] = max(1, round(e.router_hidden * share))
     return _changed(config, changes)
-
-
-def _meets(config: RunConfig, active_params: float) -> bool:
-    return abs(count_parameters(config).active / active_params - 1) <= TOLERANCE
 
 
 def _hidden(config: RunConfig) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from ..platform.commands import ask as ask_trainer
+from ..platform.engines import UnknownRun
 from ..platform.errors import MoescopeError
 from ..platform.frozen import difference, parsed
 from ..platform.records import Run, Trial
@@ -139,8 +140,10 @@ class Worker:
         return [*words, *start, *place]
 
     def _run_of(self, trial: Trial) -> Run | None:
-        found = self._store.runs(include_archived=True)
-        return next((run for run in found if run.id == trial.run_id), None)
+        try:
+            return self._store.find_run(trial.run_id)
+        except UnknownRun:
+            return None
 
     def _can_go_on(self, run: Run) -> bool:
         return any(
