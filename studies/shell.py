@@ -54,8 +54,9 @@ def plan(
 
 
 def _planned(
-    study: str, data: Path | None, has_calibration: bool
+    study: str, data: Path | None, has_calibration: bool | None
 ) -> "tuple[Plan, dict[int, float]]":
+    """has_calibration: None where only hours that the study speaks of ask for one."""
     from ..platform.frozen import changed
     from .plan import plan as planned
     from .points import shapes
@@ -65,8 +66,9 @@ def _planned(
     if data is not None:
         spec = changed(spec, {"data": str(data.expanduser().absolute())})
     rate: dict[int, float] = {}
-    needs_hours = spec.budget.unit == "hours" or spec.limit.hours > 0
-    if spec.data and (has_calibration or needs_hours):
+    if has_calibration is None:
+        has_calibration = spec.budget.unit == "hours" or spec.limit.hours > 0
+    if spec.data and has_calibration:
         from .calibration import calibrate
 
         with console_for(sys.stderr).status("calibrating"):
@@ -89,7 +91,7 @@ def run(
     done stays done, a changed study adds trials or retires them. Several may run at once."""
     from .run import run_study
 
-    made, _ = _planned(study, data, has_calibration=False)
+    made, _ = _planned(study, data, has_calibration=None)
     made.refuse_over_limit()
     settings = asked_settings(home, store)
     say_line = (lambda line: None) if as_json else say

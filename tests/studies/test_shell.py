@@ -97,3 +97,15 @@ def test_hours_are_foretold_by_training_for_a_few_steps(tmp_path: Path) -> None:
     assert 1e8 < rate < 1e15
     for trial in told["trials"]:
         assert trial["hours"] == pytest.approx(trial["flops"] / rate / 3600)
+
+
+def test_without_a_calibration_a_limit_of_hours_is_not_taken_for_kept(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "name: s\nkind: seeds\nseeds: [0, 1]\nbudget: {tokens: [1e6]}\nlimit: {hours: 1}\n"
+    )
+    options = ["study", "plan", str(file), "--data", str(tmp_path), "--no-calibration"]
+    told = CliRunner().invoke(app, options)
+    assert told.exit_code == 2
+    assert "hours not calibrated" in told.stdout
+    assert "limit.hours needs a calibration" in told.stderr
