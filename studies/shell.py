@@ -1,6 +1,7 @@
 """The commands around studies: `moescope study ...`."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from ..platform.shell import Home, Json, StoreUrl, asked_settings, opened_store
 from ..platform.terminal import console_for, say, say_json, say_rows
 
 if TYPE_CHECKING:
-    from ..platform.records import StudyState, TrialState
+    from ..platform.records import StudyState
     from ..platform.store import Store
     from .laws.law import Law
     from .plan import Plan
@@ -23,7 +24,7 @@ StudyName = Annotated[str, typer.Argument(metavar="NAME", help="A study's name."
 DataFolder = Annotated[
     Path | None, typer.Option("--data", help="Folder of clips, in place of the study's.")
 ]
-TRIAL_STATES: "tuple[TrialState, ...]" = ("waiting", "running", "done", "failed")
+TRIAL_STATES = ("waiting", "running", "done", "failed")
 
 study_app = typer.Typer(
     help="Studies: many runs that answer a question, and their laws.", no_args_is_help=True
@@ -120,8 +121,8 @@ def status(
             return
         rows = []
         for one in trials.studies(open_store):
-            states = [trial.state for trial in trials.trials(open_store, one.name)]
-            counts = {state: states.count(state) for state in TRIAL_STATES}
+            states = Counter[str](trial.state for trial in trials.trials(open_store, one.name))
+            counts = {state: states[state] for state in TRIAL_STATES}
             rows.append({"study": one.name, "state": one.state, **counts})
     if as_json:
         say_json(rows)
