@@ -23,6 +23,7 @@ CommandState = Literal["asked", "taken", "done", "refused"]
 ActionKind = Literal["carry_on", "skip_data", "damp", "rollback", "halt"]
 StudyState = Literal["running", "paused", "cancelled"]
 TrialState = Literal["waiting", "running", "done", "failed"]
+ScheduleKind = Literal["cron", "interval", "once"]
 SegmentReason = Literal["start", "resume", "changed", "rollback"]
 EventKind = Literal[
     "decay",
@@ -186,6 +187,59 @@ class Study:
     """The study as it was last asked for, as nested plain values."""
     state: StudyState
     created_s: float
+    is_served: bool = False
+    """Whether a service sees to its trials; else whoever runs it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a study is asked for its trials, again and again or once."""
+
+    name: str
+    spec: Mapping[str, Any]
+    """The study, as nested plain values."""
+    kind: ScheduleKind
+    """cron: five fields. interval: seconds from one to the next. once: an ISO date and time."""
+    when: str
+    zone: str
+    """Of the clock that cron and once go by, as Europe/Berlin."""
+    created_s: float
+    is_paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """That a schedule came due, and what came of it. (schedule, due_s) is there once."""
+
+    schedule: str
+    due_s: float
+    fired_s: float
+    by: str
+    """The service that saw to it."""
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How fast a machine trained a configuration."""
+
+    machine: str
+    shape: str
+    """Hash of what makes a step: the configuration without seed, steps and schedule."""
+    flops_per_s: float
+    measured_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReport:
+    """What a study found, as far as it was when it was made; a study has one, the newest."""
+
+    study: str
+    made_s: float
+    folder: str
+    """Where its page and tables are."""
+    content: Mapping[str, Any]
+    """Its numbers and pictures, as nested plain values."""
 
 
 @dataclass(frozen=True, slots=True)

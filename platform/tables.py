@@ -32,6 +32,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
 )
 
 from .errors import MoescopeError
@@ -260,6 +261,47 @@ studies = Table(
     Column("spec", Json, nullable=False),
     Column("state", Text, nullable=False),
     Column("created_s", Moment, nullable=False),
+    Column("is_served", Boolean, nullable=False, server_default=false()),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("spec", Json, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("when", Text, nullable=False),
+    Column("zone", Text, nullable=False),
+    Column("created_s", Moment, nullable=False),
+    Column("is_paused", Boolean, nullable=False),
+)
+
+firings = Table(
+    "firings",
+    metadata,
+    Column("schedule", Text, ForeignKey("schedules.name", ondelete="CASCADE"), primary_key=True),
+    Column("due_s", Double, primary_key=True),
+    Column("fired_s", Moment, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("outcome", Words, nullable=False),
+)
+
+calibrations = Table(
+    "calibrations",
+    metadata,
+    Column("machine", Text, primary_key=True),
+    Column("shape", Text, primary_key=True),
+    Column("flops_per_s", Double, nullable=False),
+    Column("measured_s", Moment, nullable=False),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("study", Text, ForeignKey("studies.name", ondelete="CASCADE"), primary_key=True),
+    Column("made_s", Moment, nullable=False),
+    Column("folder", Words, nullable=False),
+    Column("content", Json, nullable=False),
 )
 
 trials = Table(
