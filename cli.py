@@ -244,8 +244,10 @@ def up(
     home: Home = None,
     store: StoreUrl = None,
 ) -> None:
-    """Serve the dashboard and MLflow, watch for silent runs and deliver alerts, until Ctrl-C."""
+    """Serve the dashboard and MLflow, watch for silent runs, deliver alerts, and see to schedules
+    and studies, until Ctrl-C."""
     from .platform.service import serve
+    from .studies.service_ticks import StudyTicks
 
     settings = asked_settings(home, store)
     if host is not None:
@@ -262,6 +264,7 @@ def up(
             f"dashboard {addresses.dashboard_url}\nmlflow    {addresses.mlflow_url}"
         ),
         stop=stop,
+        leader_ticks=lambda open_store, holder: StudyTicks(settings, open_store, holder),
     )
 
 

@@ -1,10 +1,12 @@
-"""`moescope up`: the dashboard, MLflow, the watchman, the delivery of alerts, and journals that
-were left behind.
+"""`moescope up`: the dashboard, MLflow, the watchman, the delivery of alerts, journals that were
+left behind, and what it is handed for studies.
 
-One service per store holds the lease `service`; a second one says so in a line. It trains nothing
-and no trainer needs it.
+A home has one service. Of the services of a store, in several homes or on several machines, one
+leads, by the lease `service`; the others serve their dashboards and take over within
+`TAKE_OVER_S` of its death. It trains nothing and no trainer needs it.
 """
 
+import fcntl
 import logging
 import os
 import socket
@@ -12,16 +14,15 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-
-import psutil
+from typing import Protocol
 
 from . import leases
-from .announcement import Announcement, announce, announced, is_alive, own_process
+from .announcement import Announcement, announce, announced, own_process
 from .children import Child, end_orphans
 from .delivery import LEASE as DELIVERY_LEASE
 from .errors import MoescopeError
@@ -32,11 +33,27 @@ from .settings import Settings
 from .store import Store, open_store
 
 LEASE = "service"
-LEASE_S = 20.0
-_BEAT_EVERY_S = 4.0
+LEASE_S = 7.0
+BEAT_EVERY_S = 1.0
+TAKE_OVER_S = 10.0
+"""The lease of a dead leader runs out, the next beat of another claims it, and there is time to
+spare for a busy machine."""
 _START_S = 60.0
 
 _log = logging.getLogger(__name__)
+
+
+class LeaderTicks(Protocol):
+    """What else the leader does; called by one thread at a time."""
+
+    def tick(self) -> None:
+        """Called every second while this service leads; may raise, and is called again. Two
+        services may tick at once for a moment, as a leader that was asleep wakes up."""
+        ...
+
+    def stop(self) -> None:
+        """Called once at the service's end, before it gives the lead away."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +72,24 @@ def serve(
     mlflow_port: int,
     ready: Callable[[ServiceAddresses], None],
     stop: threading.Event,
+    leader_ticks: Callable[[Store, str], LeaderTicks] | None = None,
 ) -> None:
     """Serves until `stop` is set, then stops what it started.
 
     open_store_url: address of the store. ready: called once, as soon as the dashboard answers;
-    MLflow may take some seconds more. The caller sets `stop` on SIGTERM and Ctrl-C. Raises
-    MoescopeError if another service has this store, a port is in use, or the dashboard does not
+    MLflow may take some seconds more. The caller sets `stop` on SIGTERM and Ctrl-C. leader_ticks:
+    makes, of the open store and this service's name, what else it does while it leads. Raises
+    MoescopeError if another service has this home, a port is in use, or the dashboard does not
     start.
     """
     home = settings.make_home()
     with ExitStack() as stack:
+        stack.enter_context(_alone_in(home))
         store = open_store(open_store_url)
         stack.callback(store.close)
-        holder = _lead(store, home)
+        holder = f"{socket.gethostname()}:{os.getpid()}:{token_hex(3)}"
         stack.callback(_let_go, store, holder)
         before = announced(home)
-        if before is not None and is_alive(before.pid, before.started_s):
-            raise MoescopeError(
-                f"a service already serves from home {home} (process {before.pid}, another store): "
-                "choose another home, or stop it first"
-            )
         if before is not None:
             end_orphans(before.children)
         port = _usable(settings.host, port, "--port")
@@ -89,12 +104,17 @@ def serve(
             mlflow_url = ""
         # before anything is started: it reads the addresses to notify, which may be wrong
         ticks = ServiceTicks(settings, open_store_url, store, holder, dashboard_url, mlflow_url)
+        more = leader_ticks(store, holder) if leader_ticks else None
         stack.callback(_stop_all, children)
+        leads = threading.Event()
+        if more is not None:
+            stack.callback(more.stop)
         ticker = Ticker()
         stack.callback(ticker.stop)
         stack.callback(ticks.stop.set)
+        _beat(store, holder, leads)
         # from the first moment: on a busy machine the dashboard may take longer than the lease
-        ticker.add("leadership", _BEAT_EVERY_S, lambda: _beat(store, holder, stop))
+        ticker.add("leadership", BEAT_EVERY_S, lambda: _beat(store, holder, leads))
         ticker.start()
         for child in children:
             child.start()
@@ -102,46 +122,54 @@ def serve(
         _announce(home, dashboard_url, mlflow_url, children)
         stack.callback(_withdraw, home)
         ticker.add("children", 2.0, lambda: _mind(children, home, dashboard_url, mlflow_url))
-        ticker.add("watchman", 5.0, ticks.watch)
-        ticker.add("delivery", 2.0, ticks.deliver)
+        ticker.add("watchman", 5.0, _while(leads, ticks.watch))
+        ticker.add("delivery", 2.0, _while(leads, ticks.deliver))
+        if more is not None:
+            ticker.add("studies", 1.0, _while(leads, more.tick))
         ticker.add("journals left behind", 10.0, ticks.catch_up)
         if not stop.is_set():
             ready(ServiceAddresses(f"{dashboard_url}/?token={settings.read_token()}", mlflow_url))
         stop.wait()
 
 
-def _lead(store: Store, home: Path) -> str:
-    """Claims the store for this service and returns the holder's name. Raises MoescopeError if
-    another one has it.
-    """
-    host, now_s = socket.gethostname(), time.time()
-    holder = f"{host}:{os.getpid()}:{token_hex(3)}"
-    if leases.claim(store, LEASE, holder, now_s, LEASE_S):
-        return holder
-    other = leases.holder(store, LEASE, now_s) or ""
-    other_host, _, rest = other.partition(":")
-    pid = rest.partition(":")[0]
-    is_here = other_host == host and pid.isdigit()
-    if is_here and not psutil.pid_exists(int(pid)):
-        # killed before it could let go: nobody else can say so before the lease runs out
-        leases.release(store, LEASE, other)
-        if leases.claim(store, LEASE, holder, now_s, LEASE_S):
-            return holder
-    before = announced(home)
-    where = f"its dashboard is at {before.dashboard_url}" if before else "use its dashboard"
-    raise MoescopeError(
-        f"a service already looks after this store (process {pid} on {other_host}): {where}, "
-        f"or stop it first (if it died, wait {LEASE_S:.0f} s)"
-    )
+@contextmanager
+def _alone_in(home: Path) -> Iterator[None]:
+    """Raises MoescopeError where another service has this home. The lock ends with the process."""
+    with (home / "service.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            other = announced(home)
+            where = f" (process {other.pid}, dashboard at {other.dashboard_url})" if other else ""
+            raise MoescopeError(
+                f"a service already serves from home {home}{where}: use it, stop it first, or "
+                "choose another home"
+            ) from None
+        yield
 
 
-def _beat(store: Store, holder: str, stop: threading.Event) -> None:
-    now_s = time.time()
-    if leases.beat(store, LEASE, holder, now_s, LEASE_S):
-        return
-    if not leases.claim(store, LEASE, holder, now_s, LEASE_S):
-        _log.error("another service took over this store: this one ends")
-        stop.set()
+def _beat(store: Store, holder: str, leads: threading.Event) -> None:
+    """Leads on, or takes the lead where nobody has it."""
+    try:
+        is_mine = leases.claim(store, LEASE, holder, time.time(), LEASE_S)
+    except MoescopeError:
+        # nobody can claim it either, as long as the store is away
+        leads.clear()
+        raise
+    if is_mine and not leads.is_set():
+        _log.info("this service leads")
+        leads.set()
+    elif not is_mine and leads.is_set():
+        _log.warning("another service leads now")
+        leads.clear()
+
+
+def _while(leads: threading.Event, tick: Callable[[], None]) -> Callable[[], None]:
+    def guarded() -> None:
+        if leads.is_set():
+            tick()
+
+    return guarded
 
 
 def _let_go(store: Store, holder: str) -> None:

@@ -17,16 +17,19 @@ TOKEN_TOLERANCE = 0.01
 
 class Verdict(NamedTuple):
     word: str
-    """healthy, healed, rolled back, unstable."""
+    """healthy, healed, rolled back, unstable, stopped early."""
     alerts: tuple[str, ...]
     """Rules that warned, without those that only inform."""
     num_rollbacks: int
 
 
-def result_of(store: Store, trial: Trial, status: str) -> dict[str, Any]:
+def result_of(
+    store: Store, trial: Trial, status: str, *, verdict: str = "", reason: str = ""
+) -> dict[str, Any]:
     """Returns a trial's result as plain values.
 
-    status: how its run ended. Raises MoescopeError where a finished run did not see the tokens that
+    status: how its run ended. verdict, reason: why it was ended before its last step; left out: it
+    came to its end by itself. Raises MoescopeError where a finished run did not see the tokens that
     it was to see, within 1%: steps of an abandoned branch do not count.
     """
     series = read_series(store, trial.run_id, catalogue.LOSS_TOTAL)
@@ -35,8 +38,13 @@ def result_of(store: Store, trial: Trial, status: str) -> dict[str, Any]:
     wanted = int(trial.cost["tokens"])
     steps = int(trial.config["steps"]) - trial.branch_at
     tokens = round(wanted / steps * len(losses))
-    verdict = verdict_of(store, trial.run_id, status)
-    if verdict.word != "unstable" and abs(tokens / wanted - 1) > TOKEN_TOLERANCE:
+    found = verdict_of(store, trial.run_id, status)
+    if verdict:
+        found = found._replace(word=verdict)
+    if (
+        found.word not in ("unstable", "stopped early")
+        and abs(tokens / wanted - 1) > TOKEN_TOLERANCE
+    ):
         raise MoescopeError(f"it saw {tokens:,} tokens of {wanted:,}")
     last = losses[-max(FEWEST_STEPS, round(LAST_SHARE * len(losses))) :]
     finite = last[np.isfinite(last)]
@@ -46,9 +54,10 @@ def result_of(store: Store, trial: Trial, status: str) -> dict[str, Any]:
         "tokens": tokens,
         "steps": len(losses),
         "seconds": float(times[-1] - times[0]) if len(times) else 0.0,
-        "verdict": verdict.word,
-        "alerts": list(verdict.alerts),
-        "num_rollbacks": verdict.num_rollbacks,
+        "verdict": found.word,
+        "reason": reason,
+        "alerts": list(found.alerts),
+        "num_rollbacks": found.num_rollbacks,
     }
 
 

@@ -1,42 +1,79 @@
-"""A study from its plan to its last trial, on this machine."""
+"""A study from its plan to its last trial."""
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from pathlib import Path
 
 from ..platform.errors import MoescopeError
 from ..platform.records import Study, Trial
 from ..platform.settings import Settings
 from ..platform.store import Store
 from . import trials
+from .launchers.by_name import launcher_for
 from .plan import Plan
-from .worker import Worker
+from .work import set_by_signals
+
+LOOK_EVERY_S = 0.5
+
+
+def start_study(store: Store, plan: Plan, *, is_served: bool) -> tuple[int, int]:
+    """Asks for the plan's trials; returns how many are new, how many retired.
+
+    is_served: a service is to see to them. Raises MoescopeError where the study has no data, or
+    rests.
+    """
+    wanted = study_of(plan, is_served=is_served, now_s=time.time())
+    refuse_at_rest(store, wanted.name)
+    return trials.ask(store, wanted, rows_of(plan))
 
 
 def run_study(
-    store: Store, settings: Settings, plan: Plan, num_slots: int, say: Callable[[str], None]
+    store: Store,
+    settings: Settings,
+    plan: Plan,
+    say: Callable[[str], None],
+    *,
+    log: Path | None = None,
 ) -> None:
-    """Asks for the plan's trials and runs them until none is left; SIGTERM and Ctrl-C let those
-    that run save first.
+    """Asks for the plan's trials and sees to them until none is left; SIGTERM and Ctrl-C let those
+    that run here save first.
 
-    Raises MoescopeError where the study has no data, or was cancelled.
+    log: where local workers say what they do; None: where this process does. Raises MoescopeError
+    as `start_study` does, and where the launcher is not there: then nothing was asked for.
     """
+    spec = plan.spec
+    study_of(plan, is_served=False, now_s=0.0)
+    refuse_at_rest(store, spec.name)
+    launcher = launcher_for(store, settings, spec.name, spec.launch, log)
+    new, gone = start_study(store, plan, is_served=False)
+    say(f"study {spec.name}: {len(plan.trials)} trials, {new} new, {gone} retired")
+    stop = threading.Event()
+    with set_by_signals(stop):
+        try:
+            while not stop.is_set() and not trials.is_over(store, spec.name):
+                for line in launcher.look(trials.num_wanted(store, spec.name, time.time())):
+                    say(line)
+                stop.wait(LOOK_EVERY_S)
+        finally:
+            launcher.stop()
+
+
+def refuse_at_rest(store: Store, name: str) -> None:
+    """Raises MoescopeError where a study was paused or cancelled."""
+    for one in trials.studies(store):
+        if one.name == name and one.state != "running":
+            raise MoescopeError(
+                f"study {name} is {one.state}: `moescope study resume {name}` lets it run"
+            )
+
+
+def study_of(plan: Plan, *, is_served: bool, now_s: float) -> Study:
+    """Returns the row of a plan's study. Raises MoescopeError where it has no data."""
     spec = plan.spec
     if not spec.data:
         raise MoescopeError(f"study {spec.name} has no data: give a folder of clips with --data")
-    before = [one.state for one in trials.studies(store) if one.name == spec.name]
-    if before and before[0] != "running":
-        raise MoescopeError(
-            f"study {spec.name} is {before[0]}: `moescope study resume {spec.name}` lets it run"
-        )
-    wanted = Study(spec.name, spec.model_dump(mode="json"), "running", time.time())
-    new, gone = trials.ask(store, wanted, rows_of(plan))
-    say(f"study {spec.name}: {len(plan.trials)} trials, {new} new, {gone} retired")
-    stop = threading.Event()
-    with _set_by_signals(stop):
-        Worker(store, settings, spec.name, num_slots, say=say).work(stop)
+    return Study(spec.name, spec.model_dump(mode="json"), "running", now_s, is_served)
 
 
 def rows_of(plan: Plan) -> list[Trial]:
@@ -55,14 +92,3 @@ def rows_of(plan: Plan) -> list[Trial]:
         )
         for position, trial in enumerate(plan.trials)
     ]
-
-
-@contextmanager
-def _set_by_signals(stop: threading.Event) -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

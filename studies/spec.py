@@ -125,6 +125,76 @@ class Parallel(Frozen):
     """Head parallel, of latent experts."""
 
 
+class Halving(Frozen):
+    """Successive halving without waiting: a trial that comes to a rung goes on where its loss is
+    among the best of those that came to it before; the first ones always do.
+
+    Trials are compared where they differ in axes or ablation alone. Source: arXiv 1810.05934, in
+    the form that stops and never resumes.
+    """
+
+    rungs: tuple[float, ...] = (0.25, 0.5)
+    """Shares of a trial's steps."""
+    keep: float = Field(default=0.5, gt=0, lt=1)
+    """Share that goes on."""
+
+    @model_validator(mode="after")
+    def _rungs_rise(self) -> Self:
+        rungs = self.rungs
+        if not rungs or list(rungs) != sorted(set(rungs)) or not 0 < rungs[0] <= rungs[-1] < 1:
+            raise ValueError(f"rungs are {list(rungs)}: give rising shares between 0 and 1")
+        return self
+
+
+class EarlyStop(Frozen):
+    """When a trial ends before its last step."""
+
+    unstable_steps: NonNegativeInt = 0
+    """A critical alert that stands for so many steps ends the trial, with the verdict unstable;
+    0: its own policy alone decides."""
+    halving: Halving | None = None
+    """Left out: none is stopped for its loss."""
+
+
+class Slurm(Frozen):
+    """What a job asks of the cluster."""
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    hours: PositiveFloat = 24.0
+    """A job's time; what is left of a trial then goes on in the next."""
+    save_s: PositiveInt = Field(default=60, le=3600)
+    """Before its time is over a job has so long to save."""
+    setup: tuple[str, ...] = ()
+    """Lines of shell before the job's program, such as `module load cuda`."""
+    others: dict[str, str | int] = Field(default={})
+    """{option of sbatch: value}, such as constraint."""
+
+
+class Launch(Frozen):
+    """Where trials run, and what each may take. It changes nothing of what they compute."""
+
+    on: Literal["local", "slurm"] = "local"
+    """local: slots of this machine. slurm: jobs of a cluster; the store must be PostgreSQL."""
+    slots: PositiveInt = Field(default=1, le=1024)
+    """Trials at once."""
+    cores: NonNegativeInt = 0
+    """Of each; 0: local shares all of this machine's out, slurm gives one."""
+    gpus: NonNegativeInt = 0
+    """Of each; local gives each slot its own."""
+    memory_gib: NonNegativeFloat = 0.0
+    """Host memory of each; a trial that takes more is given up. 0: local does not look."""
+    slurm: Slurm = Slurm()
+    """on slurm."""
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        if self.on != "slurm" and self.slurm != Slurm():
+            raise ValueError(f"launch.slurm has no effect on {self.on}: leave it out, or say slurm")
+        return self
+
+
 class StudySpec(Frozen):
     """One question, and the runs that answer it."""
 
@@ -166,10 +236,19 @@ class StudySpec(Frozen):
     decay, instead of starting anew."""
     seeds: tuple[NonNegativeInt, ...] = (0,)
     """Each point is run with each: their spread is the noise that a law is judged by."""
+    early_stop: EarlyStop = EarlyStop()
+    """When a trial ends before its last step."""
     limit: Limit = Limit()
     """Of the whole study."""
+    launch: Launch = Launch()
+    """Where trials run."""
     parallel: Parallel = Parallel()
     """Of each trial."""
+
+    @property
+    def needs_hours(self) -> bool:
+        """Whether it speaks of hours, which only a calibrated machine knows."""
+        return self.budget.unit == "hours" or self.limit.hours > 0
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -228,6 +307,15 @@ def _misfits(s: StudySpec) -> list[str]:
                 f"{name} follows tokens, but branches share their run: leave tokens_exponent 0, or "
                 "has_branches false"
             )
+    if s.early_stop.halving and s.kind not in ("grid", "ablation", "sensitivity"):
+        faults.append(
+            f"early_stop.halving does not go with kind {s.kind}, whose answer needs all of its "
+            "trials: leave it out"
+        )
+    if s.early_stop.halving and s.has_branches:
+        faults.append(
+            "early_stop.halving does not go with has_branches, whose runs serve others: keep one"
+        )
     if s.has_branches and len(s.budget.values) < 2:
         faults.append("has_branches needs several budgets: give more, or leave it out")
     return faults

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, or_, select, update
+from sqlalchemy import Connection, and_, func, not_, or_, select, update
 
 from ..platform import tables
 from ..platform.errors import MoescopeError, did_you_mean
@@ -60,25 +60,26 @@ def ask(store: Store, wanted: Study, trials: Sequence[Trial]) -> tuple[int, int]
     What is there stays as it is: what was computed is not computed again. One that is asked for no
     more is retired, with what it found; asked for again, it comes back as it was.
     """
+    return store.database.write(lambda c: ask_within(c, wanted, trials), is_durable=True)
 
-    def work(connection: Connection) -> tuple[int, int]:
-        of_study = _trial.study == wanted.name
-        statement = upsert(connection.dialect.name, tables.studies, tuple(columns_of(wanted)))
-        connection.execute(statement, columns_of(wanted))
-        old = set(connection.scalars(select(_trial.key).where(of_study)))
-        keys = [trial.key for trial in trials]
-        new = [columns_of(trial) for trial in trials if trial.key not in old]
-        if new:
-            connection.execute(insert_into(connection.dialect.name, tables.trials), new)
-        for trial in trials:
-            place = {"position": trial.position, "label": trial.label, "is_wanted": True}
-            row = update(tables.trials).where(of_study, _trial.key == trial.key)
-            connection.execute(row.values(place))
-        retire = update(tables.trials).where(of_study, _trial.key.not_in(keys), _trial.is_wanted)
-        gone = connection.execute(retire.values(is_wanted=False)).rowcount
-        return len(new), gone
 
-    return store.database.write(work, is_durable=True)
+def ask_within(connection: Connection, wanted: Study, trials: Sequence[Trial]) -> tuple[int, int]:
+    """`ask`, as a part of what a caller writes at once."""
+    of_study = _trial.study == wanted.name
+    statement = upsert(connection.dialect.name, tables.studies, tuple(columns_of(wanted)))
+    connection.execute(statement, columns_of(wanted))
+    old = set(connection.scalars(select(_trial.key).where(of_study)))
+    keys = [trial.key for trial in trials]
+    new = [columns_of(trial) for trial in trials if trial.key not in old]
+    if new:
+        connection.execute(insert_into(connection.dialect.name, tables.trials), new)
+    for trial in trials:
+        place = {"position": trial.position, "label": trial.label, "is_wanted": True}
+        row = update(tables.trials).where(of_study, _trial.key == trial.key)
+        connection.execute(row.values(place))
+    retire = update(tables.trials).where(of_study, _trial.key.not_in(keys), _trial.is_wanted)
+    gone = connection.execute(retire.values(is_wanted=False)).rowcount
+    return len(new), gone
 
 
 def trials(store: Store, name: str) -> list[Trial]:
@@ -107,21 +108,10 @@ def claim(
     run_id: of the run that is to be made, unless an earlier attempt has begun one. An attempt whose
     worker died is ended here.
     """
-    trunk = tables.trials.alias("trunk")
-    is_trunk_done = (
-        select(trunk.c.key)
-        .where(trunk.c.study == name, trunk.c.key == _trial.trunk, trunk.c.state == "done")
-        .exists()
-    )
-    is_free = or_(
-        and_(_trial.state == "waiting", _trial.not_before_s <= now_s),
-        and_(_trial.state == "running", _trial.until_s <= now_s),
-    )
     first = (
         select(tables.trials)
         .join(tables.studies, tables.studies.c.name == _trial.study)
-        .where(_trial.study == name, _trial.is_wanted, is_free, tables.studies.c.state == "running")
-        .where(or_(_trial.trunk == "", is_trunk_done))
+        .where(*_may_run(name, now_s))
         .order_by(_trial.position)
         .limit(1)
         # others pass over a row that is being claimed; SQLite has one writer at a time anyway
@@ -154,6 +144,55 @@ def claim(
         return taken
 
     return store.database.write(work, is_durable=True)
+
+
+def num_wanted(store: Store, name: str, now_s: float) -> int:
+    """Returns how many trials may run now or do: as many workers have something to do."""
+    is_held = and_(
+        _trial.study == name, _trial.is_wanted, _trial.state == "running", _trial.until_s > now_s
+    )
+    ready = (
+        select(func.count())
+        .select_from(tables.trials)
+        .join(tables.studies, tables.studies.c.name == _trial.study)
+        .where(*_may_run(name, now_s))
+    )
+    held = select(func.count()).select_from(tables.trials).where(is_held)
+    return store.database.read(lambda c: (c.scalar(ready) or 0) + (c.scalar(held) or 0))
+
+
+def is_over(store: Store, name: str) -> bool:
+    """Whether nothing of a study is left to run: all is done or given up, or it was cancelled."""
+    trunk = tables.trials.alias("trunk")
+    has_lost_its_trunk = (
+        select(trunk.c.key)
+        .where(trunk.c.study == name, trunk.c.key == _trial.trunk, trunk.c.state == "failed")
+        .exists()
+    )
+    left = (
+        select(_trial.key)
+        .join(tables.studies, tables.studies.c.name == _trial.study)
+        .where(
+            _trial.study == name,
+            _trial.is_wanted,
+            _trial.state.in_(("waiting", "running")),
+            tables.studies.c.state != "cancelled",
+            not_(has_lost_its_trunk),
+        )
+        .limit(1)
+    )
+    return store.database.read(lambda c: c.scalar(left)) is None
+
+
+def note(store: Store, trial: Trial, result: Mapping[str, Any]) -> bool:
+    """Keeps what a running trial has found so far; False where the claim was lost."""
+    statement = update(tables.trials).where(_mine(trial)).values(result=dict(result))
+    return store.database.write(lambda c: c.execute(statement).rowcount == 1)
+
+
+def reap(store: Store, trial: Trial, reason: str, now_s: float) -> bool:
+    """Ends the claim of a worker that somebody else knows to be dead; False where it had ended."""
+    return _give_back(store, trial, _failed(trial, reason, now_s), now_s, reason, "")
 
 
 def beat(store: Store, trial: Trial, now_s: float, lease_s: float) -> bool:
@@ -192,10 +231,19 @@ def finish(store: Store, trial: Trial, result: Mapping[str, Any], now_s: float) 
     return _give_back(store, trial, done, now_s, "done", "")
 
 
-def fail(store: Store, trial: Trial, reason: str, log_tail: str, now_s: float) -> bool:
+def fail(
+    store: Store,
+    trial: Trial,
+    reason: str,
+    log_tail: str,
+    now_s: float,
+    *,
+    is_final: bool = False,
+) -> bool:
     """Gives a trial back that did not come to its end: it is tried again, later each time, a
-    bounded number of times. False where the claim was lost."""
-    back = _failed(trial, reason, now_s)
+    bounded number of times; not at all where that is of no use (is_final). False where the claim
+    was lost."""
+    back = _failed(trial, reason, now_s, is_final=is_final)
     return _give_back(store, trial, back, now_s, reason, log_tail)
 
 
@@ -208,24 +256,44 @@ def release(store: Store, trial: Trial, reason: str, now_s: float) -> bool:
 
 def retry(store: Store, name: str, label: str = "") -> int:
     """Lets failed trials, all or one by its label or key, be tried anew; returns how many."""
-    failed = [
-        trial
-        for trial in trials(store, name)
-        if trial.state == "failed" and label in ("", trial.label, trial.key)
-    ]
-
-    def work(connection: Connection) -> None:
-        for trial in failed:
-            again = replace(trial, state="waiting", num_failures=0, not_before_s=0.0, result={})
-            _change(connection, again)
-
-    store.database.write(work, is_durable=True)
-    return len(failed)
+    return store.database.write(lambda c: retry_within(c, name, label), is_durable=True)
 
 
-def _failed(trial: Trial, reason: str, now_s: float) -> Trial:
+def retry_within(connection: Connection, name: str, label: str = "") -> int:
+    """`retry`, as a part of what a caller writes at once."""
+    again = {"state": "waiting", "num_failures": 0, "not_before_s": 0.0, "result": {}}
+    failed = update(tables.trials).where(
+        _trial.study == name,
+        _trial.is_wanted,
+        _trial.state == "failed",
+        *([or_(_trial.label == label, _trial.key == label)] if label else []),
+    )
+    return connection.execute(failed.values(again)).rowcount
+
+
+def _may_run(name: str, now_s: float) -> tuple[Any, ...]:
+    """Of a trial joined with its study: whether a worker may claim it."""
+    trunk = tables.trials.alias("trunk")
+    is_trunk_done = (
+        select(trunk.c.key)
+        .where(trunk.c.study == name, trunk.c.key == _trial.trunk, trunk.c.state == "done")
+        .exists()
+    )
+    return (
+        _trial.study == name,
+        _trial.is_wanted,
+        tables.studies.c.state == "running",
+        or_(_trial.trunk == "", is_trunk_done),
+        or_(
+            and_(_trial.state == "waiting", _trial.not_before_s <= now_s),
+            and_(_trial.state == "running", _trial.until_s <= now_s),
+        ),
+    )
+
+
+def _failed(trial: Trial, reason: str, now_s: float, *, is_final: bool = False) -> Trial:
     num_failures = trial.num_failures + 1
-    is_given_up = num_failures >= MOST_FAILURES
+    is_given_up = is_final or num_failures >= MOST_FAILURES
     wait_s = min(MOST_WAIT_S, FIRST_WAIT_S * 2 ** (num_failures - 1))
     return replace(
         trial,

@@ -1,4 +1,8 @@
-"""Runs the trials of a study on this machine: claims, trains, beats, judges, until none is left."""
+"""Runs the trials of a study, one after the other: claims, trains, beats, judges, until none may
+run.
+
+A worker is a process of its own, which a launcher starts; it needs the store and nobody else.
+"""
 
 import json
 import os
@@ -6,13 +10,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from secrets import token_hex
 
 from ..platform.commands import ask as ask_trainer
-from ..platform.engines import UnknownRun
+from ..platform.engines import StoreAway, UnknownRun
 from ..platform.errors import MoescopeError
 from ..platform.frozen import difference, parsed
 from ..platform.records import Run, Trial
@@ -22,99 +25,110 @@ from ..trainer.config import RunConfig
 from ..trainer.open_run import new_run_id
 from ..trainer.recipes.by_name import recipe
 from . import trials
-from .launchers.local import LocalProcess
+from .early_stop import ending_of
+from .launchers.process import LocalProcess, Place
 from .results import result_of
+from .spec import StudySpec
 
-LEASE_S, BEAT_EVERY_S, LOOK_EVERY_S = 30.0, 5.0, 0.25
+LEASE_S, BEAT_EVERY_S, LOOK_EVERY_S = 30.0, 5.0, 0.1
+JUDGE_EVERY_S = 1.0
+"""Between looks at whether a trial is to end early."""
+ASK_EVERY_S = 1.0
+"""Between looks for a trial that may run."""
+IDLE_S = 20.0
+"""A worker that has found nothing for so long ends; its launcher knows when there is more."""
+ANYWHERE = Place()
 ENDED = {0: "finished", 3: "halted"}
 """Exit codes of a trainer that came to an end of its own, and the status of its run."""
 
 
-@dataclass
-class _Slot:
-    cores: Sequence[int]
-    trial: Trial | None = None
-    process: LocalProcess | None = None
-    beaten_s: float = 0.0
-
-
 class Worker:
-    """Slots that each run one trial after the other."""
+    """One slot. It is called from one thread."""
 
     def __init__(
         self,
         store: Store,
         settings: Settings,
         study: str,
-        num_slots: int,
+        place: Place = ANYWHERE,
         *,
+        engine: str = "",
         say: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """engine: what the launcher knows this worker by, as `slurm 17_3`."""
         self._store = store
         self._settings = settings
         self._study = study
+        self._place = place
         self._say = say
         self._clock = clock
-        self._name = f"{socket.gethostname()}:{os.getpid()}:{token_hex(3)}"
-        cores = sorted(os.sched_getaffinity(0))
-        share = max(1, len(cores) // num_slots)
-        self._slots = [
-            # more slots than cores: they share all of them
-            _Slot(cores[i * share : (i + 1) * share] if num_slots <= len(cores) else ())
-            for i in range(num_slots)
-        ]
+        self._name = f"{engine or 'local'}:{socket.gethostname()}:{os.getpid()}:{token_hex(3)}"
+        spec = trials.study(store, study).spec
+        self._spec = parsed(StudySpec, spec, f"study {study}") if spec else None
+        self.trial: Trial | None = None
+        self.process: LocalProcess | None = None
+        self._beaten_s = self._judged_s = self._asked_s = 0.0
 
     def work(self, stop: threading.Event) -> None:
-        """Runs trials until none may run any more, or `stop` is set: then those that run are asked
-        to save, and given back."""
+        """Runs trials until none may run for a while, or `stop` is set: then the one that runs is
+        asked to save, and given back."""
+        idle_since_s = self._clock()
         try:
-            while not stop.is_set() and self._look():
-                stop.wait(LOOK_EVERY_S)
+            while not stop.is_set():
+                try:
+                    self.look()
+                    is_over = self.trial is None and trials.is_over(self._store, self._study)
+                except StoreAway as error:
+                    # the trainer has a journal; the claim may be lost, which the next look tells
+                    self._say(f"waiting for the store: {error}")
+                    stop.wait(BEAT_EVERY_S)
+                    continue
+                if self.trial is not None:
+                    idle_since_s = self._clock()
+                elif is_over or self._clock() - idle_since_s > IDLE_S:
+                    return
+                stop.wait(LOOK_EVERY_S if self.trial is not None else ASK_EVERY_S)
         finally:
-            for slot in self._slots:
-                self._give_back(slot, "stopped")
+            self.give_back("stopped")
 
-    def _look(self) -> bool:
-        """Looks at each slot once; False where the study has nothing left to run."""
-        for slot in self._slots:
-            if slot.trial is not None:
-                self._mind(slot)
-            if slot.trial is None:
-                self._fill(slot)
-        return any(slot.trial for slot in self._slots) or self._has_more()
+    def look(self) -> None:
+        """Looks once at what runs, or for what may run."""
+        if self.trial is not None:
+            self._mind(self.trial)
+        if self.trial is None:
+            now_s = self._clock()
+            self.trial = trials.claim(
+                self._store, self._study, self._name, new_run_id(), now_s, LEASE_S
+            )
+            self._beaten_s = now_s
+            if self.trial is not None and self._run_of(self.trial) is None:
+                self._start(self.trial)
+            # else a run that was begun: `_mind` sees if it lives, has ended, or must be resumed
 
-    def _has_more(self) -> bool:
-        if trials.study(self._store, self._study).state == "cancelled":
-            return False
-        found = trials.trials(self._store, self._study)
-        failed = {trial.key for trial in found if trial.state == "failed"}
-        return any(
-            trial.state in ("waiting", "running") and trial.trunk not in failed for trial in found
-        )
-
-    def _fill(self, slot: _Slot) -> None:
-        now_s = self._clock()
-        trial = trials.claim(self._store, self._study, self._name, new_run_id(), now_s, LEASE_S)
+    def give_back(self, reason: str) -> None:
+        """Asks the trainer to save and end, and lets others have the trial."""
+        trial, process = self.trial, self.process
+        self.trial = self.process = None
         if trial is None:
             return
-        slot.trial, slot.beaten_s = trial, now_s
-        if self._run_of(trial) is None:
-            self._start(slot)
-        # else a run that was begun: `_mind` sees whether it lives, has ended, or must be resumed
+        if process is not None:
+            process.stop()
+        elif self._run_of(trial) is not None:
+            asked_by = f"study {self._study}"
+            ask_trainer(self._store, trial.run_id, "stop", {}, asked_by, self._clock())
+        trials.release(self._store, trial, reason, self._clock())
+        self._say(f"let go   {trial.label}: {reason}")
 
-    def _start(self, slot: _Slot) -> None:
-        trial = slot.trial
-        assert trial is not None
+    def _start(self, trial: Trial) -> None:
         run = self._run_of(trial)
         if run is not None and not self._can_go_on(run):
             # it ended before it had saved anything
             why = f"study {self._study}: ended before its first checkpoint, begun anew"
             self._store.update_run(run.id, is_archived=True, note=why)
-            slot.trial = trial = trials.begin_anew(self._store, trial, new_run_id())
+            self.trial = trial = trials.begin_anew(self._store, trial, new_run_id())
         log = self._settings.home_path / "studies" / self._study / f"{trial.key}.log"
-        command = self._command(trial)
-        slot.process = LocalProcess(command, log, slot.cores)
+        self.process = LocalProcess(self._command(trial), log, self._place)
         again = f" (attempt {trial.num_attempts})" if trial.num_attempts > 1 else ""
         self._say(f"started  {trial.label}{again}")
 
@@ -151,65 +165,63 @@ class Worker:
             for kept in self._store.checkpoints(run.id)
         )
 
-    def _mind(self, slot: _Slot) -> None:
-        trial = slot.trial
-        assert trial is not None
+    def _mind(self, trial: Trial) -> None:
         now_s = self._clock()
-        if now_s - slot.beaten_s > BEAT_EVERY_S:
-            slot.beaten_s = now_s
+        if now_s - self._beaten_s > BEAT_EVERY_S:
+            self._beaten_s = now_s
             if not trials.beat(self._store, trial, now_s, LEASE_S):
-                self._say(f"let go   {trial.label}: it is asked for no more")
-                self._give_back(slot, "asked for no more")
+                self.give_back("asked for no more")
                 return
-        if slot.process is not None:
-            code = slot.process.exit_code
-            if code in ENDED:
-                self._judge(slot, ENDED[code])
-            elif code is not None:
-                self._fail(
-                    slot, f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
-                )
+        if self.process is not None:
+            self._mind_process(trial, self.process, now_s)
             return
         # a trainer that outlived the worker who started it
         run = self._run_of(trial)
         if run is not None and run.status in ENDED.values():
-            self._judge(slot, run.status)
+            self._judge(trial, run.status)
         elif run is None or run.status != "running" or now_s - run.heartbeat_s > LEASE_S:
-            self._start(slot)
+            self._start(trial)
 
-    def _judge(self, slot: _Slot, status: str) -> None:
-        trial = slot.trial
-        assert trial is not None
+    def _mind_process(self, trial: Trial, process: LocalProcess, now_s: float) -> None:
+        code = process.exit_code
+        if code in ENDED:
+            self._judge(trial, ENDED[code])
+        elif code is not None:
+            how = f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
+            self._fail(trial, how)
+        elif now_s - self._judged_s > JUDGE_EVERY_S:
+            self._judged_s = now_s
+            if self._place.memory_gib and process.memory_gib > self._place.memory_gib:
+                process.stop(patience_s=0)
+                self._fail(
+                    trial,
+                    f"took more than its {self._place.memory_gib:g} GiB of memory: give it more "
+                    "(launch.memory_gib)",
+                    is_final=True,
+                )
+            elif self._spec is not None and (ending := ending_of(self._store, self._spec, trial)):
+                process.stop()
+                self._judge(trial, "stopped", ending.verdict, ending.reason)
+
+    def _judge(self, trial: Trial, status: str, verdict: str = "", reason: str = "") -> None:
         try:
-            result = result_of(self._store, trial, status)
+            result = result_of(self._store, trial, status, verdict=verdict, reason=reason)
         except MoescopeError as error:
-            self._fail(slot, str(error))
+            self._fail(trial, str(error))
             return
         trials.finish(self._store, trial, result, self._clock())
-        slot.trial = slot.process = None
+        self.trial = self.process = None
         loss = "no finite loss" if result["loss"] is None else f"loss {result['loss']:.4f}"
-        self._say(f"done     {trial.label}: {loss}, {result['verdict']}")
+        why = f" ({reason})" if reason else ""
+        self._say(f"done     {trial.label}: {loss}, {result['verdict']}{why}")
 
-    def _fail(self, slot: _Slot, reason: str) -> None:
-        trial, process = slot.trial, slot.process
-        assert trial is not None
-        slot.trial = slot.process = None
+    def _fail(self, trial: Trial, reason: str, *, is_final: bool = False) -> None:
+        process = self.process
+        self.trial = self.process = None
         tail = process.tail() if process is not None else ""
-        trials.fail(self._store, trial, reason, tail, self._clock())
+        trials.fail(self._store, trial, reason, tail, self._clock(), is_final=is_final)
         last = next((line for line in reversed(tail.splitlines()) if line.strip()), "")
         self._say(f"failed   {trial.label}: {reason} {last[:200]}")
-
-    def _give_back(self, slot: _Slot, reason: str) -> None:
-        if slot.trial is None:
-            return
-        if slot.process is not None:
-            slot.process.stop()
-        elif self._run_of(slot.trial) is not None:
-            ask_trainer(
-                self._store, slot.trial.run_id, "stop", {}, f"study {self._study}", self._clock()
-            )
-        trials.release(self._store, slot.trial, reason, self._clock())
-        slot.trial = slot.process = None
 
 
 def _said(value: object) -> str:

@@ -49,9 +49,13 @@ def by_parabolas(frame: Any) -> BestSizes:
     sizes that were run, and a budget with fewer than 4 runs are refused, each with its reason.
     Raises MoescopeError where fewer than two budgets are left.
     """
+    return line_through(vertices(frame))
+
+
+def vertices(frame: Any) -> tuple[Vertex, ...]:
+    """The vertex of each budget, the smallest first, or why it has none; as `by_parabolas`."""
     columns = _columns(frame)
-    vertices = tuple(_vertex(columns, rows) for rows in _budgets(columns["flops"]))
-    return _line(vertices)
+    return tuple(_vertex(columns, rows) for rows in _budgets(columns["flops"]))
 
 
 def by_envelope(frame: Any, *, num_bins: int = 20) -> BestSizes:
@@ -65,19 +69,19 @@ def by_envelope(frame: Any, *, num_bins: int = 20) -> BestSizes:
     flops_R, params_R, loss_R = (columns[name] for name in ("flops", "params", "loss"))
     edges = np.geomspace(flops_R.min(), flops_R.max() * (1 + 1e-9), num_bins + 1)
     bin_R = np.clip(np.searchsorted(edges, flops_R, side="right") - 1, 0, num_bins - 1)
-    vertices: list[Vertex] = []
+    found: list[Vertex] = []
     least = np.inf
     for number in np.unique(bin_R):
         rows = np.flatnonzero(bin_R == number)
         best = rows[loss_R[rows].argmin()]
         refused = "" if loss_R[best] < least else "a run that cost less was better"
         least = min(least, loss_R[best])
-        vertices.append(
+        found.append(
             Vertex(
                 float(flops_R[best]), float(params_R[best]), float(loss_R[best]), len(rows), refused
             )
         )
-    return _line(tuple(vertices))
+    return line_through(tuple(found))
 
 
 def _columns(frame: Any) -> dict[str, Array]:
@@ -107,15 +111,17 @@ def _vertex(columns: dict[str, Array], rows: Array) -> Vertex:
     return Vertex(flops, float(np.exp(place)), float(least), len(rows), refused)
 
 
-def _line(vertices: tuple[Vertex, ...]) -> BestSizes:
-    kept = [vertex for vertex in vertices if not vertex.refused]
+def line_through(found: tuple[Vertex, ...]) -> BestSizes:
+    """A line through the best sizes that count, in logs. Raises MoescopeError where fewer than two
+    budgets have one."""
+    kept = [vertex for vertex in found if not vertex.refused]
     if len({vertex.flops for vertex in kept}) < 2:
-        reasons = sorted({vertex.refused for vertex in vertices if vertex.refused})
+        reasons = sorted({vertex.refused for vertex in found if vertex.refused})
         raise MoescopeError(
-            f"{len(kept)} of {len(vertices)} budgets have a best size ({'; '.join(reasons)}): a "
+            f"{len(kept)} of {len(found)} budgets have a best size ({'; '.join(reasons)}): a "
             "line needs two"
         )
     exponent, log_factor = np.polyfit(
         np.log([vertex.flops for vertex in kept]), np.log([vertex.params for vertex in kept]), 1
     )
-    return BestSizes(float(exponent), float(np.exp(log_factor)), vertices)
+    return BestSizes(float(exponent), float(np.exp(log_factor)), found)

@@ -20,9 +20,9 @@ import pytest
 from moescope.platform import leases
 from moescope.platform.announcement import announced, living_service, mlflow_address
 from moescope.platform.errors import MoescopeError
-from moescope.platform.service import LEASE, ServiceAddresses, serve
+from moescope.platform.service import LEASE, TAKE_OVER_S, ServiceAddresses, serve
 from moescope.platform.settings import Settings
-from moescope.platform.store import open_store
+from moescope.platform.store import Store, open_store
 
 # apprise 2.2 looks for imghdr, which Python 3.13 no longer has; goes when apprise stops looking
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -36,7 +36,7 @@ SERVICE = """
 
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    settings = Settings(home=Path(sys.argv[1]), mlflow=sys.argv[4])
+    settings = Settings(home=Path(sys.argv[1]), mlflow=sys.argv[4], store=sys.argv[5])
     try:
         serve(settings, settings.store_url, port=int(sys.argv[2]), mlflow_port=int(sys.argv[3]),
               ready=lambda a: print(a.dashboard_url, a.mlflow_url, flush=True), stop=stop)
@@ -56,13 +56,13 @@ def free_port() -> int:
 class Service:
     """A service in a process of its own."""
 
-    def __init__(self, home: Path, mlflow: str = ELSEWHERE) -> None:
+    def __init__(self, home: Path, mlflow: str = ELSEWHERE, store: str = "") -> None:
         self.home = home
         self.port, self.mlflow_port = free_port(), free_port()
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-c", textwrap.dedent(SERVICE), str(home)),
-                *(str(self.port), str(self.mlflow_port), mlflow),
+                *(str(self.port), str(self.mlflow_port), mlflow, store),
             ],
             stdout=subprocess.PIPE,
             text=True,
@@ -88,8 +88,10 @@ class Service:
 def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     started: list[Service] = []
 
-    def start_one(home: Path = tmp_path / "home", mlflow: str = ELSEWHERE) -> Service:
-        started.append(Service(home, mlflow))
+    def start_one(
+        home: Path = tmp_path / "home", mlflow: str = ELSEWHERE, store: str = ""
+    ) -> Service:
+        started.append(Service(home, mlflow, store))
         return started[-1]
 
     yield start_one
@@ -145,7 +147,7 @@ def test_it_serves_announces_itself_and_ends_what_it_started(
     assert living_service(service.home) is None
 
 
-def test_a_second_service_on_the_store_says_so_in_one_line_and_starts_nothing(
+def test_a_second_service_of_a_home_says_so_in_one_line_and_starts_nothing(
     start: Callable[..., Service], tmp_path: Path
 ) -> None:
     first = start()
@@ -153,12 +155,36 @@ def test_a_second_service_on_the_store_says_so_in_one_line_and_starts_nothing(
     second = start()
     line = second.first_line()
     assert second.process.wait(30) == 2
-    assert line.startswith("a service already looks after this store")
+    assert line.startswith("a service already serves from home")
     assert f"http://127.0.0.1:{first.port}" in line
     assert get(f"http://127.0.0.1:{first.port}/_stcore/health") == (200, "ok")
 
 
-def test_after_kill_9_the_next_one_ends_the_orphans_and_leads_at_once(
+def test_of_two_services_on_a_store_one_leads_and_the_other_takes_over_within_10_s(
+    start: Callable[..., Service], tmp_path: Path, store_url: str
+) -> None:
+    first = start(tmp_path / "a", store=store_url)
+    first.first_line()
+    second = start(tmp_path / "b", store=store_url)
+    second.first_line()
+
+    def leader(store: Store) -> int:
+        holder = leases.holder(store, LEASE, time.time())
+        return 0 if holder is None else int(holder.split(":")[1])
+
+    with open_store(store_url) as store:
+        assert leader(store) == first.process.pid
+        assert get(f"http://127.0.0.1:{second.port}/_stcore/health") == (200, "ok")
+        first.process.kill()
+        died_s = time.monotonic()
+        wait_until(lambda: leader(store) == second.process.pid, TAKE_OVER_S)
+        assert time.monotonic() - died_s < TAKE_OVER_S
+        # and it gives the lead away when it ends
+        assert second.end() == 0
+        assert leader(store) == 0
+
+
+def test_after_kill_9_the_next_one_ends_the_orphans(
     start: Callable[..., Service],
 ) -> None:
     first = start()

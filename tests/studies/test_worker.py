@@ -12,13 +12,13 @@ import psutil
 import pytest
 
 from moescope.platform.errors import MoescopeError
-from moescope.platform.frozen import parsed
-from moescope.platform.records import Study, Trial
+from moescope.platform.frozen import changed, parsed
+from moescope.platform.records import Trial
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
 from moescope.studies import trials
 from moescope.studies.plan import plan
-from moescope.studies.run import rows_of, run_study
+from moescope.studies.run import run_study, start_study
 from moescope.studies.spec import StudySpec
 from moescope.studies.worker import Worker
 from moescope.trainer.data.make_clips import make_clips
@@ -83,8 +83,10 @@ def spec(clips: Path) -> Callable[..., StudySpec]:
     return made
 
 
-def run(store: Store, settings: Settings, spec: StudySpec, num_slots: int = 2) -> list[Trial]:
-    run_study(store, settings, plan(spec, {}), num_slots, lambda line: None)
+def run(store: Store, settings: Settings, spec: StudySpec) -> list[Trial]:
+    """With a worker in this process."""
+    start_study(store, plan(spec, {}), is_served=False)
+    Worker(store, settings, spec.name).work(threading.Event())
     return trials.trials(store, spec.name)
 
 
@@ -157,19 +159,17 @@ def test_a_trainer_that_outlives_its_worker_is_taken_over(
     opened: Store, settings: Settings, spec: Callable[..., StudySpec], monkeypatch: Any
 ) -> None:
     wanted = spec(budget={"tokens": [120 * TOKENS_PER_STEP]}, seeds=[0, 1])
-    made = plan(wanted, {})
-
-    trials.ask(opened, Study("s", {}, "running", time.time()), rows_of(made))
-    dead = Worker(opened, settings, "s", 1)
-    dead._look()
-    (orphan,) = [slot.process for slot in dead._slots]
+    start_study(opened, plan(wanted, {}), is_served=False)
+    dead = Worker(opened, settings, "s")
+    dead.look()
+    orphan = dead.process
     assert orphan is not None
     until_s = time.monotonic() + 60
     while not opened.runs():
         assert time.monotonic() < until_s
         time.sleep(0.1)
     # the dead worker's claims are over at once for the one that comes
-    later = Worker(opened, settings, "s", 1, clock=lambda: time.time() + 31)
+    later = Worker(opened, settings, "s", clock=lambda: time.time() + 31)
     monkeypatch.setattr("moescope.studies.worker.LEASE_S", 60.0)
     later.work(threading.Event())
     assert orphan.exit_code == 0
@@ -190,12 +190,15 @@ def test_a_stop_lets_trainers_save_and_nothing_is_lost(
 
     thread = threading.Thread(target=stop, daemon=True)
     thread.start()
-    found = run(opened, settings, wanted, num_slots=1)
+    # with a worker process for each slot
+    two = changed(wanted, {"launch.slots": 2})
+    run_study(opened, settings, plan(two, {}), lambda line: None)
     thread.join()
+    found = trials.trials(opened, "s")
     assert [trial.state for trial in found] == ["waiting", "waiting"]
     assert [trial.num_failures for trial in found] == [0, 0]
     found = run(opened, settings, wanted)
-    assert [trial.result.get("reason") for trial in found] == [None, None]
+    assert [trial.result["verdict"] for trial in found] == ["healthy", "healthy"]
     assert [trial.result["steps"] for trial in found] == [120, 120]
 
 
@@ -215,7 +218,7 @@ def test_a_study_without_data_or_cancelled_does_not_start(
     opened: Store, settings: Settings, spec: Callable[..., StudySpec]
 ) -> None:
     with pytest.raises(MoescopeError, match="study s has no data: give a folder"):
-        run(opened, settings, spec(data=""))
+        run_study(opened, settings, plan(spec(data=""), {}), lambda line: None)
     assert trials.studies(opened) == []
     run(opened, settings, spec())
     trials.set_state(opened, "s", "cancelled")

@@ -1,0 +1,19 @@
+"""The launcher that a study asks for."""
+
+from pathlib import Path
+
+from ...platform.settings import Settings
+from ...platform.store import Store
+from ..spec import Launch
+from .contract import Launcher
+from .local import LocalLauncher
+from .slurm import SlurmLauncher
+
+LAUNCHERS = {"local": LocalLauncher, "slurm": SlurmLauncher}
+
+
+def launcher_for(
+    store: Store, settings: Settings, study: str, launch: Launch, log: Path | None
+) -> Launcher:
+    """Raises MoescopeError where its engine is not there, or has not what the study asks for."""
+    return LAUNCHERS[launch.on](store, settings, study, launch, log)
