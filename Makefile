@@ -65,8 +65,9 @@ story-trainer: $(READY)
 story-dashboard: $(READY)
 	$(PYTEST) -m story tests/stories/dashboard --durations=0
 
+# the Slurm story wants a cluster: line=$$(tests/services/slurm.sh start) && eval "$$line"
 story-studies: $(READY)
-	$(PYTEST) -n 2 -m story tests/studies --durations=0
+	$(PYTEST) -n 2 --dist loadfile -m story tests/stories/studies tests/studies --durations=0
 
 check: $(READY)
 	@$(MAKE) --no-print-directory lint

@@ -25,7 +25,9 @@ Slots = Annotated[
     int | None,
     typer.Option("--slots", min=1, max=1024, help="Trials at once; the same as launch.slots."),
 ]
-On = Annotated[str | None, typer.Option("--on", help="local or slurm; the same as launch.on.")]
+LauncherName = Annotated[
+    str | None, typer.Option("--launcher", help="local or slurm; the same as launch.launcher.")
+]
 
 
 def asked_spec(

@@ -49,10 +49,20 @@ def run_study(
     new, gone = start_study(store, plan, is_served=False)
     say(f"study {spec.name}: {len(plan.trials)} trials, {new} new, {gone} retired")
     stop = threading.Event()
+    fault = ""
     with set_by_signals(stop):
         try:
-            while not stop.is_set() and not trials.is_over(store, spec.name):
-                for line in launcher.look(trials.num_wanted(store, spec.name, time.time())):
+            while not stop.is_set():
+                try:
+                    if trials.is_over(store, spec.name):
+                        break
+                    lines = launcher.look(trials.num_wanted(store, spec.name, time.time()))
+                    fault = ""
+                except MoescopeError as error:
+                    # the store or the engine is away for now: what runs goes on without us
+                    lines = [] if str(error) == fault else [f"trying again: {error}"]
+                    fault = str(error)
+                for line in lines:
                     say(line)
                 stop.wait(LOOK_EVERY_S)
         finally:

@@ -10,7 +10,7 @@ import typer
 from ..platform.errors import MoescopeError
 from ..platform.shell import Home, Json, StoreUrl, asked_settings, opened_store
 from ..platform.terminal import say, say_json, say_rows
-from .options import DataFolder, On, Slots, StudyFile, asked_spec, kept_rate
+from .options import DataFolder, LauncherName, Slots, StudyFile, asked_spec, kept_rate
 
 if TYPE_CHECKING:
     from ..platform.records import Schedule, ScheduleKind
@@ -32,7 +32,7 @@ def schedule(
     ] = "",
     data: DataFolder = None,
     slots: Slots = None,
-    on: On = None,
+    launcher: LauncherName = None,
     home: Home = None,
     store: StoreUrl = None,
 ) -> None:
@@ -49,7 +49,7 @@ def schedule(
     ]
     if len(given) != 1:
         raise MoescopeError("give one of --cron, --every and --at")
-    spec = asked_spec(study, data, {"slots": slots, "on": on})
+    spec = asked_spec(study, data, {"slots": slots, "launcher": launcher})
     zone = zone or get_localzone_name()
     kind, when = given[0]
     now_s = time.time()

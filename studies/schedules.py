@@ -158,9 +158,9 @@ def _fire(store: Store, schedule: Schedule, due_s: float, by: str, now_s: float)
 
     def work(connection: Connection) -> Firing | None:
         firing = Firing(schedule.name, due_s, now_s, by, failure)
-        statement = insert_into(connection.dialect.name, tables.firings)
-        statement = statement.on_conflict_do_nothing().returning(_firing.schedule)
-        if connection.scalar(statement, columns_of(firing)) is None:
+        statement = insert_into(connection.dialect.name, tables.firings).on_conflict_do_nothing()
+        new = connection.scalar(statement.returning(_firing.schedule), columns_of(firing))
+        if new is None:
             return None
         outcome = failure if wanted is None else _asked(connection, wanted, now_s)
         mine = (_firing.schedule == schedule.name, _firing.due_s == due_s)

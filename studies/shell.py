@@ -8,7 +8,7 @@ import typer
 from ..platform.shell import Home, Json, StoreUrl, asked_settings, opened_store
 from ..platform.terminal import say, say_json, say_rows
 from .fit_shell import fit
-from .options import DataFolder, On, Slots, StudyFile, StudyName, asked_spec, kept_rate
+from .options import DataFolder, LauncherName, Slots, StudyFile, StudyName, asked_spec, kept_rate
 from .report_shell import report, say_report
 from .schedule_shell import schedule, schedules, unschedule
 
@@ -62,7 +62,7 @@ def run(
     study: StudyFile,
     data: DataFolder = None,
     slots: Slots = None,
-    on: On = None,
+    launcher: LauncherName = None,
     is_served: Annotated[
         bool,
         typer.Option("--serve", help="Leave it to the service, `moescope up`, and return."),
@@ -77,7 +77,7 @@ def run(
     from .plan import plan as planned
     from .run import run_study, start_study
 
-    spec = asked_spec(study, data, {"slots": slots, "on": on})
+    spec = asked_spec(study, data, {"slots": slots, "launcher": launcher})
     settings = asked_settings(home, store)
     say_line = (lambda line: None) if as_json else say
     log = settings.home_path / "studies" / spec.name / "workers.log" if as_json else None

@@ -175,7 +175,7 @@ class Slurm(Frozen):
 class Launch(Frozen):
     """Where trials run, and what each may take. It changes nothing of what they compute."""
 
-    on: Literal["local", "slurm"] = "local"
+    launcher: Literal["local", "slurm"] = "local"
     """local: slots of this machine. slurm: jobs of a cluster; the store must be PostgreSQL."""
     slots: PositiveInt = Field(default=1, le=1024)
     """Trials at once."""
@@ -186,12 +186,15 @@ class Launch(Frozen):
     memory_gib: NonNegativeFloat = 0.0
     """Host memory of each; a trial that takes more is given up. 0: local does not look."""
     slurm: Slurm = Slurm()
-    """on slurm."""
+    """launcher slurm."""
 
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
-        if self.on != "slurm" and self.slurm != Slurm():
-            raise ValueError(f"launch.slurm has no effect on {self.on}: leave it out, or say slurm")
+        if self.launcher != "slurm" and self.slurm != Slurm():
+            raise ValueError(
+                f"launch.slurm has no effect with launcher {self.launcher}: leave it out, or say "
+                "launcher: slurm"
+            )
         return self
 
 

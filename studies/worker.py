@@ -89,6 +89,13 @@ class Worker:
                 elif is_over or self._clock() - idle_since_s > IDLE_S:
                     return
                 stop.wait(LOOK_EVERY_S if self.trial is not None else ASK_EVERY_S)
+        except Exception as error:
+            # a fault of ours: counted, or the trial would be begun for ever
+            if self.process is not None:
+                self.process.stop()
+            if self.trial is not None:
+                self._fail(self.trial, f"worker ended by {type(error).__name__}: {error}")
+            raise
         finally:
             self.give_back("stopped")
 
@@ -199,9 +206,11 @@ class Worker:
                     "(launch.memory_gib)",
                     is_final=True,
                 )
-            elif self._spec is not None and (ending := ending_of(self._store, self._spec, trial)):
-                process.stop()
-                self._judge(trial, "stopped", ending.verdict, ending.reason)
+            elif self._spec is not None and self._run_of(trial) is not None:
+                ending = ending_of(self._store, self._spec, trial)
+                if ending is not None:
+                    process.stop()
+                    self._judge(trial, "stopped", ending.verdict, ending.reason)
 
     def _judge(self, trial: Trial, status: str, verdict: str = "", reason: str = "") -> None:
         try:

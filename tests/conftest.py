@@ -47,13 +47,15 @@ def unwritten_is_nan() -> Iterator[None]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where MOESCOPE_TEST_REQUIRE_POSTGRES is set, a skipped test of PostgreSQL is a failed one."""
+    """Where MOESCOPE_TEST_REQUIRE_POSTGRES or _SLURM is set, a test that was skipped for want of it
+    has failed."""
     report = yield
-    is_demanded = os.environ.get("MOESCOPE_TEST_REQUIRE_POSTGRES", "") not in ("", "0")
-    if is_demanded and report.skipped and item.get_closest_marker("postgres"):
-        report.outcome = "failed"
-        url = os.environ.get("MOESCOPE_TEST_POSTGRES_URL", POSTGRES_URL)
-        report.longrepr = f"PostgreSQL is demanded here, but {item.name} was skipped ({url})"
+    for service in ("postgres", "slurm"):
+        name = f"MOESCOPE_TEST_REQUIRE_{service.upper()}"
+        is_demanded = os.environ.get(name, "") not in ("", "0")
+        if is_demanded and report.skipped and item.get_closest_marker(service):
+            report.outcome = "failed"
+            report.longrepr = f"{service} is demanded here ({name}), but {item.name} was skipped"
     return report
 
 

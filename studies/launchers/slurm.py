@@ -8,14 +8,17 @@ that the job has.
 
 import math
 import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ...platform.errors import MoescopeError
+from ...platform.records import Trial
 from ...platform.settings import Settings
 from ...platform.store import Store, open_store
 from ..spec import Launch
@@ -25,6 +28,8 @@ from .slurm_queue import Job
 ENGINE = "slurm"
 FIRST_PAUSE_S, MOST_PAUSE_S = 10.0, 600.0
 """After jobs that failed, twice as long each time."""
+LOOK_EVERY_S = 5.0
+"""Between questions to Slurm, whose controller serves many."""
 MOST_TIMEOUTS = 1000
 """How often submitit lets a job that ran out of time wait in the queue again."""
 
@@ -40,7 +45,9 @@ class SlurmWorker:
     def __call__(self, number: int) -> None:
         """number: of the job in its array."""
         thread = threading.Thread(target=self._work)
-        _stops[os.getpid()] = (threading.Event(), thread)
+        stop = threading.Event()
+        _stops[os.getpid()] = (stop, thread)
+        _heed_sigterm(stop)
         thread.start()
         # the main thread stays free for signals, which submitit answers with `checkpoint`
         while thread.is_alive():
@@ -51,6 +58,9 @@ class SlurmWorker:
         back; the job then waits in the queue again."""
         import submitit
 
+        # it is on its way: a second signal must not put the job into the queue twice
+        for number_of in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number_of, signal.SIG_IGN)
         stop, thread = _stops[os.getpid()]
         stop.set()
         thread.join()
@@ -67,6 +77,29 @@ class SlurmWorker:
         engine = f"{ENGINE} {submitit.JobEnvironment().job_id}"
         with open_store(self.store_url) as store:
             Worker(store, settings, self.study, engine=engine, say=_say).work(stop)
+
+
+def _heed_sigterm(stop: threading.Event) -> None:
+    """Has SIGTERM save too, which submitit ignores.
+
+    A cluster that does not send the user's signal when it preempts (preempt_send_user_signal) sends
+    this one: then the job is to wait in the queue again. Of a job that was cancelled it is the end.
+    """
+    import submitit
+
+    requeue = signal.getsignal(signal.SIGUSR2)
+    if not callable(requeue):
+        return  # SUBMITIT_PREEMPT_SIGNAL names another one
+    answer = requeue
+    job = submitit.JobEnvironment().job_id
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        if slurm_queue.state_of(job) == "RUNNING":
+            answer(number, frame)
+        else:
+            stop.set()
+
+    signal.signal(signal.SIGTERM, heed)
 
 
 _stops: dict[int, tuple[threading.Event, threading.Thread]] = {}
@@ -90,8 +123,8 @@ class SlurmLauncher:
         file, or Slurm does not answer."""
         if store.database.is_embedded:
             raise MoescopeError(
-                "launch.on slurm needs a PostgreSQL store, since jobs of several machines write to "
-                "it: set MOESCOPE_STORE or --store to postgresql://..."
+                "launch.launcher slurm needs a PostgreSQL store, since jobs of several machines "
+                "write to it: set MOESCOPE_STORE or --store to postgresql://..."
             )
         slurm_queue.refuse_where_away()
         self._store = store
@@ -104,16 +137,24 @@ class SlurmLauncher:
         self._ours: set[str] = set()
         """Jobs that this launcher submitted and has not seen end."""
         self._pause_s, self._not_before_s = FIRST_PAUSE_S, 0.0
+        self._looked_s = 0.0
 
     def look(self, num_wanted: int) -> list[str]:
         now_s = time.time()
+        if now_s - self._looked_s < LOOK_EVERY_S:
+            return []
+        self._looked_s = now_s
         jobs = slurm_queue.jobs(self._name)
         told = self._bury(jobs, now_s)
         self._reap(jobs, now_s)
         told += slurm_queue.complaints(jobs)
         missing = min(num_wanted, self._launch.slots) - len(jobs)
         if missing > 0 and now_s >= self._not_before_s:
-            array = self._submit(missing)
+            try:
+                array = self._submit(missing)
+            except MoescopeError:
+                self._wait_longer(now_s)
+                raise
             told.append(f"submitted Slurm array {array} of {missing}")
         new = [line for line in told if line not in self._told]
         # what is over may be told again when it comes back
@@ -174,27 +215,35 @@ class SlurmLauncher:
         if not bad:
             self._pause_s = FIRST_PAUSE_S
             return []
-        self._not_before_s = now_s + self._pause_s
-        self._pause_s = min(MOST_PAUSE_S, 2 * self._pause_s)
+        self._wait_longer(now_s)
         return [
             f"Slurm job {job} ended {end}: see {self._folder}/{job}_0_log.err"
             for job, end in sorted(bad.items())
         ]
+
+    def _wait_longer(self, now_s: float) -> None:
+        self._not_before_s = now_s + self._pause_s
+        self._pause_s = min(MOST_PAUSE_S, 2 * self._pause_s)
 
     def _reap(self, jobs: Sequence[Job], now_s: float) -> None:
         """Ends the claims of jobs that are over, or wait again: sooner than they would run out."""
         from .. import trials
 
         running = {job.id for job in jobs if job.is_running}
-        held = {
-            trial: trial.worker.partition(":")[0].partition(" ")[2]
+        lost = [
+            (trial, job)
             for trial in trials.trials(self._store, self._study)
-            if trial.state == "running" and trial.worker.startswith(f"{ENGINE} ")
-        }
-        lost = {trial: job for trial, job in held.items() if job not in running}
-        ends = slurm_queue.ends(set(lost.values())) if lost else {}
+            if trial.state == "running" and (job := _job_of(trial)) and job not in running
+        ]
+        ends = slurm_queue.ends({job for _, job in lost}) if lost else {}
         waiting = {job.id for job in jobs}
-        for trial, job in lost.items():
+        for trial, job in lost:
             if job in ends or job in waiting:
                 end = ends.get(job, "REQUEUED")
                 trials.reap(self._store, trial, f"Slurm job {job} ended: {end}", now_s)
+
+
+def _job_of(trial: Trial) -> str:
+    """The job whose worker has a trial; empty where it is none of Slurm's."""
+    engine, _, job = trial.worker.partition(":")[0].partition(" ")
+    return job if engine == ENGINE else ""

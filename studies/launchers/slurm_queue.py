@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...platform.errors import MoescopeError
 
-PATIENCE_S = 30.0
+PATIENCE_S = 25.0
 ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
     *("OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
@@ -34,15 +34,24 @@ def refuse_where_away() -> None:
     if shutil.which("sbatch") is None:
         raise MoescopeError(
             "Slurm is not here (no sbatch): run this on a machine that submits jobs, or say "
-            "launch.on local"
+            "launch.launcher local"
         )
-    _said("sinfo", "-h", "-o", "%P")
+    # quicker than asking anything else of a controller that is down
+    _said("scontrol", "ping")
 
 
 def jobs(name: str) -> list[Job]:
     """Returns our jobs of a name that wait or run. Raises MoescopeError where Slurm is away."""
     text = _said("squeue", "--me", "-h", "-r", "-n", name, "-o", "%i|%T|%r")
     return [Job(*line.split("|", 2)) for line in text.splitlines() if line.count("|") >= 2]
+
+
+def state_of(job: str) -> str:
+    """Returns a job's state; empty where it is in the queue no more, or Slurm is away."""
+    try:
+        return _said("squeue", "-h", "-j", job, "-o", "%T").strip()
+    except MoescopeError:
+        return ""
 
 
 def ends(ids: Collection[str]) -> dict[str, str]:
@@ -94,6 +103,8 @@ def _said(*command: str) -> str:
             f"Slurm does not answer: {command[0]} took {PATIENCE_S:.0f} s"
         ) from None
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
-        raise MoescopeError(f"Slurm does not answer: {lines[-1][:200]}")
+        # `scontrol ping` complains where it answers
+        told = done.stderr or done.stdout
+        lines = [line for line in told.splitlines() if line.strip()] or ["it said nothing"]
+        raise MoescopeError(f"Slurm does not answer ({command[0]}): {lines[-1][:200]}")
     return done.stdout

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...platform.errors import MoescopeError
-from .estimate import Estimate, estimate
+from .estimate import NUM_STARTS, Estimate, estimate
 from .forms import Array, Form
 
 SETTLED_GRADIENT = 1e-4
@@ -109,7 +109,9 @@ def diagnose(form: Form, columns: Mapping[str, Array], found: Estimate) -> Diagn
     )
 
 
-def held_out(form: Form, columns: Mapping[str, Array], seed: int = 0) -> HeldOut | None:
+def held_out(
+    form: Form, columns: Mapping[str, Array], seed: int = 0, num_starts: int = NUM_STARTS
+) -> HeldOut | None:
     """Fits all but the largest tenth of the runs, of those of one cost all or none, and foretells
     these. None where too few are left for the form."""
     cost_R = _cost(columns)
@@ -118,7 +120,7 @@ def held_out(form: Form, columns: Mapping[str, Array], seed: int = 0) -> HeldOut
     seen = {name: values[~is_held_out_R] for name, values in columns.items()}
     if len(seen["loss"]) <= len(form.names):
         return None
-    found = estimate(form, seen, seen["loss"], seed=seed)
+    found = estimate(form, seen, seen["loss"], seed=seed, num_starts=num_starts)
     others = {name: values[is_held_out_R] for name, values in columns.items()}
     log_H, _ = form.log_loss(found.theta_P, others)
     errors_H = np.exp(log_H) / others["loss"] - 1

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...platform.errors import MoescopeError, did_you_mean
 from .checks import Diagnostics, HeldOut, Verdict, diagnose, held_out, judge
-from .estimate import Estimate, estimate
+from .estimate import NUM_STARTS, Estimate, estimate
 from .forms import FORMS, Array, Form
 from .table import read_columns
 from .uncertainty import resampled, seed_noise
@@ -51,6 +51,7 @@ class Law:
     estimate: Estimate
     num_bootstraps: int
     seed: int
+    num_starts: int = NUM_STARTS
 
     @property
     def params(self) -> dict[str, float]:
@@ -149,7 +150,7 @@ class Law:
     @cached_property
     def held_out(self) -> HeldOut | None:
         """How the law of the smaller runs foretells the largest; None where too few are left."""
-        return held_out(self.form, self.columns, self.seed)
+        return held_out(self.form, self.columns, self.seed, self.num_starts)
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -190,11 +191,13 @@ def fit(
     *,
     num_bootstraps: int = NUM_BOOTSTRAPS,
     seed: int = 0,
+    num_starts: int = NUM_STARTS,
 ) -> Law:
     """Fits a scaling law to a table of runs.
 
     frame: a DataFrame or a mapping of arrays, with `loss` and the columns of the form, as `params`
-    and `tokens` for chinchilla. form: a name in `FORMS`. Raises MoescopeError on an unknown form, a
+    and `tokens` for chinchilla. form: a name in `FORMS`. num_starts: at most; tables of a few noisy
+    runs, whose starts never agree, take them all. Raises MoescopeError on an unknown form, a
     missing column, numbers that are not positive, and fewer runs than the form has parameters.
     """
     if form not in FORMS:
@@ -209,8 +212,8 @@ def fit(
             f"{num_runs} runs do not pin the {num_parameters} parameters of {form}: at least "
             f"{num_parameters + 1} are needed"
         )
-    found = estimate(chosen, columns, columns["loss"], seed=seed)
-    return Law(chosen, columns, found, num_bootstraps, seed)
+    found = estimate(chosen, columns, columns["loss"], seed=seed, num_starts=num_starts)
+    return Law(chosen, columns, found, num_bootstraps, seed, num_starts)
 
 
 def _between(values_BQ: Array, level: float) -> tuple[Array, Array]:
