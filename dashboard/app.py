@@ -9,7 +9,7 @@ import streamlit as st
 from moescope.dashboard.reads import open_for_reading
 from moescope.dashboard.sign_in import is_admitted
 from moescope.dashboard.theme import ICON, PAGE_STYLE
-from moescope.dashboard.views import alerts, no_store, overview, run
+from moescope.dashboard.views import alerts, no_store, overview, run, studies, study
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store
@@ -45,13 +45,27 @@ def _route(store: Store) -> None:
     def alerts_page() -> None:
         alerts.render(store, link_to_run)
 
+    def studies_page() -> None:
+        wanted = st.query_params.get("study")
+        if wanted:
+            study.render(store, wanted)
+        else:
+            studies.render(store, link_to_study)
+
+    def link_to_study(label: str, name: str) -> None:
+        st.page_link(the_studies, label=label, query_params={"study": name})
+
     def link_to_run(label: str, run_id: str) -> None:
         st.page_link(the_run, label=label, query_params={"run": run_id})
 
     the_run = st.Page(run_page, title="Run", url_path="run", icon=":material/monitoring:")
+    the_studies = st.Page(
+        studies_page, title="Studies", url_path="studies", icon=":material/science:"
+    )
     pages = [
         st.Page(runs_page, title="Runs", url_path="runs", icon=":material/list:", default=True),
         the_run,
+        the_studies,
         st.Page(alerts_page, title="Alerts", url_path="alerts", icon=":material/notifications:"),
     ]
     st.navigation(pages, position="top").run()

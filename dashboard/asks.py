@@ -1,12 +1,13 @@
-"""The only writer: commands to a run and states of alerts.
+"""The only writer: commands to a run, states of alerts and of studies, retries of trials.
 
 Nothing here touches training: the trainer obeys or refuses.
 """
 
 import time
 
+from ..platform import trials
 from ..platform.commands import ask
-from ..platform.records import Alert, AlertState, Checkpoint, Command, Mode
+from ..platform.records import Alert, AlertState, Checkpoint, Command, Mode, StudyState
 from ..platform.store import Store
 
 WHO = "dashboard"
@@ -28,6 +29,15 @@ def set_mode(store: Store, run_id: str, mode: Mode) -> Command:
 
 def set_alert_state(store: Store, alert: Alert, state: AlertState) -> None:
     store.set_alert_state(alert.id, state, WHO, time.time())
+
+
+def set_study_state(store: Store, name: str, state: StudyState) -> None:
+    trials.set_state(store, name, state)
+
+
+def retry_trials(store: Store, name: str) -> None:
+    """Lets a study's failed trials be tried anew."""
+    trials.retry(store, name)
 
 
 def rollback_in_words(step: int | None, target: Checkpoint, run_name: str) -> str:

@@ -16,14 +16,12 @@ the request that makes it; so neither a restart nor a lost answer makes it twice
 
 import logging
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .catalogue import GRAD_NORM, LOSS_SPIKE_SCORE, LOSS_TOTAL, TOKENS_PER_S, Tier, signal_spec
+from .mlflow_door import be_impatient, experiment_of, find_or_create, make_database
 from .record_codec import Record
 from .records import Alert, Event, Frame, Run, RunStatus, Segment
 from .sink_thread import RecordRefused
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
 
 NUMBERS_PER_S = 100.0
 """Most numbers sent per second of training (facts: tracking.md 5.8)."""
-ARTIFACTS = "mlartifacts"
-"""Folder of clips and pictures, beside MLflow's database."""
 NON_FINITE = "moescope/non_finite"
 """MLflow metric: how many scalars of the step were not finite."""
 SHOWN_OF_A_RUN = (LOSS_TOTAL, LOSS_SPIKE_SCORE, GRAD_NORM, TOKENS_PER_S)
@@ -48,12 +44,6 @@ STATUSES: Mapping[RunStatus, str] = {
 }
 """{how a run ended: how MLflow calls it}"""
 _SHARES: Mapping[Tier, float] = {"step": 0.7, "sampled": 0.1, "system": 0.1, "user": 0.1}
-_MAKE_DATABASE = """
-import sys, warnings
-warnings.simplefilter("ignore")
-from mlflow import MlflowClient
-MlflowClient(tracking_uri=sys.argv[1]).search_experiments(max_results=1)
-"""
 # how many seconds' worth may come at once
 _BURST_S = 2.0
 _METRICS_PER_REQUEST = 1000
@@ -97,7 +87,7 @@ class MlflowSink:
 
     def prepare(self) -> None:
         """Makes the database file if the address is one that is not there; `write` does so too."""
-        _make_database(self._url)
+        make_database(self._url)
 
     def write(self, records: Sequence[Record]) -> None:
         """Writes all records, with one request per segment. Raises whatever MLflow raises, or
@@ -181,8 +171,8 @@ class MlflowSink:
 
     def _open(self) -> "MlflowClient":
         if self._client is None:
-            _be_impatient()
-            _make_database(self._url)
+            be_impatient()
+            make_database(self._url)
             from mlflow import MlflowClient
 
             # migrations of a new database file would tell their story into the progress line
@@ -195,9 +185,9 @@ class MlflowSink:
 
     def _open_parent(self, client: "MlflowClient") -> str:
         run = self._run
-        experiment_id = _experiment_id(client, run.project, self._url)
+        experiment_id = experiment_of(client, run.project, self._url)
         tags = {"moescope.run_id": run.id, "moescope.segment": "all"}
-        run_id = _find_or_create(client, experiment_id, tags, run.name)
+        run_id = find_or_create(client, experiment_id, tags, run.name)
         more = {
             "moescope.device": run.device,
             "moescope.code_version": run.code_version,
@@ -231,7 +221,7 @@ class MlflowSink:
                 "mlflow.parentRunId": self._parent_id,
             }
             name = f"{self._run.name} segment {index}"
-            self._segment_ids[index] = _find_or_create(client, self._experiment_id, tags, name)
+            self._segment_ids[index] = find_or_create(client, self._experiment_id, tags, name)
             if index > self._newest_segment:
                 for older, run_id in self._segment_ids.items():
                     if older < index:
@@ -252,82 +242,6 @@ class MlflowSink:
         client.log_batch(
             self._segment_id(client, segment.index), tags=[RunTag(k, v) for k, v in tags.items()]
         )
-
-
-def _be_impatient() -> None:
-    """Shortens MLflow's patience: by default a request to a server that hangs takes up to 16
-    minutes.
-
-    The journal keeps what could not be sent, and the sink's thread tries again. What a person has
-    set stays.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # it would print addresses onto standard output, which may be somebody's JSON
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
-
-def _make_database(tracking_url: str) -> None:
-    """Makes a database file that is not there in a process of its own.
-
-    MLflow's migrations are ten seconds of Python, which in a thread would share the interpreter
-    with the training.
-    """
-    if not tracking_url.startswith("sqlite:///"):
-        return
-    path = Path(tracking_url.removeprefix("sqlite:///"))
-    if path.exists():
-        return
-    # in one piece: a process that dies half way leaves no half-made file behind
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        subprocess.run(
-            ["nice", sys.executable, "-c", _MAKE_DATABASE, f"sqlite:///{new}"],
-            check=True,
-            capture_output=True,
-            timeout=300,
-        )
-        if not path.exists():
-            new.rename(path)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _experiment_id(client: "MlflowClient", project: str, tracking_url: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(project)
-    if found is not None:
-        return str(found.experiment_id)
-    try:
-        return str(client.create_experiment(project, _artifact_location(tracking_url)))
-    except MlflowException:
-        # another run of the project made it in between
-        found = client.get_experiment_by_name(project)
-        if found is None:
-            raise
-        return str(found.experiment_id)
-
-
-def _artifact_location(tracking_url: str) -> str | None:
-    """Returns where an experiment's files go: a server knows; beside the database of one that is
-    not up it is the folder that it will look in, and not the folder one happens to be in."""
-    if not tracking_url.startswith("sqlite:///"):
-        return None
-    return str(Path(tracking_url.removeprefix("sqlite:///")).absolute().parent / ARTIFACTS)
-
-
-def _find_or_create(
-    client: "MlflowClient", experiment_id: str, tags: Mapping[str, str], name: str
-) -> str:
-    wanted = " and ".join(
-        f"tags.`{key}` = '{value}'" for key, value in tags.items() if key.startswith("moescope.")
-    )
-    found = client.search_runs([experiment_id], wanted, max_results=1)
-    if found:
-        return str(found[0].info.run_id)
-    return str(client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
 
 
 def _metrics(frame: Frame, free_from_s: dict[Tier, float]) -> "list[Metric]":

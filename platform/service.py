@@ -26,7 +26,7 @@ from .announcement import Announcement, announce, announced, own_process
 from .children import Child, end_orphans
 from .delivery import LEASE as DELIVERY_LEASE
 from .errors import MoescopeError
-from .mlflow_sink import ARTIFACTS
+from .mlflow_door import ARTIFACTS
 from .scheduler import Ticker
 from .service_ticks import ServiceTicks
 from .settings import Settings

@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..platform import catalogue
+from ..platform import catalogue, trials
 from ..platform.records import Trial
 from ..platform.series import is_living, latest, read_series
 from ..platform.store import Store
-from . import trials
 from .results import FEWEST_STEPS, LAST_SHARE
 from .spec import EarlyStop, Halving, StudySpec
 

@@ -63,7 +63,7 @@ def fit_study(
     """Fits laws to what a study's trials came to, from the lowest held-out error on; without forms
     the first that its columns allow. Raises MoescopeError where the study is not there, or its
     trials do not carry a form."""
-    from . import trials
+    from ..platform import trials
     from .report.law_answers import fit_of_study
     from .report.table import counted, trial_table
 

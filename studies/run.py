@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ..platform import trials
 from ..platform.errors import MoescopeError
 from ..platform.records import Study, Trial
 from ..platform.settings import Settings
 from ..platform.store import Store
-from . import trials
 from .launchers.by_name import launcher_for
 from .plan import Plan
 from .work import set_by_signals

@@ -19,14 +19,13 @@ from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import Connection, delete, func, select, update
 
-from ..platform import tables
+from ..platform import tables, trials
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import parsed
 from ..platform.records import Firing, Schedule, ScheduleKind
 from ..platform.store import Store
 from ..platform.upserts import columns_of, insert_into
 from ..platform.upserts import replace as upsert
-from . import trials
 from .calibration import calibrated
 from .plan import Plan, plan
 from .points import shapes

@@ -6,15 +6,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from sqlalchemy import func, select
-
-from ..platform import tables
+from ..platform import reports, trials
 from ..platform.errors import MoescopeError
 from ..platform.frozen import parsed
 from ..platform.records import Study
 from ..platform.settings import Settings
 from ..platform.store import Store
-from . import schedules, trials
+from . import schedules
 from .launchers.by_name import launcher_for
 from .launchers.contract import Launcher
 from .spec import Launch, StudySpec
@@ -98,8 +96,8 @@ class StudyTicks:
             if code != 0:
                 _log.warning("study %s: its report ended with code %d", study.name, code)
                 self._not_before_s[study.name] = now_s + REPORT_AGAIN_S
-        ended_s = _last_end(self._store, study.name)
-        made_s = _last_report(self._store, study.name)
+        ended_s = trials.last_end(self._store, study.name)
+        made_s = reports.made_at(self._store, study.name) or 0.0
         if made_s >= ended_s or now_s < self._not_before_s.get(study.name, 0.0):
             return
         folder = self._settings.home_path / "studies" / study.name
@@ -114,15 +112,3 @@ class StudyTicks:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-
-
-def _last_report(store: Store, study: str) -> float:
-    """When the study's report was made; 0 where there is none."""
-    statement = select(tables.reports.c.made_s).where(tables.reports.c.study == study)
-    return float(store.database.read(lambda c: c.scalar(statement)) or 0.0)
-
-
-def _last_end(store: Store, study: str) -> float:
-    """When an attempt at a trial of the study last ended; 0 where none has."""
-    statement = select(func.max(tables.attempts.c.ended_s)).where(tables.attempts.c.study == study)
-    return float(store.database.read(lambda c: c.scalar(statement)) or 0.0)

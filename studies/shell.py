@@ -134,7 +134,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say how a study's trials stand."""
-    from . import trials
+    from ..platform import trials
 
     with opened_store(asked_settings(home, store)) as open_store:
         if study:
@@ -158,7 +158,7 @@ def _state_command(name: str, state: "StudyState", about: str) -> None:
         home: Home = None,
         store: StoreUrl = None,
     ) -> None:
-        from . import trials
+        from ..platform import trials
 
         with opened_store(asked_settings(home, store)) as open_store:
             trials.study(open_store, study)
@@ -181,7 +181,7 @@ def retry(
     store: StoreUrl = None,
 ) -> None:
     """Let failed trials be tried anew, from where they were; what is done stays done."""
-    from . import trials
+    from ..platform import trials
 
     with opened_store(asked_settings(home, store)) as open_store:
         trials.study(open_store, study)
@@ -191,7 +191,7 @@ def retry(
 
 def trial_rows(store: "Store", study: str) -> list[dict[str, Any]]:
     """Returns a study's trials as plain values, in the order of its plan."""
-    from . import trials
+    from ..platform import trials
 
     return [
         {

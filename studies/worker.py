@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from secrets import token_hex
 
+from ..platform import trials
 from ..platform.commands import ask as ask_trainer
 from ..platform.engines import StoreAway, UnknownRun
 from ..platform.errors import MoescopeError
@@ -24,7 +25,6 @@ from ..platform.store import Store
 from ..trainer.config import RunConfig
 from ..trainer.open_run import new_run_id
 from ..trainer.recipes.by_name import recipe
-from . import trials
 from .early_stop import ending_of
 from .launchers.process import LocalProcess, Place
 from .results import result_of

@@ -227,7 +227,7 @@ class SlurmLauncher:
 
     def _reap(self, jobs: Sequence[Job], now_s: float) -> None:
         """Ends the claims of jobs that are over, or wait again: sooner than they would run out."""
-        from .. import trials
+        from ...platform import trials
 
         running = {job.id for job in jobs if job.is_running}
         lost = [

@@ -16,7 +16,7 @@ ALLOWED = {
 }
 SCRIPTS = {"dashboard/app.py"}
 """Started by their path, where relative imports do not work."""
-DOORS = {"trainer/__main__.py"}
+DOORS = {"trainer/__main__.py", "studies/__main__.py"}
 """`python -m moescope.trainer`, for launchers of modules: the command by another name."""
 TORCH_FREE_ROOMS = ("platform", "dashboard")
 TORCH_FREE_MODULES = (

@@ -22,7 +22,7 @@ from moescope.platform.errors import MoescopeError
 from moescope.platform.migrate import MIGRATIONS, prepare, upgrade_store, versions
 from moescope.platform.records import Run
 from moescope.platform.store import Store, open_store
-from moescope.studies.trials import studies
+from moescope.platform.trials import studies
 
 RUN = Run("r1", "run", "p", {}, "running", "cpu", "0", 0.0, 0.0)
 

@@ -8,10 +8,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from moescope.platform import trials
 from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Schedule
 from moescope.platform.store import Store, open_store
-from moescope.studies import schedules, trials
+from moescope.studies import schedules
 
 BERLIN = "Europe/Berlin"
 

@@ -11,12 +11,12 @@ from typing import Any
 import psutil
 import pytest
 
+from moescope.platform import trials
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed, parsed
 from moescope.platform.records import Trial
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
-from moescope.studies import trials
 from moescope.studies.plan import plan
 from moescope.studies.run import run_study, start_study
 from moescope.studies.spec import StudySpec

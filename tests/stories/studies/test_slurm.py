@@ -20,9 +20,9 @@ import psutil
 import pytest
 import yaml
 
+from moescope.platform import trials
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
-from moescope.studies import trials
 from moescope.trainer.data.make_clips import make_clips
 
 pytestmark = [pytest.mark.story, pytest.mark.slurm, pytest.mark.postgres]

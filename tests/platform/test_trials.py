@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from moescope.platform import trials
 from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Study, Trial
 from moescope.platform.store import Store, open_store
-from moescope.studies import trials
 
 NAME, LEASE_S = "s", 30.0
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, not_, or_, select, update
 
-from ..platform import tables
-from ..platform.errors import MoescopeError, did_you_mean
-from ..platform.records import Attempt, Study, StudyState, Trial
-from ..platform.store import Store
-from ..platform.upserts import columns_of, insert_into
-from ..platform.upserts import replace as upsert
+from . import tables
+from .errors import MoescopeError, did_you_mean
+from .records import Attempt, Study, StudyState, Trial
+from .store import Store
+from .upserts import columns_of, insert_into
+from .upserts import replace as upsert
 
 MOST_FAILURES = 4
 FIRST_WAIT_S, MOST_WAIT_S = 5.0, 600.0
@@ -97,6 +97,12 @@ def attempts(store: Store, name: str, key: str) -> list[Attempt]:
         lambda c: c.execute(statement.order_by(_attempt.number)).mappings().all()
     )
     return [Attempt(**row) for row in rows]
+
+
+def last_end(store: Store, name: str) -> float:
+    """When an attempt at a trial of the study last ended; 0 where none has."""
+    statement = select(func.max(_attempt.ended_s)).where(_attempt.study == name)
+    return float(store.database.read(lambda c: c.scalar(statement)) or 0.0)
 
 
 def claim(
