@@ -3,16 +3,20 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..platform import catalogue
 from ..platform.errors import MoescopeError
 from ..platform.records import Trial
 from ..platform.series import is_living, read_series
 from ..platform.store import Store
+from ..platform.watchman import HEARTBEAT_LOST, STALLED
 
 LAST_SHARE, FEWEST_STEPS = 0.1, 5
 """Of a run's steps whose mean is its loss: single steps differ by their batch."""
 TOKEN_TOLERANCE = 0.01
+LOST = 1.5
+"""Times its first loss: single batches lie up to a third apart."""
 
 
 class Verdict(NamedTuple):
@@ -41,13 +45,14 @@ def result_of(
     found = verdict_of(store, trial.run_id, status)
     if verdict:
         found = found._replace(word=verdict)
-    if (
-        found.word not in ("unstable", "stopped early")
-        and abs(tokens / wanted - 1) > TOKEN_TOLERANCE
-    ):
+    is_whole = found.word not in ("unstable", "stopped early")
+    if is_whole and abs(tokens / wanted - 1) > TOKEN_TOLERANCE:
         raise MoescopeError(f"it saw {tokens:,} tokens of {wanted:,}")
     last = losses[-max(FEWEST_STEPS, round(LAST_SHARE * len(losses))) :]
     finite = last[np.isfinite(last)]
+    if is_whole and has_lost_all(losses, finite):
+        found = found._replace(word="unstable")
+        reason = "its loss is far above what it began with"
     times = series.times_s
     return {
         "loss": float(finite.mean()) if len(finite) else None,
@@ -61,10 +66,26 @@ def result_of(
     }
 
 
+def has_lost_all(losses: NDArray[np.float32], last: NDArray[np.float32]) -> bool:
+    """Whether a run ended far above the loss it began with, or without a finite one: then it has
+    diverged, however calm it is by now.
+
+    losses: of all steps. last: the finite ones of its last steps.
+    """
+    if not len(losses):
+        return False
+    return not len(last) or bool(np.isfinite(losses[0]) and last.mean() > LOST * losses[0])
+
+
 def verdict_of(store: Store, run_id: str, status: str) -> Verdict:
     """unstable: it was halted by the policy, or a critical alert stood at its end. rolled back: it
     went back and came to its end. healed: alerts that were resolved by themselves."""
-    alerts = [alert for alert in store.alerts(run_id) if alert.severity != "info"]
+    alerts = [
+        alert
+        for alert in store.alerts(run_id)
+        # that a process or its machine died says nothing of the training
+        if alert.severity != "info" and alert.rule not in (HEARTBEAT_LOST, STALLED)
+    ]
     rollbacks = len([s for s in store.segments(run_id) if s.reason == "rollback"])
     rules = tuple(sorted({alert.rule for alert in alerts}))
     standing = any(alert.severity == "critical" and alert.state != "resolved" for alert in alerts)

@@ -135,7 +135,15 @@ class Worker:
             self._store.update_run(run.id, is_archived=True, note=why)
             self.trial = trial = trials.begin_anew(self._store, trial, new_run_id())
         log = self._settings.home_path / "studies" / self._study / f"{trial.key}.log"
-        self.process = LocalProcess(self._command(trial), log, self._place)
+        try:
+            command = self._command(trial)
+        except StoreAway:
+            raise
+        except MoescopeError as error:
+            # no configuration that this program knows: trying again is of no use
+            self._fail(trial, str(error), is_final=True)
+            return
+        self.process = LocalProcess(command, log, self._place)
         again = f" (attempt {trial.num_attempts})" if trial.num_attempts > 1 else ""
         self._say(f"started  {trial.label}{again}")
 
