@@ -64,7 +64,10 @@ def _buttons(store: Store, now: StudyNow) -> None:
     asking = f"asking_cancel_{study.name}"
     with st.container(horizontal=True, gap="small"):
         for state, (label, icon, what) in _BUTTONS.items():
-            if state == study.state or (study.state == "cancelled" and state == "paused"):
+            is_over = not (now.counts["waiting"] or now.counts["running"])
+            if state == study.state or (state == "paused" and study.state == "cancelled"):
+                continue
+            if is_over and state != "running":
                 continue
             is_asked = state == "cancelled"
             st.button(
@@ -130,7 +133,8 @@ def _report(store: Store, name: str) -> None:
     _figures(report)
     excluded = told.get("excluded", [])
     if excluded:
-        with st.expander(f"{len(excluded)} trials do not count"):
+        s = "s do" if len(excluded) > 1 else " does"
+        with st.expander(f"{len(excluded)} trial{s} not count"):
             for row in excluded:
                 st.markdown(f"- {plain(str(row['label']), 120)}: {plain(str(row['reason']), 300)}")
 

@@ -209,7 +209,7 @@ def test_from_a_schedule_to_the_dashboard(
         assert excluded["key"] == last.key
         assert "unstable" in excluded["reason"] or "diverged" in excluded["reason"]
         assert "do not extrapolate" in told["headline"]
-        assert "11 runs for 5 parameters" in told["headline"]
+        assert "11 trials do not pin the 5 parameters" in told["headline"]
         page = (Path(report.folder) / "report.html").read_text()
         assert "DO NOT EXTRAPOLATE" in page
 
