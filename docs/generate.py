@@ -53,7 +53,9 @@ WHOLE_FOLDERS = {
     "tests/kernels": "mirrors kernels/",
     "tests/monitors": "mirrors monitors/",
     "tests/platform": "mirrors platform/",
+    "tests/services": "what the tests need and no machine has: a Slurm of one node",
     "tests/stories": "whole journeys in real processes, run by `make stories`",
+    "tests/studies": "mirrors studies/",
     "tests/trainer": "mirrors trainer/",
 }
 """Folders that get one line instead of one per file."""
@@ -117,13 +119,15 @@ def command_page() -> str:
 
 
 def commands() -> Iterator[tuple[str, Any]]:
-    """Yields (words to type, command) of every command and sub-command."""
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+    """Yields (words to type, command) of every command and sub-command that a person types."""
+    groups = get_command(app).commands  # type: ignore[attr-defined]
+    for name, command in groups.items():
         inner = getattr(command, "commands", {})
         if not inner or getattr(command, "invoke_without_command", False):
             yield f"moescope {name}", command
         for inner_name, inner_command in inner.items():
-            yield f"moescope {name} {inner_name}", inner_command
+            if not inner_command.hidden:
+                yield f"moescope {name} {inner_name}", inner_command
 
 
 def _argument(argument: Any) -> str:
