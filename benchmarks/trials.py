@@ -132,6 +132,7 @@ def alone(settings: Settings, clips: Path, run_id: str) -> tuple[float, float]:
 
 
 def overhead() -> None:
+    os.environ["MOESCOPE_MLFLOW"] = "off"  # of trainers and workers alike
     with tempfile.TemporaryDirectory() as folder:
         clips = Path(folder) / "clips"
         make_clips(clips, 12, seed=0)

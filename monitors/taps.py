@@ -43,7 +43,9 @@ class Taps:
     step out is no news. bounded: for each block its modules that clamp what goes into activations:
     while watched they add the numbers of clamped and of all elements to their `clamped_2`, a
     tensor (2,), which is None otherwise; where there is such a module, the share of each block is a
-    signal, 0 where it clamps nothing or did not run. Of several forwards in one `watching()` the
+    signal, 0 where it clamps nothing or did not run. attentions: for each block its modules that
+    bound their logits: while watched they raise their `logit_bound_1`, a tensor (1,), which is None
+    otherwise; the largest of each block is a signal. Of several forwards in one `watching()` the
     last counts. Hooks do not fire in a graph that was compiled without them.
     """
 
@@ -55,11 +57,13 @@ class Taps:
         num_experts: int | None = None,
         num_rows: Sequence[int] = (),
         bounded: Sequence[Sequence[nn.Module]] = (),
+        attentions: Sequence[Sequence[nn.Module]] = (),
         device: torch.device | str | None = None,
     ) -> None:
         self._blocks = list(blocks)
         self._routers = list(routers)
         self._bounded = [list(modules) for modules in bounded] if any(bounded) else []
+        self._attentions = [list(modules) for modules in attentions] if any(attentions) else []
         if device is None:
             parameter = next((p for block in self._blocks for p in block.parameters()), None)
             device = "cpu" if parameter is None else parameter.device
@@ -81,6 +85,7 @@ class Taps:
                 "z_M": (num_moe,),
                 "bias_range_M": (num_moe,),
                 "clamped_L2": (len(self._bounded), 2),
+                "logit_bound_L1": (len(self._attentions), 1),
             },
             device,
         )
@@ -97,13 +102,13 @@ class Taps:
                 router.register_forward_hook(self._router_hook(i))
                 for i, router in enumerate(self._routers)
             ]
-        self._count_clamped(True)
+        self._fill_from_inside(True)
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-            self._count_clamped(False)
+            self._fill_from_inside(False)
 
     def send(self) -> None:
         self._packed.send()
@@ -131,6 +136,8 @@ class Taps:
             values[catalogue.ACTIVATION_CLAMPED_SHARE] = np.divide(
                 clamped, total, out=np.zeros_like(clamped), where=total != 0
             )
+        if self._attentions:
+            values[catalogue.ATTENTION_LOGIT_BOUND] = host["logit_bound_L1"][:, 0]
         if host["entropy_M"].size:
             tokens = host["tokens_ME"]
             values |= {
@@ -145,12 +152,17 @@ class Taps:
                 values[catalogue.BIAS_RANGE] = host["bias_range_M"]
         return values
 
-    def _count_clamped(self, is_on: bool) -> None:
-        for modules, row_2 in zip(self._bounded, self._packed["clamped_L2"], strict=True):
-            if is_on:
-                row_2.zero_()
-            for module in modules:
-                module.clamped_2 = row_2 if is_on else None  # type: ignore[assignment]
+    def _fill_from_inside(self, is_on: bool) -> None:
+        """Hands modules, or takes from them, the row that they write to themselves."""
+        for name, modules_L, row_L in (
+            ("clamped_2", self._bounded, self._packed["clamped_L2"]),
+            ("logit_bound_1", self._attentions, self._packed["logit_bound_L1"]),
+        ):
+            for modules, row in zip(modules_L, row_L, strict=True):
+                if is_on:
+                    row.zero_()
+                for module in modules:
+                    setattr(module, name, row if is_on else None)
 
     def _block_hook(self, index: int) -> Any:
         place_2 = self._packed["activation_L2"][index]

@@ -75,6 +75,7 @@ ACTIVATION_RMS = "activation/rms"
 ACTIVATION_ABSMAX = "activation/absmax"
 ACTIVATION_OUTLIER_RATIO = "activation/outlier_ratio"
 ACTIVATION_CLAMPED_SHARE = "activation/clamped_share"
+ATTENTION_LOGIT_BOUND = "attention/logit_bound"
 PROBE_LOSS = "probe/loss"
 PROBE_LOSS_BIN = "probe/loss_bin"
 STEP_TIME_S = "time/step_s"
@@ -503,6 +504,19 @@ _SPECS = (
         "The bound does the work that training should: activations want to grow.",
         "The bound is idle, as it should be.",
         "facts: model.md section 8",
+    ),
+    _spec(
+        ATTENTION_LOGIT_BOUND,
+        "1",
+        _LAYER,
+        "sampled",
+        "activation",
+        "two norms of each query and key of the sampled step",
+        "Largest query norm times largest key norm over sqrt(d), per block: no attention logit is "
+        "larger.",
+        "Attention may harden on single tokens, which comes before many a divergence.",
+        "Attention stays soft.",
+        "arXiv 2309.14322, section 3.1",
     ),
     _spec(
         PROBE_LOSS,

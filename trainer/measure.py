@@ -14,7 +14,7 @@ from ..monitors.collect import Packed
 from ..monitors.taps import Taps
 from ..platform import catalogue
 from .config import RunConfig
-from .model.make import bounded_mlps, watched_blocks
+from .model.make import attentions, bounded_mlps, watched_blocks
 from .model.noise_experts import NoiseExperts
 from .moe.noise_experts import lower_edges, shares
 from .moe.steps import moe_layers
@@ -66,6 +66,7 @@ class Measure:
             num_experts=num_experts,
             num_rows=[len(layer.tally.counts_RE) for layer in self._layers],
             bounded=[bounded_mlps(block) for block in blocks],
+            attentions=[attentions(block) for block in blocks],
             device=device,
         )
 

@@ -19,6 +19,7 @@ _ACTIVATIONS = {
     "largest": catalogue.ACTIVATION_ABSMAX,
     "outlier ratio": catalogue.ACTIVATION_OUTLIER_RATIO,
     "clamped": catalogue.ACTIVATION_CLAMPED_SHARE,
+    "attention logits": catalogue.ATTENTION_LOGIT_BOUND,
 }
 _ROUTERS = {
     "entropy": catalogue.ROUTER_ENTROPY_NATS,

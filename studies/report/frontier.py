@@ -44,7 +44,7 @@ WATCHED = (
     Watched(catalogue.DEAD_EXPERTS, "dead experts", 0.5),
     # one pre-activation in a thousand
     Watched(catalogue.ACTIVATION_CLAMPED_SHARE, "clamped share", 1e-3),
-    # of attention no logits are sampled: where they grow, so do the largest activations
+    Watched(catalogue.ATTENTION_LOGIT_BOUND, "attention logits (bound)", 0.0),
     Watched(catalogue.ROUTER_Z, "router logits (z)", 0.05),
     Watched(catalogue.ACTIVATION_ABSMAX, "largest activation", 0.0),
     Watched(catalogue.GRAD_NORM, "gradient norm", 0.0),

@@ -21,8 +21,8 @@ Learning-rate sensitivity is the mean over the rates of min(loss, loss at initia
 best (arXiv 2309.14322).
 
 A signal grows from the first of three samples above its least median of five plus six median
-absolute deviations (5% at least), if nine of ten later samples stay there. Of attention no logits
-are sampled; the largest activation and the logits of the router stand for them.
+absolute deviations (5% at least), if nine of ten later samples stay there. Of attention logits the
+bound by the norms of queries and keys is watched.
 """
 METHOD = tuple(" ".join(part.split()) for part in _TEXT.strip().split("\n\n"))
 """A paragraph each."""

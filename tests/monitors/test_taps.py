@@ -207,3 +207,28 @@ def test_the_share_of_clamped_elements_is_that_of_all_modules_of_a_block() -> No
         blocks[0](torch.ones(8, 4))
     without.send()
     assert catalogue.ACTIVATION_CLAMPED_SHARE not in without.read()
+
+
+class Attending(nn.Module):
+    """Raises its bound to its largest element, where it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit_bound_1: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.logit_bound_1 is not None:
+            self.logit_bound_1.copy_(torch.maximum(self.logit_bound_1, x.amax()))
+        return x
+
+
+def test_the_logit_bound_of_a_block_is_the_largest_of_its_attentions_and_begins_anew() -> None:
+    blocks = nn.ModuleList([nn.Sequential(Attending(), Attending()), nn.Sequential()])
+    taps = Taps(list(blocks), [], attentions=[[blocks[0][0], blocks[0][1]], []])
+    for size in (7.0, 3.0):
+        with taps.watching():
+            blocks[0](torch.tensor([[size, -9.0]]))
+        taps.send()
+        assert taps.read()[catalogue.ATTENTION_LOGIT_BOUND].tolist() == [size, 0.0]
+        assert blocks[0][0].logit_bound_1 is None
+    assert catalogue.ATTENTION_LOGIT_BOUND not in Taps(list(blocks), []).read()

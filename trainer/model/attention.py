@@ -37,15 +37,19 @@ class Attention(nn.Module):
         self.query_gain, self.key_gain = (
             nn.Parameter(torch.ones(width)) if width else None for width in gains
         )
+        self.logit_bound_1: Tensor | None = None
 
     def forward(self, x_BSD: Tensor, rotary_2SP: Tensor | None) -> Tensor:
-        """x_BSD: (B, S, D). rotary_2SP: `positions.rotary_table`, or None. Returns (B, S, D)."""
+        """x_BSD: (B, S, D). rotary_2SP: `positions.rotary_table`, or None. Returns (B, S, D).
+        Raises logit_bound_1, where it is set, to the bound of its logits."""
         q_BSD, k_BSD, v_BSD, gate_BSH = self.qkv(x_BSD).split(self.rows, dim=-1)
         q_BHSd = self._head_by_head(q_BSD, self.heads, self.query_gain)
         k_BKSd = self._head_by_head(k_BSD, self.key_heads, self.key_gain)
         v_BKSd = by_head(v_BSD, self.key_heads)
         if rotary_2SP is not None:
             q_BHSd, k_BKSd = rotate(q_BHSd, rotary_2SP), rotate(k_BKSd, rotary_2SP)
+        if self.logit_bound_1 is not None:
+            note_logit_bound(q_BHSd, k_BKSd, self.logit_bound_1)
         dtype = v_BKSd.dtype
         y_BHSd = attend(q_BHSd.to(dtype), k_BKSd.to(dtype), v_BKSd, self.soft_cap)
         if gate_BSH.shape[-1]:
@@ -76,6 +80,17 @@ def attend(q_BHSd: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, soft_cap: float = 0.0
     logit_BHSS = (q_BHSd @ k_BHSd.transpose(-2, -1)).float() / math.sqrt(q_BHSd.shape[-1])
     weight_BHSS = (soft_cap * torch.tanh(logit_BHSS / soft_cap)).softmax(dim=-1)
     return weight_BHSS.to(v_BHSd.dtype) @ v_BHSd
+
+
+@torch.no_grad()
+def note_logit_bound(q_BHSd: Tensor, k_BKSd: Tensor, bound_1: Tensor) -> None:
+    """Raises bound_1 to max |q| max |k| / sqrt(d), over the heads of each sample; no logit before a
+    soft cap is larger, and the product of queries and keys need not be made to know it."""
+    group = q_BHSd.shape[1] // k_BKSd.shape[1]
+    q_BH = q_BHSd.float().norm(dim=-1).amax(-1)
+    k_BH = k_BKSd.float().norm(dim=-1).amax(-1).repeat_interleave(group, dim=1)
+    bound = (q_BH * k_BH).amax() / math.sqrt(q_BHSd.shape[-1])
+    bound_1.copy_(torch.maximum(bound_1, bound))
 
 
 def shared(x_BKSd: Tensor, group: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from ..config import RunConfig
 from ..model_config import Family, is_bounded
 from ..moe.experts import MoeLayer
+from .attention import Attention
 from .block import Block
 from .class_dit import ClassDit
 from .mlp import Mlp
@@ -44,6 +45,11 @@ def bounded_mlps(block: nn.Module) -> list[nn.Module]:
         if (isinstance(module, Mlp) and is_bounded(module.form))
         or (isinstance(module, MoeLayer) and is_bounded(module.config.expert))
     ]
+
+
+def attentions(block: nn.Module) -> list[nn.Module]:
+    """Returns what a block attends to itself with."""
+    return [module for module in block.modules() if isinstance(module, Attention)]
 
 
 def watched_blocks(model: nn.Module) -> list[nn.Module]:

@@ -160,6 +160,7 @@ def diverging(grows_at: int, steps: int = 100, seed: int = 0) -> dict[str, np.nd
             [np.maximum(growing(grows_at - 12, 0.0, 0.004, 0.0), 0.0)] * 2, 1
         ),
         catalogue.GRAD_NORM: growing(grows_at - 5, 0.8, 0.25, 0.05),
+        catalogue.ATTENTION_LOGIT_BOUND: np.stack([growing(grows_at - 8, 2.0, 0.4, 0.02)] * 2, 1),
     }
 
 

@@ -35,6 +35,7 @@ CLOSE = (
     catalogue.GRAD_NORM,
     catalogue.ACTIVATION_RMS,
     catalogue.ACTIVATION_ABSMAX,
+    catalogue.ATTENTION_LOGIT_BOUND,
     catalogue.ROUTER_ENTROPY_NATS,
 )
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moescope.kernels.compare import relative_error
 from moescope.trainer.counts.parts import attention_parameters
-from moescope.trainer.model.attention import Attention, attend
+from moescope.trainer.model.attention import Attention, attend, note_logit_bound
 from moescope.trainer.model.positions import rotary_table, rotate
 from moescope.trainer.model_config import ModelConfig
 
@@ -239,3 +239,33 @@ def test_half_precision_products_change_little(changes: dict[str, Any]) -> None:
     assert got.dtype == torch.bfloat16
     # bf16 keeps 8 bits: each of four products in a row is off by up to 2^-9 of its size
     assert relative_error("answer", want, got.float()) < 0.03
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2], ids=["a head each", "two share one"])
+def test_no_logit_exceeds_its_bound_and_one_that_is_along_a_key_meets_it(kv_heads: int) -> None:
+    torch.manual_seed(0)
+    q_BHSd, k_BKSd = torch.randn(2, 4, 5, 8), torch.randn(2, kv_heads, 5, 8)
+    k_BHSd = k_BKSd.repeat_interleave(4 // kv_heads, dim=1)
+    largest = float((q_BHSd @ k_BHSd.transpose(-2, -1)).abs().max()) / math.sqrt(8)
+    bound_1 = torch.zeros(1)
+    note_logit_bound(q_BHSd, k_BKSd, bound_1)
+    assert largest < float(bound_1) < 3 * largest
+    # the longest query along the longest key of its head
+    q_BHSd = 10 * k_BHSd
+    note_logit_bound(q_BHSd, k_BKSd, bound_1)
+    along = 10 * float(k_BKSd.square().sum(-1).max()) / math.sqrt(8)
+    assert float(bound_1) == pytest.approx(along, rel=1e-6)
+    # it is raised and never lowered
+    note_logit_bound(0 * q_BHSd, k_BKSd, bound_1)
+    assert float(bound_1) == pytest.approx(along, rel=1e-6)
+
+
+def test_watching_the_bound_changes_no_answer() -> None:
+    torch.manual_seed(0)
+    attention = Attention(ModelConfig(width=32, heads=4, layers=1))
+    x_BSD = torch.randn(2, 5, 32)
+    want = attention(x_BSD, None)
+    attention.logit_bound_1 = torch.zeros(1)
+    assert torch.equal(attention(x_BSD, None), want)
+    # queries and keys of RMS 1: norms of sqrt(d), so logits of at most sqrt(d)
+    assert 0.0 < float(attention.logit_bound_1) <= math.sqrt(8) * (1 + 1e-5)
