@@ -10,6 +10,8 @@ from .errors import MoescopeError, did_you_mean
 from .records import DamagedConfig
 
 Config = TypeVar("Config", bound="Frozen")
+MOST_SHOWN = 120
+"""Characters of a wrong value."""
 
 
 class Frozen(BaseModel):
@@ -106,6 +108,7 @@ def _is_number(text: str) -> bool:
 def _known_keys(config_type: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, field in config_type.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield f"{prefix}{name}", field  # for near names of a section
             yield from _known_keys(field.annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
@@ -120,4 +123,6 @@ def _advice(error: Any, known: list[str]) -> str:
         return message
     # the words nan and inf, as YAML 1.1 reads them, are numbers to whoever wrote them
     value = str(error["input"]) if error["type"] == "finite_number" else repr(error["input"])
+    if len(value) > MOST_SHOWN:
+        value = f"{value[:MOST_SHOWN]}..."
     return f"{key} is {value}: {message[0].lower()}{message[1:]}"

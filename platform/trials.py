@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, not_, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, not_, or_, select, update
 
 from . import tables
 from .errors import MoescopeError, did_you_mean
@@ -23,6 +23,8 @@ MOST_FAILURES = 4
 FIRST_WAIT_S, MOST_WAIT_S = 5.0, 600.0
 """After a failure, twice as long each time."""
 
+KEPT = ("rungs",)
+"""What a trial noted on its way that others are compared with, whatever becomes of it."""
 _CHANGING = (
     *("state", "run_id", "num_attempts", "num_failures", "not_before_s", "worker", "until_s"),
     "result",
@@ -64,21 +66,28 @@ def ask(store: Store, wanted: Study, trials: Sequence[Trial]) -> tuple[int, int]
 
 
 def ask_within(connection: Connection, wanted: Study, trials: Sequence[Trial]) -> tuple[int, int]:
-    """`ask`, as a part of what a caller writes at once."""
+    """`ask`, as a part of what a caller writes at once. A study that a service sees to stays so."""
     of_study = _trial.study == wanted.name
+    served = select(tables.studies.c.is_served).where(tables.studies.c.name == wanted.name)
+    wanted = replace(wanted, is_served=wanted.is_served or bool(connection.scalar(served)))
     statement = upsert(connection.dialect.name, tables.studies, tuple(columns_of(wanted)))
     connection.execute(statement, columns_of(wanted))
-    old = set(connection.scalars(select(_trial.key).where(of_study)))
-    keys = [trial.key for trial in trials]
+    rows = connection.execute(select(_trial.key, _trial.is_wanted).where(of_study))
+    old: dict[str, bool] = {row.key: row.is_wanted for row in rows}
     new = [columns_of(trial) for trial in trials if trial.key not in old]
     if new:
         connection.execute(insert_into(connection.dialect.name, tables.trials), new)
-    for trial in trials:
-        place = {"position": trial.position, "label": trial.label, "is_wanted": True}
-        row = update(tables.trials).where(of_study, _trial.key == trial.key)
-        connection.execute(row.values(place))
-    retire = update(tables.trials).where(of_study, _trial.key.not_in(keys), _trial.is_wanted)
-    gone = connection.execute(retire.values(is_wanted=False)).rowcount
+    connection.execute(update(tables.trials).where(of_study).values(is_wanted=False))
+    asked = (
+        update(tables.trials)
+        .where(of_study, _trial.key == bindparam("of_key"))
+        .values(is_wanted=True, position=bindparam("place"), label=bindparam("words"))
+    )
+    if trials:
+        places = [{"of_key": t.key, "place": t.position, "words": t.label} for t in trials]
+        connection.execute(asked, places)
+    keys = {trial.key for trial in trials}
+    gone = sum(is_wanted and key not in keys for key, is_wanted in old.items())
     return len(new), gone
 
 
@@ -261,7 +270,8 @@ def release(store: Store, trial: Trial, reason: str, now_s: float) -> bool:
 
 
 def retry(store: Store, name: str, label: str = "") -> int:
-    """Lets failed trials, all or one by its label or key, be tried anew; returns how many."""
+    """Lets failed trials be tried anew, all, or one by its label or key, which may also be done:
+    stopped early, say; returns how many."""
     return store.database.write(lambda c: retry_within(c, name, label), is_durable=True)
 
 
@@ -271,7 +281,7 @@ def retry_within(connection: Connection, name: str, label: str = "") -> int:
     failed = update(tables.trials).where(
         _trial.study == name,
         _trial.is_wanted,
-        _trial.state == "failed",
+        _trial.state.in_(("failed", "done") if label else ("failed",)),
         *([or_(_trial.label == label, _trial.key == label)] if label else []),
     )
     return connection.execute(failed.values(again)).rowcount
@@ -308,7 +318,10 @@ def _failed(trial: Trial, reason: str, now_s: float, *, is_final: bool = False) 
         not_before_s=now_s + wait_s,
         worker="",
         until_s=0.0,
-        result={"reason": reason} if is_given_up else {},
+        result={
+            **{key: value for key, value in trial.result.items() if key in KEPT},
+            **({"reason": reason} if is_given_up else {}),
+        },
     )
 
 
@@ -326,10 +339,12 @@ def _give_back(
     store: Store, trial: Trial, after: Trial, now_s: float, reason: str, log_tail: str
 ) -> bool:
     def work(connection: Connection) -> bool:
-        mine = select(_trial.key).where(_mine(trial)).with_for_update()
-        if connection.scalar(mine) is None:
+        mine = select(_trial.result).where(_mine(trial)).with_for_update()
+        found = connection.execute(mine).first()
+        if found is None:
             return False
-        _change(connection, after)
+        kept = {key: value for key, value in found[0].items() if key in KEPT}
+        _change(connection, replace(after, result={**kept, **after.result}))
         _end_attempt(connection, trial, now_s, reason, log_tail)
         return True
 

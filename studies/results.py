@@ -15,8 +15,8 @@ from ..platform.watchman import HEARTBEAT_LOST, STALLED
 LAST_SHARE, FEWEST_STEPS = 0.1, 5
 """Of a run's steps whose mean is its loss: single steps differ by their batch."""
 TOKEN_TOLERANCE = 0.01
-LOST = 1.5
-"""Times its first loss: single batches lie up to a third apart."""
+LOST = 3.0
+"""Times what it began with; single batches of a few samples lie up to 2.5 times apart."""
 
 
 class Verdict(NamedTuple):
@@ -74,7 +74,11 @@ def has_lost_all(losses: NDArray[np.float32], last: NDArray[np.float32]) -> bool
     """
     if not len(losses):
         return False
-    return not len(last) or bool(np.isfinite(losses[0]) and last.mean() > LOST * losses[0])
+    if not len(last):
+        return True
+    # the first steps, unless they went up at once
+    began = min(np.nanmedian(losses[:FEWEST_STEPS]), LOST * losses[0])
+    return bool(np.isfinite(began) and last.mean() > LOST * began)
 
 
 def verdict_of(store: Store, run_id: str, status: str) -> Verdict:

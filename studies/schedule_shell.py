@@ -77,14 +77,14 @@ def schedules(home: Home = None, store: StoreUrl = None, as_json: Json = False) 
     rows = []
     with opened_store(asked_settings(home, store)) as open_store:
         for one in kept.schedules(open_store):
-            fired = kept.firings(open_store, one.name)
+            fired = kept.firings(open_store, one.name, most=1)
             rows.append(
                 {
                     "schedule": one.name,
                     "study": one.spec["name"],
                     "when": f"{one.kind} {one.when}",
                     "next": "paused" if one.is_paused else _next(one, now_s),
-                    "fired": len(fired),
+                    "fired": kept.num_firings(open_store, one.name),
                     "last": _shown(fired[0].due_s, one.zone) if fired else "",
                     "outcome": fired[0].outcome if fired else "",
                 }
@@ -105,9 +105,11 @@ def unschedule(
     """Take a schedule away, or let it rest; its study's trials stay."""
     from . import schedules as kept
 
+    if pause and go_on:
+        raise MoescopeError("--pause and --resume contradict each other: give one of them")
     with opened_store(asked_settings(home, store)) as open_store:
         if pause or go_on:
-            kept.set_paused(open_store, name, is_paused=pause and not go_on)
+            kept.set_paused(open_store, name, is_paused=pause)
         else:
             kept.remove(open_store, name)
     say(f"schedule {name} {'rests' if pause else 'goes on' if go_on else 'is gone'}")

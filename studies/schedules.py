@@ -32,6 +32,8 @@ from .points import shapes
 from .run import rows_of, study_of
 from .spec import StudySpec
 
+MOST_S = 3660 * 86400
+"""Ten years."""
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 HORIZONS_S = (3600.0, 86400.0, 32 * 86400.0, 400 * 86400.0)
@@ -60,10 +62,15 @@ def schedules(store: Store) -> list[Schedule]:
     return [Schedule(**row) for row in rows]
 
 
-def firings(store: Store, name: str) -> list[Firing]:
+def num_firings(store: Store, name: str) -> int:
+    statement = select(func.count()).where(_firing.schedule == name)
+    return int(store.database.read(lambda c: c.scalar(statement)) or 0)
+
+
+def firings(store: Store, name: str, most: int = 100) -> list[Firing]:
     """What came of a schedule, newest first."""
     statement = select(tables.firings).where(_firing.schedule == name)
-    statement = statement.order_by(_firing.due_s.desc())
+    statement = statement.order_by(_firing.due_s.desc()).limit(most)
     rows = store.database.read(lambda c: c.execute(statement).mappings().all())
     return [Firing(**row) for row in rows]
 
@@ -81,7 +88,10 @@ def set_paused(store: Store, name: str, *, is_paused: bool) -> None:
     values: dict[str, Any] = {"is_paused": is_paused}
     if not is_paused:
         values["created_s"] = time.time()
-    statement = update(tables.schedules).where(_schedule.name == name).values(values)
+    statement = update(tables.schedules).where(
+        _schedule.name == name, _schedule.is_paused != is_paused
+    )
+    statement = statement.values(values)
     store.database.write(lambda c: c.execute(statement), is_durable=True)
 
 
@@ -212,16 +222,17 @@ def _trigger(schedule: Schedule) -> BaseTrigger:
             )
         at = datetime.fromisoformat(schedule.when)
         return DateTrigger(at if at.tzinfo else at.replace(tzinfo=zone))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise MoescopeError(f"{schedule.kind} {schedule.when} is no time: {error}") from None
 
 
 def seconds_of(words: str) -> int:
     """Returns the seconds of 90s, 30m, 6h or 2d. Raises MoescopeError on anything else."""
     found = re.fullmatch(r"(\d+)\s*([smhd])", words.strip())
-    if found is None or int(found[1]) == 0:
-        raise MoescopeError(f"every {words} is no time: give 90s, 30m, 6h or 2d")
-    return int(found[1]) * UNITS_S[found[2]]
+    seconds = int(found[1]) * UNITS_S[found[2]] if found else 0
+    if not 0 < seconds <= MOST_S:
+        raise MoescopeError(f"every {words[:40]} is no time: give 90s, 30m, 6h or 2d")
+    return seconds
 
 
 def _cron_fields(line: str) -> dict[str, str]:
@@ -247,6 +258,8 @@ def _cron_fields(line: str) -> dict[str, str]:
 
 def _weekdays(part: str) -> str:
     span, _, step = part.partition("/")
+    if span.endswith("-"):
+        raise ValueError(f"{part} has no end")
     if span == "*" and not step:
         return "*"
     first, _, last = ("0-6" if span == "*" else span).partition("-")

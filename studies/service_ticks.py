@@ -1,6 +1,7 @@
 """What a service that leads does for studies, every second: schedules, workers, reports."""
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -41,6 +42,8 @@ class StudyTicks:
         self._holder = holder
         self._clock = clock
         self._launchers: dict[str, tuple[Launch, Launcher]] = {}
+        self._replaced: list[Launcher] = []
+        """Of studies whose launch changed: their workers end when they have nothing left."""
         self._reports: dict[str, subprocess.Popen[bytes]] = {}
         self._not_before_s: dict[str, float] = {}
         self._faults: dict[str, str] = {}
@@ -48,6 +51,10 @@ class StudyTicks:
     def tick(self) -> None:
         for firing in schedules.tick(self._store, self._holder, self._clock()):
             _log.warning("schedule %s: %s", firing.schedule, firing.outcome)
+        for launcher in list(self._replaced):
+            launcher.look(0)
+            if launcher.is_idle:
+                self._replaced.remove(launcher)
         for study in trials.studies(self._store):
             if study.is_served:
                 try:
@@ -60,7 +67,7 @@ class StudyTicks:
 
     def stop(self) -> None:
         """Lets the workers of this machine save and end; others go on."""
-        for _, launcher in self._launchers.values():
+        for launcher in (*self._replaced, *(one for _, one in self._launchers.values())):
             launcher.stop()
         for report in self._reports.values():
             report.terminate()
@@ -73,13 +80,17 @@ class StudyTicks:
                 trials.num_wanted(self._store, study.name, now_s)
             ):
                 _log.warning("study %s: %s", study.name, line)
-        else:
-            self._report(study, now_s)
+            return
+        if study.name in self._launchers:
+            self._replaced.append(self._launchers.pop(study.name)[1])
+        self._report(study, now_s)
 
     def _launcher(self, study: Study) -> Launcher:
         spec: StudySpec = parsed(StudySpec, study.spec, f"study {study.name}")
         launch, launcher = self._launchers.get(study.name, (None, None))
         if launcher is None or launch != spec.launch:
+            if launcher is not None:
+                self._replaced.append(launcher)
             log = self._settings.home_path / "studies" / study.name / "workers.log"
             launcher = launcher_for(self._store, self._settings, study.name, spec.launch, log)
             self._launchers[study.name] = (spec.launch, launcher)
@@ -103,10 +114,12 @@ class StudyTicks:
         folder = self._settings.home_path / "studies" / study.name
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "moescope.studies", "report", study.name]
-        command += ["--home", str(self._settings.home_path), "--store", self._store.url]
+        command += ["--home", str(self._settings.home_path)]
         with (folder / "report.log").open("ab") as log:
             self._reports[study.name] = subprocess.Popen(
                 command,
+                # passed on whole, not read; the store's address may hold a password
+                env={**os.environ, "MOESCOPE_STORE": self._store.url},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -108,6 +108,7 @@ def work(
     number: Annotated[int, typer.Option("--slot")],
     cores: Annotated[str, typer.Option("--cores")] = "",
     gpus: Annotated[str | None, typer.Option("--gpus")] = None,
+    are_cores_own: Annotated[bool, typer.Option("--own-cores")] = False,
     memory_gib: Annotated[float, typer.Option("--memory-gib")] = 0.0,
     home: Home = None,
     store: StoreUrl = None,
@@ -123,7 +124,7 @@ def work(
     )
     settings = asked_settings(home, store)
     with opened_store(settings) as open_store:
-        work_in_slot(open_store, settings, study, number, place, say)
+        work_in_slot(open_store, settings, study, number, place, say, are_cores_own=are_cores_own)
 
 
 @study_app.command()
@@ -176,7 +177,9 @@ _state_command("cancel", "cancelled", "Start no further trial; those that run sa
 @study_app.command()
 def retry(
     study: StudyName,
-    trial: Annotated[str, typer.Option("--trial", help="Label or key of one; else all.")] = "",
+    trial: Annotated[
+        str, typer.Option("--trial", help="Label or key of one, done or not; else all failed.")
+    ] = "",
     home: Home = None,
     store: StoreUrl = None,
 ) -> None:

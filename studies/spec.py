@@ -1,5 +1,7 @@
 """What a study can say: `study.yaml`, read and checked before anything is planned."""
 
+import math
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -19,6 +21,14 @@ from ..platform.frozen import Frozen, parsed
 LIBRARY = Path(__file__).parent / "library"
 """Named studies, each a file of its own."""
 
+MOST_TRIALS = 20_000
+OWN = {
+    "data.folder": "data",
+    "seed": "seeds",
+    "steps": "budget",
+    "project": "name, which is the runs' project",
+}
+"""{key of a recipe: what a study says in its place}"""
 Kind = Literal["ladder", "isoflop", "grid", "ablation", "sensitivity", "seeds"]
 
 
@@ -294,6 +304,11 @@ def _misfits(s: StudySpec) -> list[str]:
         faults.append(f"seeds are {list(s.seeds)}: give each once, one at least")
     if s.ablations and s.kind != "ablation":
         faults.append(f"ablations do not go with kind {s.kind}: make it ablation")
+    for place in (s.changes, s.axes, *s.ablations.values()):
+        faults += [f"{key} is not set there: say {say}" for key, say in OWN.items() if key in place]
+    num = num_trials(s)
+    if num > MOST_TRIALS:
+        faults.append(f"it asks for {num:,} trials, more than {MOST_TRIALS:,}: take values away")
     clash = sorted(set(s.follow) & (set(s.axes) | set(s.changes)))
     faults += [f"{key} follows {s.follow[key].of} and is set: keep one" for key in clash]
     faults += _circles(s.follow)
@@ -324,6 +339,14 @@ def _misfits(s: StudySpec) -> list[str]:
     return faults
 
 
+def num_trials(s: StudySpec) -> int:
+    """How many trials a study asks for, without planning one."""
+    sizes = len(s.sizes.recipes or s.sizes.active_params) if s.sizes else 1
+    ablations = len(s.ablations) + 1 if s.ablations else 1
+    axes = math.prod(len(values) for values in s.axes.values())
+    return sizes * ablations * axes * len(s.budget.values) * len(s.seeds)
+
+
 def _circles(follow: dict[str, Follow]) -> list[str]:
     for start in follow:
         path = [start]
@@ -351,27 +374,43 @@ def read_spec(place: str) -> StudySpec:
             )
             raise MoescopeError(f"unknown study {place}{hint}; or give a file.yaml")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise MoescopeError(f"study {place} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise MoescopeError(f"study {place} is no YAML: {said[:160]}") from None
     if not isinstance(values, dict):
         raise MoescopeError(f"study {place} is no YAML of keys and values: start with `name: ...`")
-    spec: StudySpec = parsed(StudySpec, _as_numbers(values), f"study {place}")
+    spec: StudySpec = parsed(StudySpec, values, f"study {place}")
     return spec
 
 
-def _as_numbers(value: Any) -> Any:
-    """YAML 1.1 reads 1e6 as text, being a number without a dot."""
-    if isinstance(value, dict):
-        return {key: _as_numbers(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_as_numbers(inner) for inner in value]
-    if isinstance(value, str) and value[:1].isdigit():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+class _Loader(yaml.SafeLoader):
+    """YAML as a person means it: 1e6 is a number, on and off are words, a key stands once, and
+    nothing refers to something else."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it refers to another part of itself (*): write it out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"{key} is given twice: keep one")
+        return super().construct_mapping(node, deep)
+
+
+_NUMBER, _WORD = "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool"
+# YAML 1.1 reads 1e6 as text, being a number without a dot, and on, off, yes and no as true or false
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if not (tag == _WORD and first in "yYnNoO")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    _NUMBER, re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)

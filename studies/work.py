@@ -14,7 +14,7 @@ from ..platform import leases
 from ..platform.errors import MoescopeError
 from ..platform.settings import Settings
 from ..platform.store import Store
-from .launchers.local import slot_lease
+from .launchers.local import place_leases
 from .launchers.process import Place
 from .worker import Worker
 
@@ -30,32 +30,43 @@ def work_in_slot(
     number: int,
     place: Place,
     say: Callable[[str], None],
+    *,
+    are_cores_own: bool = False,
 ) -> None:
     """Works in a slot of this machine until none of the study's trials may run, SIGTERM or Ctrl-C;
-    does nothing where somebody else works in it."""
-    holder = f"{socket.gethostname()}:{os.getpid()}:{token_hex(3)}"
-    lease = slot_lease(number)
-    if not leases.claim(store, lease, holder, time.time(), SLOT_LEASE_S):
-        return
+    does nothing where somebody else works in it, or has one of its GPUs, or of its cores where they
+    are its own."""
+    holder = f"{socket.gethostname()}:{os.getpid()}:{token_hex(3)}:{study}"
+    names = place_leases(number, place, are_cores_own=are_cores_own)
     stop, is_over = threading.Event(), threading.Event()
-    beating = threading.Thread(target=_beat, args=(store, lease, holder, is_over), daemon=True)
-    beating.start()
     try:
-        with set_by_signals(stop):
-            Worker(store, settings, study, place, say=say).work(stop)
+        if not all(leases.claim(store, name, holder, time.time(), SLOT_LEASE_S) for name in names):
+            return
+        beating = threading.Thread(target=_beat, args=(store, names, holder, is_over), daemon=True)
+        beating.start()
+        try:
+            with set_by_signals(stop):
+                Worker(store, settings, study, place, say=say).work(stop)
+        finally:
+            is_over.set()
+            beating.join()
     finally:
-        is_over.set()
-        beating.join()
-        leases.release(store, lease, holder)
+        for name in names:
+            leases.release(store, name, holder)
 
 
-def _beat(store: Store, lease: str, holder: str, is_over: threading.Event) -> None:
+def _beat(store: Store, names: list[str], holder: str, is_over: threading.Event) -> None:
+    is_away = False
     while not is_over.wait(SLOT_BEAT_S):
         try:
-            # claimed and not only prolonged: it may have run out while the store was away
-            leases.claim(store, lease, holder, time.time(), SLOT_LEASE_S)
+            # claimed and not only prolonged: they may have run out while the store was away
+            for name in names:
+                leases.claim(store, name, holder, time.time(), SLOT_LEASE_S)
+            is_away = False
         except MoescopeError as error:
-            _log.warning("the slot's lease: %s", error)
+            if not is_away:
+                _log.warning("the slot's lease: %s", error)
+            is_away = True
 
 
 @contextmanager

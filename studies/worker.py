@@ -143,13 +143,15 @@ class Worker:
             # no configuration that this program knows: trying again is of no use
             self._fail(trial, str(error), is_final=True)
             return
-        self.process = LocalProcess(command, log, self._place)
+        # in the environment and not among the words, which any user of the machine can list
+        store = {"MOESCOPE_STORE": self._store.url}
+        self.process = LocalProcess(command, log, self._place, store)
         again = f" (attempt {trial.num_attempts})" if trial.num_attempts > 1 else ""
         self._say(f"started  {trial.label}{again}")
 
     def _command(self, trial: Trial) -> list[str]:
         words = [sys.executable, "-m", "moescope.trainer"]
-        place = ["--home", str(self._settings.home_path), "--store", self._store.url]
+        place = ["--home", str(self._settings.home_path)]
         if self._run_of(trial) is not None:
             return [*words, "--resume", trial.run_id, *place]
         config = parsed(RunConfig, trial.config, f"trial {trial.label}")
@@ -233,10 +235,10 @@ class Worker:
         self._say(f"done     {trial.label}: {loss}, {result['verdict']}{why}")
 
     def _fail(self, trial: Trial, reason: str, *, is_final: bool = False) -> None:
-        process = self.process
-        self.trial = self.process = None
-        tail = process.tail() if process is not None else ""
+        tail = self.process.tail() if self.process is not None else ""
+        # it is ours until the store knows: where that is away, the next look tells it again
         trials.fail(self._store, trial, reason, tail, self._clock(), is_final=is_final)
+        self.trial = self.process = None
         last = next((line for line in reversed(tail.splitlines()) if line.strip()), "")
         self._say(f"failed   {trial.label}: {reason} {last[:200]}")
 

@@ -17,6 +17,11 @@ class Launcher(Protocol):
         succeed."""
         ...
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nobody whom `stop` would end."""
+        ...
+
     def stop(self) -> None:
         """Lets the workers that it can reach save and give their trials back, and returns when
         they have."""

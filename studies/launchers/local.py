@@ -31,9 +31,12 @@ FIRST_PAUSE_S, MOST_PAUSE_S = 2.0, 60.0
 AT_ONCE_S = 5.0
 
 
-def slot_lease(number: int) -> str:
-    """Name of the lease that the worker in a slot of this machine holds."""
-    return f"slot {socket.gethostname()} {number}"
+def place_leases(number: int, place: Place, *, are_cores_own: bool) -> list[str]:
+    """Names of the leases that the worker in a slot of this machine holds: of the slot, of its
+    GPUs, and of its cores where they are nobody else's."""
+    host = socket.gethostname()
+    own = [f"slot {host} {number}", *(f"gpu {host} {gpu}" for gpu in place.gpus or ())]
+    return own + [f"core {host} {core}" for core in place.cores if are_cores_own]
 
 
 class LocalLauncher:
@@ -58,13 +61,18 @@ class LocalLauncher:
     def look(self, num_wanted: int) -> list[str]:
         now_s = time.time()
         told = self._bury(now_s)
-        taken = [self._is_taken(number, now_s) for number in range(len(self._places))]
-        missing = min(num_wanted, len(self._places)) - sum(taken)
-        for number, is_taken in enumerate(taken):
-            if missing > 0 and not is_taken and now_s >= self._not_before_s:
+        holders = [self._holder(number, now_s) for number in range(len(self._places))]
+        ours = sum(holder.endswith(f":{self._study}") for holder in holders)
+        missing = min(num_wanted, len(self._places)) - ours
+        for number, holder in enumerate(holders):
+            if missing > 0 and not holder and now_s >= self._not_before_s:
                 self._start(number, now_s)
                 missing -= 1
         return told
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._workers
 
     def stop(self) -> None:
         for worker, _ in self._workers.values():
@@ -79,15 +87,22 @@ class LocalLauncher:
                 worker.wait()
         self._workers.clear()
 
-    def _is_taken(self, number: int, now_s: float) -> bool:
+    def _holder(self, number: int, now_s: float) -> str:
+        """Who works in a place or has a part of it; the last word is the study. Empty: nobody."""
         if number in self._workers:
-            return True
-        return leases.holder(self._store, slot_lease(number), now_s) is not None
+            return f":{self._study}"
+        own = self._launch.cores > 0
+        for lease in place_leases(number, self._places[number], are_cores_own=own):
+            holder = leases.holder(self._store, lease, now_s)
+            if holder is not None:
+                return holder
+        return ""
 
     def _start(self, number: int, now_s: float) -> None:
         place = self._places[number]
         command = [sys.executable, "-m", "moescope.studies", "work", self._study]
-        command += ["--home", str(self._settings.home_path), "--store", self._store.url]
+        command += ["--home", str(self._settings.home_path)]
+        command += ["--own-cores"] if self._launch.cores else []
         command += ["--slot", str(number), "--memory-gib", f"{place.memory_gib:g}"]
         command += ["--cores", ",".join(map(str, place.cores))]
         if place.gpus is not None:
@@ -95,6 +110,8 @@ class LocalLauncher:
         with _opened(self._log) as out:
             worker = subprocess.Popen(
                 command,
+                # passed on whole, not read; the store's address may hold a password
+                env={**os.environ, "MOESCOPE_STORE": self._store.url},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT if out is not None else None,

@@ -3,10 +3,11 @@
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -29,11 +30,19 @@ class Place:
 class LocalProcess:
     """A trainer as a process group of its own; what it says goes into a file."""
 
-    def __init__(self, command: Sequence[str], log: Path, place: Place) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        place: Place,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """environment: variables added to those of this process."""
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         cores = place.cores
-        added = {"OMP_NUM_THREADS": str(len(cores))} if cores else {}
+        added = {**environment}
+        added |= {"OMP_NUM_THREADS": str(len(cores))} if cores else {}
         if place.gpus is not None:
             added["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
         with log.open("ab") as file:

@@ -6,17 +6,21 @@ back, and waits in the queue again; where it could not, the trial's claim ends a
 that the job has.
 """
 
+import hashlib
 import math
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 from types import FrameType
 from typing import Any
 
+from ...platform import leases
 from ...platform.errors import MoescopeError
 from ...platform.records import Trial
 from ...platform.settings import Settings
@@ -127,10 +131,13 @@ class SlurmLauncher:
                 "write to it: set MOESCOPE_STORE or --store to postgresql://..."
             )
         slurm_queue.refuse_where_away()
+        slurm_queue.refuse_what_it_has_not(_asked_of_sbatch(launch))
         self._store = store
         self._study = study
         self._launch = launch
-        self._name = f"moescope-{study}"
+        self._name = job_name(study, store.url)
+        self._lease = f"slurm {study}"
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{token_hex(3)}"
         self._folder = settings.home_path / "studies" / study / "slurm"
         self._worker = SlurmWorker(study, str(settings.home_path), store.url)
         self._told: set[str] = set()
@@ -149,7 +156,9 @@ class SlurmLauncher:
         self._reap(jobs, now_s)
         told += slurm_queue.complaints(jobs)
         missing = min(num_wanted, self._launch.slots) - len(jobs)
-        if missing > 0 and now_s >= self._not_before_s:
+        # one launcher at a time submits: two that counted the same queue would fill it twice
+        is_ours = leases.claim(self._store, self._lease, self._holder, now_s, 3 * LOOK_EVERY_S)
+        if is_ours and missing > 0 and now_s >= self._not_before_s:
             try:
                 array = self._submit(missing)
             except MoescopeError:
@@ -160,6 +169,10 @@ class SlurmLauncher:
         # what is over may be told again when it comes back
         self._told = set(told)
         return new
+
+    @property
+    def is_idle(self) -> bool:
+        return True
 
     def stop(self) -> None:
         """Jobs stay: they need no launcher. `moescope study cancel` ends what they run."""
@@ -241,6 +254,27 @@ class SlurmLauncher:
             if job in ends or job in waiting:
                 end = ends.get(job, "REQUEUED")
                 trials.reap(self._store, trial, f"Slurm job {job} ended: {end}", now_s)
+
+
+def job_name(study: str, store_url: str) -> str:
+    """Returns what a study's jobs are called: another store's study of the same name is another."""
+    store = hashlib.blake2b(store_url.encode(), digest_size=4).hexdigest()
+    return f"moescope-{study}-{store}"
+
+
+def _asked_of_sbatch(launch: Launch) -> list[str]:
+    asked = launch.slurm
+    given = {
+        "partition": asked.partition,
+        "account": asked.account,
+        "qos": asked.qos,
+        "time": math.ceil(asked.hours * 60),
+        "cpus-per-task": max(1, launch.cores),
+        "gpus-per-node": launch.gpus,
+        "mem": f"{math.ceil(launch.memory_gib * 1024)}M" if launch.memory_gib else "",
+    }
+    words = [f"--{key}={value}" for key, value in given.items() if value]
+    return words + [f"--{key.replace('_', '-')}={value}" for key, value in asked.others.items()]
 
 
 def _job_of(trial: Trial) -> str:

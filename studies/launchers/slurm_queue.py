@@ -40,6 +40,15 @@ def refuse_where_away() -> None:
     _said("scontrol", "ping")
 
 
+def refuse_what_it_has_not(options: Sequence[str]) -> None:
+    """Raises MoescopeError where no job with these options of sbatch could ever run."""
+    try:
+        _said("sbatch", "--test-only", *options, "--wrap", "true")
+    except MoescopeError as error:
+        said = str(error).partition(": ")[2].removeprefix("allocation failure: ")
+        raise MoescopeError(f"Slurm takes no such job ({said}): mend launch in the study") from None
+
+
 def jobs(name: str) -> list[Job]:
     """Returns our jobs of a name that wait or run. Raises MoescopeError where Slurm is away."""
     text = _said("squeue", "--me", "-h", "-r", "-n", name, "-o", "%i|%T|%r")

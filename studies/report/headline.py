@@ -29,7 +29,8 @@ def headline(answers: Answers, num_trials: int, num_counted: int) -> str:
     if answers.laws is not None:
         told.append(_of_laws(answers.laws, num_counted))
     told.append(_of_stability(answers.frontier))
-    return " ".join(part for part in told if part)
+    said = " ".join(part for part in told if part)
+    return said or f"{plural(num_counted, 'trial')} of {num_trials} count: nothing to compare yet."
 
 
 def _of_laws(laws: Laws, num_runs: int) -> str:

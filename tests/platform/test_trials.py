@@ -161,3 +161,25 @@ def test_four_workers_share_trials_and_none_is_done_twice(store: Store, store_ur
     assert sorted(done) == sorted({f"k{i}" for i in range(120)})
     counts = {len(trials.attempts(store, NAME, key)) for key in done}
     assert counts == {1}
+
+
+def test_a_study_that_a_service_sees_to_stays_so(store: Store) -> None:
+    trials.ask(store, Study(NAME, {}, "running", 1.0, is_served=True), planned(1))
+    asked(store, planned(1))
+    assert trials.study(store, NAME).is_served
+
+
+def test_a_done_trial_is_tried_again_where_a_person_names_it(store: Store) -> None:
+    asked(store, planned(2))
+    for _ in range(2):
+        trials.finish(store, sure(claimed(store, 0.0)), {"verdict": "stopped early"}, 1.0)
+    assert trials.retry(store, NAME) == 0
+    assert trials.retry(store, NAME, "trial 1") == 1
+    assert [trial.state for trial in trials.trials(store, NAME)] == ["done", "waiting"]
+
+
+def test_ten_thousand_trials_are_asked_for_at_once(store: Store) -> None:
+    assert asked(store, planned(10_000)) == (10_000, 0)
+    assert asked(store, planned(10_000)[:1]) == (0, 9_999)
+    assert asked(store, planned(2)) == (0, 0)
+    assert len(trials.trials(store, NAME)) == 2

@@ -81,6 +81,23 @@ class TestHalving:
         assert ending.reason == "loss 2.0000 at step 10, the best of 2 has 1.0000"
         assert ending_of(store, halving, trial_at([0.5] * 12)) is None
 
+    def test_what_has_ended_is_compared_with_all_the_same(
+        self, store: Store, trial_at: Callable[..., Trial]
+    ) -> None:
+        """With one slot there is never another that runs."""
+        halving = spec(halving={"rungs": [0.25]})
+        first = trial_at([1.0] * STEPS)
+        assert ending_of(store, halving, first) is None
+        assert trials.finish(store, first, {"loss": 1.0, "verdict": "healthy"}, 2.0)
+        kept = trials.trials(store, "s")[0].result
+        assert kept == {"rungs": {"0.25": 1.0}, "loss": 1.0, "verdict": "healthy"}
+        failed = trial_at([1.5] * 12)
+        ending_of(store, halving, failed)
+        assert trials.fail(store, failed, "ended by signal 9", "", 3.0)
+        ending = ending_of(store, halving, trial_at([2.0] * 12))
+        assert ending is not None
+        assert "the best of 3 has 1.0000" in ending.reason
+
     def test_before_its_rung_nobody_is_judged(
         self, store: Store, trial_at: Callable[..., Trial]
     ) -> None:
@@ -170,6 +187,10 @@ class TestUnstable:
         ([1.4] * 5 + [1.2] * 5, False),
         ([1.4] * 5 + [1.8] * 5, False),
         ([1.4] * 5 + [1100.0] * 5, True),
+        # seen of healthy toy trials: batches lie 2.5 times apart, and the first was low
+        ([0.918, 1.794, 2.09, 1.373, 1.2, 1.5, 1.9, 0.9, 2.3, 1.6], False),
+        # it went up at once
+        ([1.39, 11.65, 89.3, 1e8, 4e9] + [1100.0] * 5, True),
         ([1.4] * 5 + [float("nan")] * 5, True),
         ([], False),
     ],

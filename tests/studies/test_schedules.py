@@ -86,6 +86,8 @@ def test_the_evening_is_the_zone_s_on_both_sides_of_summer_time() -> None:
         ("cron", "0 0 30 2 *", BERLIN, "never comes"),
         ("interval", "soon", BERLIN, "give 90s, 30m, 6h or 2d"),
         ("interval", "0s", BERLIN, "give 90s, 30m, 6h or 2d"),
+        ("interval", "999999999999d", BERLIN, "give 90s, 30m, 6h or 2d"),
+        ("cron", "0 0 * * mon-", BERLIN, "mon- has no end"),
         ("once", "2020-01-01T00:00", BERLIN, "never comes"),
         ("once", "tomorrow", BERLIN, "is no time"),
         ("cron", "0 22 * * *", "Berlin", "unknown time zone Berlin"),

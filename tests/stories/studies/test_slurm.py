@@ -23,6 +23,7 @@ import yaml
 from moescope.platform import trials
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
+from moescope.studies.launchers.slurm import job_name
 from moescope.trainer.data.make_clips import make_clips
 
 pytestmark = [pytest.mark.story, pytest.mark.slurm, pytest.mark.postgres]
@@ -134,13 +135,14 @@ def run(
     yield start
     for one in started:
         one.end()
-    for job in said("squeue", "--me", "-h", "-r", "-n", "moescope-jobs", "-o", "%i").split():
+    name = job_name("jobs", postgres_url)
+    for job in said("squeue", "--me", "-h", "-r", "-n", name, "-o", "%i").split():
         said("scancel", job)
 
 
-def jobs(state: str) -> list[str]:
+def jobs(store: Store, state: str) -> list[str]:
     """Our jobs in a state."""
-    form = ("-h", "-r", "-n", "moescope-jobs", "-t", state, "-o", "%i")
+    form = ("-h", "-r", "-n", job_name("jobs", store.url), "-t", state, "-o", "%i")
     return said("squeue", "--me", *form).split()
 
 
@@ -182,10 +184,10 @@ def test_whatever_happens_to_jobs_each_trial_is_done_once(
         wait_until(lambda: trials.studies(store) and len(running(store)) == 2, "two trainers")
         preempted = set(running(store).values())
         urgent = said("sbatch", "--parsable", "-p", "urgent", "-c", "2", "--wrap", "sleep 4")
-        wait_until(lambda: len(jobs("PENDING")) == 2, "both jobs to wait again")
+        wait_until(lambda: len(jobs(store, "PENDING")) == 2, "both jobs to wait again")
 
         # held and drained while they wait: a person is told what to do
-        held = jobs("PENDING")[0]
+        held = jobs(store, "PENDING")[0]
         said("scontrol", "hold", held)
         said("scontrol", "update", f"nodename={node}", "state=drain", "reason=disk is full")
         wait_until(lambda: first.has_said(f"`scontrol release {held}` lets it run"), "its advice")
@@ -199,7 +201,7 @@ def test_whatever_happens_to_jobs_each_trial_is_done_once(
         first.process.kill()
         second = run()
         wait_until(lambda: len(running(store)) == 2, "both to go on")
-        assert len(jobs("all")) == 2
+        assert len(jobs(store, "all")) == 2
         for key in preempted:
             before, *_ = trials.attempts(store, "jobs", key)
             assert before.exit_reason == "stopped"
@@ -262,4 +264,26 @@ def test_a_store_in_a_file_is_refused_before_anything_is_asked_for(
     assert done.returncode == 2
     assert "needs a PostgreSQL store" in done.stderr
     with open_store(f"sqlite:///{tmp_path / 'home' / 'store.db'}") as store:
+        assert trials.studies(store) == []
+
+
+def test_a_partition_that_is_not_there_is_one_line_and_nothing_is_half_started(
+    slurm: None, study: Path, tmp_path: Path, postgres_url: str
+) -> None:
+    values = yaml.safe_load(study.read_text())
+    values["launch"]["slurm"]["partition"] = "mian"
+    study.write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "moescope.cli", "study", "run", str(study)]
+    done = subprocess.run(
+        [*command, "--home", str(tmp_path / "home"), "--store", postgres_url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("moescope: Slurm takes no such job")
+    assert "partition" in line
+    with open_store(postgres_url) as store:
         assert trials.studies(store) == []

@@ -15,7 +15,7 @@ from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Study, Trial
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
-from moescope.studies.launchers.local import LocalLauncher, places, slot_lease
+from moescope.studies.launchers.local import LocalLauncher, place_leases, places
 from moescope.studies.launchers.process import LocalProcess, Place
 from moescope.studies.spec import Launch
 from moescope.studies.work import work_in_slot
@@ -110,22 +110,51 @@ def launcher(opened: Store, settings: Settings) -> Iterator[Callable[..., LocalL
         one.stop()
 
 
+def lease_of(number: int) -> str:
+    return place_leases(number, Place(), are_cores_own=False)[0]
+
+
 def test_a_slot_that_somebody_works_in_is_left_alone(
     opened: Store, launcher: Callable[..., LocalLauncher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[int] = []
     monkeypatch.setattr(LocalLauncher, "_start", lambda self, number, now_s: started.append(number))
-    assert leases.claim(opened, slot_lease(0), "another study's", time.time(), 30.0)
+    assert leases.claim(opened, lease_of(0), "host:1:x:other", time.time(), 30.0)
     launcher(slots=2).look(2)
     assert started == [1]
-    # one to do, and somebody there who will do it
+    # one to do: the other study's worker will not do it
     started.clear()
+    launcher(slots=2).look(1)
+    assert started == [1]
+    # but one of ours, whoever started it, will
+    started.clear()
+    leases.release(opened, lease_of(0), "host:1:x:other")
+    assert leases.claim(opened, lease_of(0), "host:1:x:s", time.time(), 30.0)
     launcher(slots=2).look(1)
     assert started == []
 
 
+def test_two_studies_never_have_one_gpu(
+    opened: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    started: list[int] = []
+    monkeypatch.setattr(LocalLauncher, "_start", lambda self, number, now_s: started.append(number))
+    whole = place_leases(0, Place(gpus=("0", "1")), are_cores_own=False)
+    assert whole[1:] == [name.replace("slot", "gpu") for name in (lease_of(0), lease_of(1))]
+    for name in whole:
+        assert leases.claim(opened, name, "host:1:x:other", time.time(), 30.0)
+    # its slot 1 is free, the GPU of that is not
+    LocalLauncher(opened, settings, "s", Launch(slots=2, gpus=1), None).look(2)
+    assert started == []
+    trials.ask(opened, Study("s", {}, "running", 1.0), [Trial("s", "k", 0, "t", {}, {}, {})])
+    work_in_slot(opened, settings, "s", 1, Place(gpus=("1",)), lambda line: None)
+    assert trials.trials(opened, "s")[0].num_attempts == 0
+    assert leases.holder(opened, lease_of(1), time.time()) is None
+
+
 def test_two_workers_for_one_slot_are_one(opened: Store, settings: Settings) -> None:
-    assert leases.claim(opened, slot_lease(0), "the other", time.time(), 30.0)
+    assert leases.claim(opened, lease_of(0), "the other", time.time(), 30.0)
     trials.ask(opened, Study("s", {}, "running", 1.0), [Trial("s", "k", 0, "t", {}, {}, {})])
     work_in_slot(opened, settings, "s", 0, Place(), lambda line: None)
     assert trials.trials(opened, "s")[0].num_attempts == 0
@@ -140,7 +169,7 @@ def test_a_worker_with_nothing_to_do_ends_and_frees_its_slot(
     while one.look(0) == [] and one._workers:
         assert time.monotonic() < until_s
         time.sleep(0.1)
-    assert leases.holder(opened, slot_lease(0), time.time()) is None
+    assert leases.holder(opened, lease_of(0), time.time()) is None
 
 
 def test_workers_that_end_at_once_are_started_ever_more_slowly(
