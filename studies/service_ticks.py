@@ -18,7 +18,6 @@ from .launchers.by_name import launcher_for
 from .launchers.contract import Launcher
 from .spec import Launch, StudySpec
 
-LOOK_EVERY_S = 1.0
 REPORT_AGAIN_S = 300.0
 """After a report that failed."""
 
@@ -52,7 +51,8 @@ class StudyTicks:
         for firing in schedules.tick(self._store, self._holder, self._clock()):
             _log.warning("schedule %s: %s", firing.schedule, firing.outcome)
         for launcher in list(self._replaced):
-            launcher.look(0)
+            if not launcher.is_idle:
+                launcher.look(0)
             if launcher.is_idle:
                 self._replaced.remove(launcher)
         for study in trials.studies(self._store):
