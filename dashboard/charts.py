@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from ..platform import palette
 from ..platform.catalogue import MODALITIES
 from ..platform.records import Series
 from . import theme
@@ -30,25 +31,25 @@ def scalar_figure(
 ) -> go.Figure:
     """Draws a scalar with its min-max band, abandoned branches in thin grey, marks below."""
     figure = go.Figure()
-    _add_ghosts(figure, series.ghosts, window, theme.GREY, unit, is_named=True)
+    _add_ghosts(figure, series.ghosts, window, palette.GREY, unit, is_named=True)
     living = in_range(series.living, window.step_range)
     line = bucketed(living.steps, living.values)
     if line.width > 1:
-        edge = {"width": 0, "color": theme.BLUE}
+        edge = {"width": 0, "color": palette.BLUE}
         figure.add_scatter(
             x=line.steps, y=line.high, mode="lines", line=edge, showlegend=False,
             name="max", hovertemplate="%{y:.4g}",
         )  # fmt: skip
         figure.add_scatter(
             x=line.steps, y=line.low, mode="lines", line=edge, fill="tonexty",
-            fillcolor=theme.faded(theme.BLUE, 0.28), name=f"min to max of {line.width} steps",
+            fillcolor=palette.faded(palette.BLUE, 0.28), name=f"min to max of {line.width} steps",
             hovertemplate="%{y:.4g}",
         )  # fmt: skip
     figure.add_scatter(
         x=line.steps,
         y=line.middle,
         mode="lines" if line.steps.size > 1 else "markers",
-        line={"color": theme.BLUE, "width": 1.6},
+        line={"color": palette.BLUE, "width": 1.6},
         name=name if line.width == 1 else f"{name}, median",
         hovertemplate=f"%{{y:.4g}} {theme.unit_text(unit)}",
     )
@@ -65,7 +66,7 @@ def lines_figure(
     *,
     unit: str,
     reference: tuple[str, float] | None = None,
-    colours: Sequence[str] = theme.SERIES,
+    colours: Sequence[str] = palette.SERIES,
     is_depth: bool = False,
     is_peak: bool = False,
 ) -> go.Figure:
@@ -77,7 +78,7 @@ def lines_figure(
     figure = go.Figure()
     for index, (name, series) in enumerate(lines.items()):
         colour = colours[index % len(colours)]
-        _add_ghosts(figure, series.ghosts, window, theme.faded(colour, 0.5), unit)
+        _add_ghosts(figure, series.ghosts, window, palette.faded(colour, 0.5), unit)
         here = in_range(series.living, window.step_range)
         line = bucketed(here.steps, here.values, 300)
         figure.add_scatter(
@@ -87,7 +88,7 @@ def lines_figure(
             line={
                 "color": colour,
                 "width": 1.6,
-                "dash": "solid" if is_depth else theme.DASHES[index % len(theme.DASHES)],
+                "dash": "solid" if is_depth else palette.DASHES[index % len(palette.DASHES)],
             },
             name=in_figure(name),
             hovertemplate=f"%{{y:.4g}} {theme.unit_text(unit)}",
@@ -97,7 +98,7 @@ def lines_figure(
         name, level = reference
         figure.add_hline(
             y=level,
-            line={"color": theme.GREY, "dash": "dash", "width": 1},
+            line={"color": palette.GREY, "dash": "dash", "width": 1},
             annotation={"text": in_figure(name), "font": {"size": 11}, "yshift": -2},
             annotation_position="bottom right",
         )
@@ -127,7 +128,7 @@ def per_layer_figure(
         window,
         unit=unit,
         reference=reference,
-        colours=theme.layer_colours(num_layers),
+        colours=palette.ramp(num_layers),
         is_depth=True,
     )
 
@@ -138,14 +139,14 @@ def stacked_figure(parts: Mapping[str, Branches], window: Window, *, unit: str) 
     for index, (name, series) in enumerate(parts.items()):
         here = in_range(series.living, window.step_range)
         line = bucketed(here.steps, here.values, 200)
-        colour = theme.SERIES[index % len(theme.SERIES)]
+        colour = palette.SERIES[index % len(palette.SERIES)]
         figure.add_scatter(
             x=line.steps,
             y=line.middle,
             mode="lines",
             stackgroup="parts",
             line={"color": colour, "width": 1},
-            fillcolor=theme.faded(colour, 0.55),
+            fillcolor=palette.faded(colour, 0.55),
             fillpattern={"shape": ("", "/", "", "\\", "x")[index % 5], "fgopacity": 0.35},
             name=in_figure(name),
             hovertemplate=f"%{{y:.3g}} {theme.unit_text(unit)}",
@@ -166,7 +167,7 @@ def noise_figure(
     figure = go.Figure()
     symbols = ("circle-open", "x-thin", "diamond-open", "cross-thin")
     for index, name in enumerate(MODALITIES[: loss_PMB.shape[1]]):
-        colour = theme.SERIES[index]
+        colour = palette.SERIES[index]
         figure.add_scatter(
             x=sigma_PMB[:, index].ravel(),
             y=loss_PMB[:, index].ravel(),

@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from ..platform import palette
 from ..platform.records import Alert, Checkpoint, Event, Segment, Series
 from . import theme
 from .window import Branches, StepRange, is_in
@@ -78,14 +79,14 @@ def _add_held(figure: go.Figure, marks: Marks, step_range: StepRange) -> None:
     held = [s for s in marks.held_steps if is_in(s, step_range)]
     _strip(
         figure, "held", held, [f"step {s}: the guard held the update back" for s in held],
-        "x-thin", theme.PINK,
+        "x-thin", palette.PINK,
     )  # fmt: skip
     skipped = [
         e for e in marks.events if e.kind in ("skip_data", "damp") and is_in(e.step, step_range)
     ]
     _strip(
         figure, "held", [e.step for e in skipped],
-        [f"step {e.step}: {in_figure(e.text)}" for e in skipped], "line-ns", theme.PINK,
+        [f"step {e.step}: {in_figure(e.text)}" for e in skipped], "line-ns", palette.PINK,
     )  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def _add_rollbacks(
             x=np.array([from_step, segment.start_step]),
             y=np.array([ROWS.index("rollback")] * 2),
             mode="lines",
-            line={"color": theme.ORANGE, "width": 2},
+            line={"color": palette.ORANGE, "width": 2},
             yaxis="y2",
             showlegend=False,
             hoverinfo="skip",
@@ -115,10 +116,10 @@ def _add_rollbacks(
         [s.start_step for s in back],
         [f"rolled back to step {s.start_step} (segment {s.index})" for s in back],
         "triangle-left",
-        theme.ORANGE,
+        palette.ORANGE,
     )
     for segment in back[-_MOST_LINES:]:
-        _line(figure, segment.start_step, theme.ORANGE, "dash")
+        _line(figure, segment.start_step, palette.ORANGE, "dash")
 
 
 def _add_alerts(
@@ -205,5 +206,5 @@ def _strip(
 def _line(figure: go.Figure, step: int, colour: str, dash: str) -> None:
     figure.add_shape(
         type="line", x0=step, x1=step, xref="x", y0=0, y1=1, yref="paper",
-        line={"color": theme.faded(colour, 0.6), "width": 1, "dash": dash}, layer="below",
+        line={"color": palette.faded(colour, 0.6), "width": 1, "dash": dash}, layer="below",
     )  # fmt: skip

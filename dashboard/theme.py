@@ -1,8 +1,7 @@
 """Colours, symbols and words: one look for light and dark, readable without seeing colour.
 
-Every line colour keeps a contrast of at least 3:1 on the light and on the dark background, so a
-figure need not know which one it is on; its text and grid follow the browser. Hues: Okabe and Ito,
-"Color Universal Design" (2008), shifted in lightness to meet that bound.
+Line colours are those of `platform/palette.py`, which do on both backgrounds; a figure's text and
+grid follow the browser.
 """
 
 from dataclasses import dataclass
@@ -10,19 +9,11 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
+from ..platform.palette import AMBER, BLUE, GREEN, GREY, ORANGE, RED
 from ..platform.records import Health, RunStatus, Severity
 
 BACKGROUNDS = ("#FFFFFF", "#0F1419")
 """Light and dark, as in .streamlit/config.toml."""
-
-BLUE, ORANGE, GREEN, PINK, GREY = "#0E7ABF", "#D55E00", "#009068", "#B44FB0", "#7F868D"
-SERIES = (BLUE, ORANGE, GREEN, PINK, GREY)
-"""Colours of unordered lines, in the order of use."""
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-"""Each line has its own dash besides its colour."""
-
-DEPTH = ("#7A5BC7", "#4372C9", "#0E84B4", "#078D86", "#3A8F4E", "#808A14", "#B57B0C", "#D0621F")
-"""Ordered colours for layers, from the first to the last."""
 
 LOAD_SCALE = (
     (0.0, "#12324F"),
@@ -89,8 +80,8 @@ STATUS: dict[RunStatus, str] = {
 
 SEVERITIES: dict[Severity, Look] = {
     "info": Look("info", ":material/info:", "blue", BLUE, "circle"),
-    "warning": Look("warning", ":material/warning:", "orange", "#B9770E", "triangle-up"),
-    "critical": Look("critical", ":material/error:", "red", "#D13B2E", "diamond"),
+    "warning": Look("warning", ":material/warning:", "orange", AMBER, "triangle-up"),
+    "critical": Look("critical", ":material/error:", "red", RED, "diamond"),
 }
 
 CHECKPOINTS: dict[Health, Look] = {
@@ -100,21 +91,9 @@ CHECKPOINTS: dict[Health, Look] = {
 }
 
 
-def layer_colours(num_layers: int) -> list[str]:
-    """Returns a colour per layer, from the ramp's first to its last."""
-    last = len(DEPTH) - 1
-    return [DEPTH[round(i * last / max(num_layers - 1, 1))] for i in range(num_layers)]
-
-
 def unit_text(unit: str) -> str:
     """Returns a unit as it is written behind a number; a plain number has none."""
     return "" if unit == "1" else unit
-
-
-def faded(colour: str, opacity: float) -> str:
-    """Returns `#RRGGBB` as an rgba() with that opacity."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
 
 
 def laid_out(figure: go.Figure, *, height: int, unit: str, is_zoomable: bool) -> go.Figure:

@@ -2,9 +2,10 @@
 
 import plotly.graph_objects as go
 
+from ...platform.palette import BLUE, GREEN, GREY, ORANGE, faded
 from .comparisons import BASE, Ablations, Compared, Grid, Seeds
 from .figures_of_laws import LOSS
-from .look import BLUE, GREEN, GREY, ORANGE, empty_figure, faded, in_figure
+from .look import empty_figure, in_figure
 from .words import loss_text, short
 
 

@@ -5,10 +5,11 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 
+from ...platform.palette import BLUE, GREY, RAMP, faded, ramp
 from .best_sizes import BestSizesAnswer
 from .law_answers import Laws
 from .law_curve import Curve
-from .look import BLUE, GREY, RAMP, empty_figure, faded, in_figure, log_axis, ramp
+from .look import empty_figure, in_figure, log_axis
 from .words import loss_text, power, short
 
 ACTIVE = "active parameters"

@@ -5,20 +5,10 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from ...platform.palette import DASHES, GREY, SERIES
 from .figures_of_laws import ACTIVE, LOSS
 from .frontier import Frontier, Health, number_of, verdict_words
-from .look import (
-    DASHES,
-    GREY,
-    LINES,
-    SERIES,
-    VERDICTS,
-    empty_figure,
-    in_figure,
-    log_axis,
-    value_axis,
-    verdict_of,
-)
+from .look import LINES, VERDICTS, empty_figure, in_figure, log_axis, value_axis, verdict_of
 from .sensitivity import Sensitivity
 from .words import loss_text, short
 

@@ -1,8 +1,5 @@
-"""One look for a study's figures, on light and on dark, without seeing colour.
-
-Line colours keep a contrast of 3:1 on both backgrounds; text and grid take the page's colours, as
-the figure has none of its own. Hues: Okabe and Ito, "Color Universal Design" (2008), shifted in
-lightness to meet that bound.
+"""One look for a study's figures, on light and on dark: text and grid take the page's colours, as
+the figure has none of its own.
 """
 
 import math
@@ -12,13 +9,8 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
+from ...platform.palette import AMBER, BLUE, GREEN, GREY, RED
 from .words import power, short
-
-BLUE, ORANGE, GREEN, PINK, GREY = "#0E7ABF", "#D55E00", "#009068", "#B44FB0", "#7F868D"
-SERIES = (BLUE, ORANGE, GREEN, PINK, GREY)
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-RAMP = ("#7A5BC7", "#4372C9", "#0E84B4", "#078D86", "#3A8F4E", "#808A14", "#B57B0C", "#D0621F")
-"""Ordered colours, for sizes and budgets from the smallest on."""
 
 
 class Look(NamedTuple):
@@ -29,8 +21,8 @@ class Look(NamedTuple):
 VERDICTS = {
     "healthy": Look(GREEN, "circle"),
     "healed": Look(BLUE, "diamond"),
-    "rolled back": Look("#B9770E", "triangle-up"),
-    "diverged": Look("#D13B2E", "x"),
+    "rolled back": Look(AMBER, "triangle-up"),
+    "diverged": Look(RED, "x"),
     "stopped early": Look(GREY, "square-open"),
 }
 """A verdict is told by its symbol as well as by its colour."""
@@ -48,18 +40,6 @@ def verdict_of(words: str) -> str:
 def in_figure(text: object) -> str:
     """Returns text as a figure may show it: plotly reads some HTML in its texts."""
     return escape(str(text), quote=False)
-
-
-def ramp(number: int) -> list[str]:
-    """Returns so many ordered colours, from the first to the last."""
-    last = len(RAMP) - 1
-    return [RAMP[round(i * last / max(number - 1, 1))] for i in range(number)]
-
-
-def faded(colour: str, opacity: float) -> str:
-    """Returns `#RRGGBB` as an rgba() with that opacity."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
 
 
 def empty_figure(x: str, y: str, height: int = HEIGHT) -> go.Figure:

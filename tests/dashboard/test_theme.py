@@ -8,13 +8,11 @@ import pytest
 from moescope.dashboard.theme import (
     BACKGROUNDS,
     CHECKPOINTS,
-    DEPTH,
     LAMPS,
     LOAD_SCALE,
-    SERIES,
     SEVERITIES,
-    layer_colours,
 )
+from moescope.platform.palette import RAMP, SERIES, ramp
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB
 _BLINDNESS = {
@@ -70,7 +68,7 @@ def _oklab(linear: np.ndarray) -> np.ndarray:
     return seen
 
 
-_LINES = {*SERIES, *DEPTH, *(look.line for look in (*SEVERITIES.values(), *CHECKPOINTS.values()))}
+_LINES = {*SERIES, *RAMP, *(look.line for look in (*SEVERITIES.values(), *CHECKPOINTS.values()))}
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
@@ -106,6 +104,6 @@ def test_no_state_is_told_by_colour_alone() -> None:
 
 @pytest.mark.parametrize("num_layers", [1, 2, 12, 48])
 def test_every_layer_has_a_colour(num_layers: int) -> None:
-    colours = layer_colours(num_layers)
+    colours = ramp(num_layers)
     assert len(colours) == num_layers
-    assert colours[0] == DEPTH[0]
+    assert colours[0] == RAMP[0]
