@@ -25,6 +25,19 @@ is_up() {
     read -r pid <"$file" && grep -qzFx "SLURM_SH_PID_FILE=$file" "/proc/$pid/environ"
 } 2>/dev/null
 is_down() { ! is_up "$1"; }
+# a process has no environment for a moment while it executes another program: down is who stays down
+has_ended() {
+    local tries
+    for tries in 1 2 3 4; do
+        if is_up "$1"; then return 1; fi
+        sleep 0.3
+    done
+}
+how_it_ended() { # only the shell that started it can tell
+    local pid=0 status=0
+    read -r pid <"$folder/run/$1.pid" && wait "$pid" || status=$?
+    echo "exit status $status"
+} 2>/dev/null
 is_idle() { [[ $(sinfo -h -o %T) == idle* ]]; }
 has_no_jobs() { [[ -z $(squeue -h) ]]; }
 has_accounts() { [[ $(sacct -nPX -o State) == COMPLETED* ]]; }
@@ -42,7 +55,7 @@ launch() {
 await() { # DAEMON WHAT COMMAND...: until COMMAND is true, which it will not be once the daemon has ended
     local why=""
     until "${@:3}" >/dev/null 2>&1; do
-        if is_down "$1"; then why="$1 ended before $2"; fi
+        if has_ended "$1"; then why="$1 ended before $2 ($(how_it_ended "$1"))"; fi
         if ((SECONDS >= wait_s)); then why="not within $wait_s s: $2"; fi
         if [[ -n $why ]]; then
             say "$why; the end of $folder/log/$1.log:"
