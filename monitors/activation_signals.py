@@ -6,6 +6,8 @@ B batch  S stream tokens  D width  T tokens (B*S)  E experts
 import torch
 from torch import Tensor
 
+MOST_TOKENS = 4096
+"""Tokens whose tail is looked at: enough that a channel of extreme values is in all of them."""
 MOST_ROUTER_TOKENS = 4096
 """Tokens whose router entropy is averaged: its standard error is below 1% of ln E then, at a fixed
 cost."""
@@ -25,6 +27,23 @@ def rms_and_absmax(x: Tensor) -> Tensor:
         low, high = torch.aminmax(flat)
         return torch.stack((rms, torch.maximum(high, -low).float()))
     return torch.stack((rms, torch.linalg.vector_norm(flat, ord=torch.inf).float()))
+
+
+def shape_of_tail(x: Tensor) -> Tensor:
+    """Returns (2,) fp32 of the last dimension's rows, at most about MOST_TOKENS of them, evenly
+    spaced: kurtosis, and the share of elements beyond half of what the dtype can hold.
+
+    kurtosis = mean(x^4) / mean(x^2)^2, about zero; 3 is Gaussian, 0 where all is 0. fp32 counts as
+    bf16, whose range it has. Source: facts, health.md section 4, 14 and 15.
+    """
+    rows = x.detach().reshape(-1, x.shape[-1])
+    rows = rows[:: max(1, len(rows) // MOST_TOKENS)]
+    limit = 0.5 * min(torch.finfo(x.dtype).max, torch.finfo(torch.bfloat16).max)
+    saturated = (rows.abs() > limit).float().mean()
+    # in units of the RMS: a fourth power overflows fp32 from 1e9 on
+    square = rows.float().square()
+    scaled = square / square.mean().clamp_min(1e-30)
+    return torch.stack((scaled.square().mean(), saturated))
 
 
 def sampled_tokens(values_TE: Tensor) -> Tensor:
@@ -63,3 +82,27 @@ def router_z(logit_RTE: Tensor) -> Tensor:
     """Mean over tokens of logsumexp(logits)^2, (R,) fp32. Source: ST-MoE's z-loss, facts: model.md
     section 4."""
     return torch.logsumexp(logit_RTE, dim=-1).square().mean(dim=-1)
+
+
+def router_margin(logit_RTE: Tensor) -> Tensor:
+    """Returns (R, 2) fp32: the mean over tokens of the highest logit less the second, and the
+    largest magnitude of a logit; the margin is 0 with a single expert. Source: facts, health.md
+    section 4, 12."""
+    absmax_R = logit_RTE.abs().amax(dim=(1, 2))
+    if logit_RTE.shape[-1] < 2:
+        return torch.stack((torch.zeros_like(absmax_R), absmax_R), dim=-1)
+    best_RT2 = logit_RTE.topk(2, dim=-1).values
+    return torch.stack(((best_RT2[..., 0] - best_RT2[..., 1]).mean(-1), absmax_R), dim=-1)
+
+
+def mutual_information_nats(score_RTE: Tensor) -> Tensor:
+    """I(token; expert) = H(mean_t p) - mean_t H(p), (R,) fp32 in nats, p = s / sum_e s.
+
+    0 where the router ignores the token, ln E where each token is certain of its own expert and all
+    experts are used. Source: facts, health.md section 4, 8.
+    """
+    normal_RTE = score_RTE / score_RTE.sum(dim=-1, keepdim=True).clamp_min(1e-30)
+    mean_RE = normal_RTE.mean(dim=1)
+    of_mean_R = -torch.special.xlogy(mean_RE, mean_RE).sum(dim=-1)
+    # the difference of two entropies that are equal may round to below 0
+    return (of_mean_R - router_entropy_nats(score_RTE)).clamp_min(0.0)

@@ -26,6 +26,32 @@ def max_violation(tokens_LE: NDArray[np.generic]) -> Array:
     return load
 
 
+def min_violation(tokens_LE: NDArray[np.generic]) -> Array:
+    """MinVio[l] = 1 - min_e u[l, e]. (L,). Source: facts, health.md section 4, 6."""
+    load: Array = np.float32(1.0) - expert_load(tokens_LE).min(axis=1)
+    return load
+
+
+def avg_violation(tokens_LE: NDArray[np.generic]) -> Array:
+    """AvgVio[l] = mean_e |u[l, e] - 1|. (L,). Source: facts, health.md section 4, 6."""
+    return np.asarray(np.abs(expert_load(tokens_LE) - 1.0).mean(axis=1), dtype=np.float32)
+
+
+def load_cv(tokens_LE: NDArray[np.generic]) -> Array:
+    """CV[l] = std_e c / mean_e c, the deviation over E (ddof 0); 0 without tokens. (L,). Source:
+    facts, health.md section 4, 7."""
+    count = np.asarray(tokens_LE, dtype=np.float64)
+    mean = count.mean(axis=1)
+    cv = np.divide(count.std(axis=1), mean, out=np.zeros_like(mean), where=mean > 0)
+    return cv.astype(np.float32)
+
+
+def effective_experts(tokens_LE: NDArray[np.generic]) -> Array:
+    """exp(H[l]) of the load shares: E where balanced, 1 where one expert has all. (L,). Source:
+    facts, health.md section 4, 8."""
+    return np.exp(load_entropy_nats(tokens_LE))
+
+
 def load_entropy_nats(tokens_LE: NDArray[np.generic]) -> Array:
     """H[l] = -sum_e f ln f of the load shares f, in nats; ln E is balanced, 0 is one expert.
     (L,)."""

@@ -1,9 +1,9 @@
 """Taps: forward hooks that measure activations and routers of one sampled step, on the device only.
 
-L blocks  M routers' rows  R rows of one router (its heads)  T tokens  E experts
+L blocks  M routers' rows  R rows of one router (its heads)  T tokens  E experts  C columns
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,14 +14,37 @@ from torch import Tensor, nn
 
 from ..platform import catalogue
 from .activation_signals import (
+    mutual_information_nats,
     rms_and_absmax,
     router_balance,
     router_entropy_nats,
+    router_margin,
     router_z,
     sampled_tokens,
+    shape_of_tail,
 )
 from .collect import Packed
-from .expert_signals import expert_load, load_entropy_nats, max_violation
+from .expert_signals import (
+    avg_violation,
+    effective_experts,
+    expert_load,
+    load_cv,
+    load_entropy_nats,
+    max_violation,
+    min_violation,
+)
+
+Array = NDArray[np.float32]
+
+_OF_ROUTER = (
+    catalogue.ROUTER_ENTROPY_NATS,
+    catalogue.MUTUAL_INFORMATION_NATS,
+    catalogue.ROUTER_BALANCE,
+    catalogue.ROUTER_Z,
+    catalogue.ROUTER_MARGIN,
+    catalogue.ROUTER_LOGIT_ABSMAX,
+)
+"""What each router's scores and logits give, in the order of their columns."""
 
 
 class Taps:
@@ -35,18 +58,25 @@ class Taps:
         values = taps.read()         # catalogue signals of the sampled step, as host arrays; empty
         if none was sent
 
-    blocks: modules that return a tensor, or a tuple that starts with one. routers: modules that
-    return kernels' `Routing` or `ExpertChoice` (`score_TE`, `logit_TE`, `counts_E`); a `bias_E` or
-    `bias_HE` buffer, where all have one, gives the bias range. num_rows: rows that each router
-    has, its heads; one where it is left out. A block or router that did not run while it was
-    watched has what it had when it last did, and zeros before: an expert by noise level that sat a
-    step out is no news. bounded: for each block its modules that clamp what goes into activations:
-    while watched they add the numbers of clamped and of all elements to their `clamped_2`, a
-    tensor (2,), which is None otherwise; where there is such a module, the share of each block is a
-    signal, 0 where it clamps nothing or did not run. attentions: for each block its modules that
-    bound their logits: while watched they raise their `logit_bound_1`, a tensor (1,), which is None
-    otherwise; the largest of each block is a signal. Of several forwards in one `watching()` the
-    last counts. Hooks do not fire in a graph that was compiled without them.
+    blocks: modules that return a tensor, or a tuple that starts with one.
+    routers: modules that return kernels' `Routing` or `ExpertChoice` (`score_TE`, `logit_TE`,
+        `counts_E`); a `bias_E` or `bias_HE` buffer, where all have one, gives the bias range.
+    num_rows: rows that each router has, its heads; one where it is left out.
+    bounded: for each block its modules that clamp what goes into activations: while watched they
+        add the numbers of clamped and of all elements to their `clamped_2`, a tensor (2,), which is
+        None otherwise. Each block's share is a signal, where there is such a module at all.
+    attentions: for each block its modules that bound their logits: while watched they raise their
+        `logit_bound_1`, a tensor (1,), likewise. The largest of each block is a signal.
+    mixtures: for each row the modules that add what shared and routed experts answer: while watched
+        they add the squares of both to their `squares_2`, likewise. The root of their ratio is a
+        signal.
+    modality_tokens: how many tokens of each modality stand at the end of what a block returns, (B,
+        S, D), in the catalogue's order; where there are several, each has its own RMS and absmax.
+
+    A block or router that did not run while it was watched has what it had when it last did, and
+    zeros before: an expert by noise level that sat a step out is no news. What modules fill
+    themselves is 0 then. Of several forwards in one `watching()` the last counts. Hooks do not fire
+    in a graph that was compiled without them.
     """
 
     def __init__(
@@ -58,12 +88,16 @@ class Taps:
         num_rows: Sequence[int] = (),
         bounded: Sequence[Sequence[nn.Module]] = (),
         attentions: Sequence[Sequence[nn.Module]] = (),
+        mixtures: Sequence[Sequence[nn.Module]] = (),
+        modality_tokens: Sequence[int] = (),
         device: torch.device | str | None = None,
     ) -> None:
         self._blocks = list(blocks)
         self._routers = list(routers)
         self._bounded = [list(modules) for modules in bounded] if any(bounded) else []
         self._attentions = [list(modules) for modules in attentions] if any(attentions) else []
+        self._mixtures = [list(modules) for modules in mixtures] if any(mixtures) else []
+        self._modality_tokens = list(modality_tokens) if len(modality_tokens) > 1 else []
         if device is None:
             parameter = next((p for block in self._blocks for p in block.parameters()), None)
             device = "cpu" if parameter is None else parameter.device
@@ -79,11 +113,16 @@ class Taps:
         self._packed = Packed(
             {
                 "activation_L2": (len(self._blocks), 2),
+                "tail_L2": (len(self._blocks), 2),
+                "modality_LN2": (
+                    len(self._blocks) if self._modality_tokens else 0,
+                    len(self._modality_tokens),
+                    2,
+                ),
                 "tokens_ME": (num_moe, num_experts),
-                "entropy_M": (num_moe,),
-                "balance_M": (num_moe,),
-                "z_M": (num_moe,),
+                "router_MC": (num_moe, len(_OF_ROUTER)),
                 "bias_range_M": (num_moe,),
+                "squares_M2": (len(self._mixtures), 2),
                 "clamped_L2": (len(self._bounded), 2),
                 "logit_bound_L1": (len(self._attentions), 1),
             },
@@ -97,7 +136,7 @@ class Taps:
         handles = [
             block.register_forward_hook(self._block_hook(i)) for i, block in enumerate(self._blocks)
         ]
-        if self._packed["entropy_M"].numel():
+        if self._packed["bias_range_M"].numel():
             handles += [
                 router.register_forward_hook(self._router_hook(i))
                 for i, router in enumerate(self._routers)
@@ -117,39 +156,53 @@ class Taps:
         """Forgets a sampled step that was sent and not read, as after a rollback."""
         self._packed.drop()
 
-    def read(self) -> dict[str, NDArray[np.float32]]:
+    def read(self) -> dict[str, Array]:
         """Returns the sampled tier of the step that was sent, under catalogue names; empty where
         nothing was sent."""
         host = self._packed.read()
         if not host:
             return {}
-        rms, absmax = host["activation_L2"][:, 0], host["activation_L2"][:, 1]
+        return self._of_blocks(host) | self._of_routers(host)
+
+    def _of_blocks(self, host: Mapping[str, Array]) -> dict[str, Array]:
+        rms, absmax = host["activation_L2"].T
+        kurtosis, saturated = host["tail_L2"].T
+        growth = rms[-1] / rms[0] if rms.size and rms[0] else 0.0
         values = {
             catalogue.ACTIVATION_RMS: rms,
             catalogue.ACTIVATION_ABSMAX: absmax,
-            catalogue.ACTIVATION_OUTLIER_RATIO: np.divide(
-                absmax, rms, out=np.zeros_like(absmax), where=rms != 0
-            ),
+            catalogue.ACTIVATION_OUTLIER_RATIO: _ratio(absmax, rms),
+            catalogue.ACTIVATION_KURTOSIS: kurtosis,
+            catalogue.ACTIVATION_SATURATED_SHARE: saturated,
+            catalogue.ACTIVATION_DEPTH_GROWTH: np.asarray(growth, np.float32),
         }
+        if self._modality_tokens:
+            values[catalogue.ACTIVATION_MODALITY_RMS] = host["modality_LN2"][..., 0]
+            values[catalogue.ACTIVATION_MODALITY_ABSMAX] = host["modality_LN2"][..., 1]
         if self._bounded:
-            clamped, total = host["clamped_L2"].T
-            values[catalogue.ACTIVATION_CLAMPED_SHARE] = np.divide(
-                clamped, total, out=np.zeros_like(clamped), where=total != 0
-            )
+            values[catalogue.ACTIVATION_CLAMPED_SHARE] = _ratio(*host["clamped_L2"].T)
         if self._attentions:
             values[catalogue.ATTENTION_LOGIT_BOUND] = host["logit_bound_L1"][:, 0]
-        if host["entropy_M"].size:
-            tokens = host["tokens_ME"]
-            values |= {
-                catalogue.EXPERT_LOAD: expert_load(tokens),
-                catalogue.MAX_VIOLATION: max_violation(tokens),
-                catalogue.LOAD_ENTROPY_NATS: load_entropy_nats(tokens),
-                catalogue.ROUTER_ENTROPY_NATS: host["entropy_M"],
-                catalogue.ROUTER_BALANCE: host["balance_M"],
-                catalogue.ROUTER_Z: host["z_M"],
-            }
-            if self._has_bias:
-                values[catalogue.BIAS_RANGE] = host["bias_range_M"]
+        return values
+
+    def _of_routers(self, host: Mapping[str, Array]) -> dict[str, Array]:
+        tokens = host["tokens_ME"]
+        if not tokens.size:
+            return {}
+        values = {
+            catalogue.EXPERT_LOAD: expert_load(tokens),
+            catalogue.MAX_VIOLATION: max_violation(tokens),
+            catalogue.MIN_VIOLATION: min_violation(tokens),
+            catalogue.AVG_VIOLATION: avg_violation(tokens),
+            catalogue.LOAD_CV: load_cv(tokens),
+            catalogue.LOAD_ENTROPY_NATS: load_entropy_nats(tokens),
+            catalogue.EFFECTIVE_EXPERTS: effective_experts(tokens),
+            **dict(zip(_OF_ROUTER, host["router_MC"].T, strict=True)),
+        }
+        if self._has_bias:
+            values[catalogue.BIAS_RANGE] = host["bias_range_M"]
+        if self._mixtures:
+            values[catalogue.SHARED_TO_ROUTED] = np.sqrt(_ratio(*host["squares_M2"].T))
         return values
 
     def _fill_from_inside(self, is_on: bool) -> None:
@@ -157,6 +210,7 @@ class Taps:
         for name, modules_L, row_L in (
             ("clamped_2", self._bounded, self._packed["clamped_L2"]),
             ("logit_bound_1", self._attentions, self._packed["logit_bound_L1"]),
+            ("squares_2", self._mixtures, self._packed["squares_M2"]),
         ):
             for modules, row in zip(modules_L, row_L, strict=True):
                 if is_on:
@@ -165,33 +219,49 @@ class Taps:
                     setattr(module, name, row if is_on else None)
 
     def _block_hook(self, index: int) -> Any:
-        place_2 = self._packed["activation_L2"][index]
+        place_2, tail_2 = self._packed["activation_L2"][index], self._packed["tail_L2"][index]
+        parts = self._modality_tokens
 
         @torch.no_grad()
         def measure(module: nn.Module, args: Any, output: Any) -> None:
-            place_2.copy_(rms_and_absmax(output[0] if isinstance(output, tuple) else output))
+            x = output[0] if isinstance(output, tuple) else output
+            place_2.copy_(rms_and_absmax(x))
+            tail_2.copy_(shape_of_tail(x))
+            if parts:
+                last_BSD = x[:, x.shape[1] - sum(parts) :]
+                split = [rms_and_absmax(part) for part in last_BSD.split(parts, dim=1)]
+                self._packed["modality_LN2"][index].copy_(torch.stack(split))
 
         return measure
 
     def _router_hook(self, index: int) -> Any:
         rows = slice(*self._row_ends[index : index + 2])
         tokens_RE = self._packed["tokens_ME"][rows]
-        entropy_R = self._packed["entropy_M"][rows]
-        balance_R, z_R = self._packed["balance_M"][rows], self._packed["z_M"][rows]
+        found_RC = self._packed["router_MC"][rows]
         bias_range_R = self._packed["bias_range_M"][rows]
 
         @torch.no_grad()
         def measure(module: nn.Module, args: Any, output: Any) -> None:
             tokens_RE.copy_(output.counts_E.view_as(tokens_RE))
-            score_RTE = sampled_tokens(output.score_TE)
-            entropy_R.copy_(router_entropy_nats(score_RTE))
-            balance_R.copy_(router_balance(score_RTE, tokens_RE))
-            z_R.copy_(router_z(sampled_tokens(output.logit_TE)))
+            score_RTE, logit_RTE = map(sampled_tokens, (output.score_TE, output.logit_TE))
+            columns = (
+                router_entropy_nats(score_RTE),
+                mutual_information_nats(score_RTE),
+                router_balance(score_RTE, tokens_RE),
+                router_z(logit_RTE),
+            )
+            both = torch.stack(columns, dim=-1)
+            found_RC.copy_(torch.cat((both, router_margin(logit_RTE)), dim=-1))
             bias = _bias_of(module)
             if self._has_bias and bias is not None:
                 bias_range_R.copy_(bias.amax(-1) - bias.amin(-1))
 
         return measure
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    """0 where there is nothing to divide by."""
+    return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
 
 
 def _bias_of(router: nn.Module) -> Tensor | None:

@@ -11,11 +11,35 @@ from .errors import MoescopeError, did_you_mean
 Tier = Literal["step", "sampled", "slow", "system", "user"]
 # moe_layer: a row for each router, from the first layer on; LatentMoE has one for each head
 Dimension = Literal[
-    "layer", "moe_layer", "expert", "modality", "sample", "timestep_bin", "noise_expert"
+    "layer",
+    "moe_layer",
+    "expert",
+    "other_expert",
+    "modality",
+    "sample",
+    "timestep_bin",
+    "noise_expert",
+    "token_kind",
+    "motion_bin",
+    "region",
+    "class",
 ]
 
 MODALITIES = ("video", "audio")
 """Order of the modality dimension."""
+TOKEN_KINDS = ("told", "video", "audio")
+"""Order of the token_kind dimension. told: caption, class and reference picture."""
+MOTION_BINS = ("stillest", "still", "moving", "fastest")
+"""Order of the motion_bin dimension: quarters of the probe's video tokens."""
+REGIONS = (
+    *("top left", "top", "top right"),
+    *("left", "middle", "right"),
+    *("bottom left", "bottom", "bottom right"),
+)
+"""Order of the region dimension: thirds of the picture."""
+NUM_NOISE_BINS = 8
+"""Of the timestep_bin dimension: parts of equal width of the noise level, from data to noise; of
+the probe, parts of equal probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +74,48 @@ LOSS_AUDIO = "loss/audio"
 LOSS_PER_SAMPLE = "loss/per_sample"
 LOSS_SIGMA = "loss/sigma"
 LOSS_EXPERTS = "loss/experts"
+LOSS_NOISE_BIN = "loss/noise_bin"
 LOSS_SPIKE_SCORE = "loss/spike_score"
 LOSS_DRIFT_SCORE = "loss/drift_score"
 GRAD_NORM = "grad/norm"
 GRAD_NORM_SCORE = "grad/norm_score"
+GRAD_LAYER_NORM = "grad/layer_norm"
+GRAD_UNDERFLOW_SHARE = "grad/underflow_share"
+UPDATE_NORM = "update/norm"
+UPDATE_WEIGHT_RATIO = "update/weight_ratio"
+UPDATE_LOST_SHARE = "update/lost_share"
+UPDATE_LOST_IN_BF16_SHARE = "update/lost_in_bf16_share"
 GUARD_HELD = "guard/held"
 LEARNING_RATE = "optim/learning_rate"
 EXPERT_TOKENS = "router/expert_tokens"
 EXPERT_LOAD = "router/expert_load"
 MAX_VIOLATION = "router/max_violation"
+MIN_VIOLATION = "router/min_violation"
+AVG_VIOLATION = "router/avg_violation"
+GLOBAL_MAX_VIOLATION = "router/global_max_violation"
+GLOBAL_MIN_VIOLATION = "router/global_min_violation"
+GLOBAL_AVG_VIOLATION = "router/global_avg_violation"
+LOAD_CV = "router/load_cv"
+EFFECTIVE_EXPERTS = "router/effective_experts"
 ROUTER_ENTROPY_NATS = "router/entropy_nats"
+MUTUAL_INFORMATION_NATS = "router/mutual_information_nats"
+ROUTER_MARGIN = "router/margin"
+ROUTER_LOGIT_ABSMAX = "router/logit_absmax"
 ROUTER_BALANCE = "router/balance"
 ROUTER_Z = "router/z"
 LOAD_ENTROPY_NATS = "router/load_entropy_nats"
 DEAD_EXPERTS = "router/dead_experts"
 BIAS_RANGE = "router/bias_range"
+BIAS_FLIP_RATE = "router/bias_flip_rate"
+FLIP_RATE = "router/flip_rate"
+ROUTING_SATURATION = "router/saturation"
+CO_ACTIVATION = "router/co_activation"
+ROUTING_BY_TIMESTEP = "routing/by_timestep"
+ROUTING_BY_KIND = "routing/by_kind"
+ROUTING_BY_MOTION = "routing/by_motion"
+ROUTING_BY_REGION = "routing/by_region"
+ROUTING_BY_CLASS = "routing/by_class"
+SHARED_TO_ROUTED = "expert/shared_to_routed"
 EXPERT_WEIGHT_COSINE = "expert/weight_cosine"
 EXPERT_OUTPUT_COSINE = "expert/output_cosine"
 NOISE_EXPERT_SHARE = "noise_expert/share"
@@ -74,6 +125,11 @@ NOISE_EXPERT_BLENDED = "noise_expert/blended"
 ACTIVATION_RMS = "activation/rms"
 ACTIVATION_ABSMAX = "activation/absmax"
 ACTIVATION_OUTLIER_RATIO = "activation/outlier_ratio"
+ACTIVATION_KURTOSIS = "activation/kurtosis"
+ACTIVATION_SATURATED_SHARE = "activation/saturated_share"
+ACTIVATION_DEPTH_GROWTH = "activation/depth_growth"
+ACTIVATION_MODALITY_RMS = "activation/modality_rms"
+ACTIVATION_MODALITY_ABSMAX = "activation/modality_absmax"
 ACTIVATION_CLAMPED_SHARE = "activation/clamped_share"
 ATTENTION_LOGIT_BOUND = "attention/logit_bound"
 PROBE_LOSS = "probe/loss"
@@ -84,7 +140,10 @@ FORWARD_S = "time/forward_s"
 BACKWARD_S = "time/backward_s"
 OPTIMIZER_S = "time/optimizer_s"
 MONITOR_S = "time/monitor_s"
+SLOWEST_OVER_MEDIAN = "time/slowest_over_median"
 TOKENS_PER_S = "speed/tokens_per_s"
+MODEL_TFLOP_PER_S = "speed/model_tflop_per_s"
+UTILISATION = "speed/utilisation"
 CPU_SHARE = "system/cpu_share"
 MEMORY_GIB = "system/memory_gib"
 GPU_SHARE = "system/gpu_share"
@@ -97,6 +156,10 @@ SINK_LAG_S = "sink/lag_s"
 _FREE = "nothing: the step computes it anyway"
 _HOST = "a few microseconds on the host"
 _PACKED = "part of the one packed copy of a sampled step; nothing between samples"
+_SAMPLED_WEIGHTS = (
+    "of a sampled step: at most 16,384 elements of each matrix, read before and after its update"
+)
+_ROUTED_PROBE = "with the probe loss: the choices of its tokens are counted"
 _PROBED = (
     "with the probe loss: every expert answers for 64 tokens, 1 % of the probe's time for `tiny`"
 )
@@ -134,6 +197,7 @@ def _spec(
 _LAYER: tuple[Dimension, ...] = ("layer",)
 _MOE: tuple[Dimension, ...] = ("moe_layer",)
 _MOE_EXPERT: tuple[Dimension, ...] = ("moe_layer", "expert")
+_ROUTES = "facts: health.md section 4, 17"
 _SAMPLES: tuple[Dimension, ...] = ("modality", "sample")
 _NOISE_EXPERT: tuple[Dimension, ...] = ("noise_expert",)
 _HEALTH = "facts: health.md section 4"
@@ -207,6 +271,22 @@ _SPECS = (
         "facts: model.md section 4",
     ),
     _spec(
+        LOSS_NOISE_BIN,
+        "mse",
+        (
+            "modality",
+            "timestep_bin",
+        ),
+        "sampled",
+        "step",
+        _HOST,
+        "Mean loss of the samples since the last sampled step, by noise level: eight parts of "
+        "equal width. A part that no sample fell into keeps its value; 0 before its first.",
+        "These noise levels are learnt worse; compare with their own past.",
+        "Better.",
+        _HEALTH + ", 16",
+    ),
+    _spec(
         LOSS_SPIKE_SCORE,
         "sigma",
         (),
@@ -253,6 +333,79 @@ _SPECS = (
         "An unusual gradient.",
         "Usual.",
         _HEALTH + ", 4",
+    ),
+    _spec(
+        GRAD_LAYER_NORM,
+        "norm",
+        _LAYER,
+        "sampled",
+        "weights",
+        "a norm of each gradient of the sampled step",
+        "Gradient norm of each block before clipping.",
+        "The block that moves first names the place of an incident.",
+        "The block learns little.",
+        _HEALTH + ", 4",
+    ),
+    _spec(
+        GRAD_UNDERFLOW_SHARE,
+        "share",
+        _LAYER,
+        "sampled",
+        "weights",
+        _SAMPLED_WEIGHTS,
+        "Share of each block's gradients that are not 0 but would be in fp16.",
+        "Small gradients would vanish in fp16: keep gradients in bf16 or fp32, or scale the loss.",
+        "None is lost.",
+        _HEALTH + ", 14",
+    ),
+    _spec(
+        UPDATE_NORM,
+        "norm",
+        (),
+        "sampled",
+        "weights",
+        _SAMPLED_WEIGHTS,
+        "Norm of the step's change of all weights.",
+        "Twice the usual comes before spikes of loss and gradient.",
+        "0: the guard held the step back.",
+        _HEALTH + ", 4",
+    ),
+    _spec(
+        UPDATE_WEIGHT_RATIO,
+        "1",
+        _LAYER,
+        "sampled",
+        "weights",
+        _SAMPLED_WEIGHTS,
+        "Norm of the step's change of a block's weights over the norm of the weights.",
+        "Above about 1e-2 the rate is too high for this block.",
+        "Far below 1e-3 it learns nothing; under Muon the rate alone sets it.",
+        _HEALTH + ", 5",
+    ),
+    _spec(
+        UPDATE_LOST_SHARE,
+        "share",
+        _LAYER,
+        "sampled",
+        "weights",
+        _SAMPLED_WEIGHTS,
+        "Share of a block's weights that have a gradient and that the update left as they "
+        "were, in their own precision.",
+        "Updates are too small for the weights' precision and are lost: keep weights in fp32.",
+        "Every update arrives.",
+        _HEALTH + ", 14",
+    ),
+    _spec(
+        UPDATE_LOST_IN_BF16_SHARE,
+        "share",
+        _LAYER,
+        "sampled",
+        "weights",
+        _SAMPLED_WEIGHTS,
+        "Share of a block's updates that would be lost if its weights were bf16.",
+        "As expected late in a training: weights must stay fp32. No alarm where they are.",
+        "Even bf16 weights would learn.",
+        _HEALTH + ", 14",
     ),
     _spec(
         GUARD_HELD,
@@ -312,6 +465,90 @@ _SPECS = (
         "arXiv 2408.15664",
     ),
     _spec(
+        MIN_VIOLATION,
+        "x mean",
+        _MOE,
+        "sampled",
+        "router",
+        _PACKED,
+        "One minus the smallest relative load (MinVio).",
+        "1: an expert was idle in this micro-batch.",
+        "Balanced.",
+        _HEALTH + ", 6",
+    ),
+    _spec(
+        AVG_VIOLATION,
+        "x mean",
+        _MOE,
+        "sampled",
+        "router",
+        _PACKED,
+        "Mean distance of the relative loads from 1 (AvgVio).",
+        "Unbalanced routing; compare with the layer's own past.",
+        "Balanced.",
+        _HEALTH + ", 6",
+    ),
+    _spec(
+        GLOBAL_MAX_VIOLATION,
+        "x mean",
+        _MOE,
+        "sampled",
+        "router",
+        _HOST,
+        "MaxVio of the whole step, all its micro-batches together.",
+        "As MaxVio; what a balancing bias works on.",
+        "Balanced.",
+        "arXiv 2408.15664",
+    ),
+    _spec(
+        GLOBAL_MIN_VIOLATION,
+        "x mean",
+        _MOE,
+        "sampled",
+        "router",
+        _HOST,
+        "MinVio of the whole step.",
+        "1: an expert was idle in the whole step.",
+        "Balanced.",
+        _HEALTH + ", 6",
+    ),
+    _spec(
+        GLOBAL_AVG_VIOLATION,
+        "x mean",
+        _MOE,
+        "sampled",
+        "router",
+        _HOST,
+        "AvgVio of the whole step.",
+        "Unbalanced routing.",
+        "Balanced.",
+        _HEALTH + ", 6",
+    ),
+    _spec(
+        LOAD_CV,
+        "1",
+        _MOE,
+        "sampled",
+        "router",
+        _PACKED,
+        "Standard deviation of the experts' token counts (over E) over their mean.",
+        "Unbalanced routing.",
+        "Balanced.",
+        _HEALTH + ", 7",
+    ),
+    _spec(
+        EFFECTIVE_EXPERTS,
+        "experts",
+        _MOE,
+        "sampled",
+        "router",
+        _PACKED,
+        "exp of the load's entropy: as many experts with equal loads would be as uneven.",
+        "Near E: balanced.",
+        "Few experts do the work.",
+        _HEALTH + ", 8",
+    ),
+    _spec(
         ROUTER_ENTROPY_NATS,
         "nats",
         _MOE,
@@ -322,6 +559,43 @@ _SPECS = (
         "Near ln E the router does not decide: soft saturation.",
         "Near 0 it is certain; with low load entropy it has collapsed.",
         _HEALTH + ", 8",
+    ),
+    _spec(
+        MUTUAL_INFORMATION_NATS,
+        "nats",
+        _MOE,
+        "sampled",
+        "router",
+        _PACKED,
+        "Mutual information of token and expert: the entropy of the mean scores less the mean "
+        "entropy of the scores.",
+        "The choice depends on the token.",
+        "0: the router ignores the token, be it undecided or certain of the same expert.",
+        _HEALTH + ", 8",
+    ),
+    _spec(
+        ROUTER_MARGIN,
+        "1",
+        _MOE,
+        "sampled",
+        "router",
+        _PACKED,
+        "Mean distance between a token's two highest router logits.",
+        "Choices are certain.",
+        "Near 0 choices hang on rounding; see the flip rate.",
+        _HEALTH + ", 12",
+    ),
+    _spec(
+        ROUTER_LOGIT_ABSMAX,
+        "1",
+        _MOE,
+        "sampled",
+        "router",
+        _PACKED,
+        "Largest magnitude of a router logit.",
+        "Growing logits saturate the scores and lose bits in bf16.",
+        "Calm.",
+        _HEALTH + ", 12",
     ),
     _spec(
         ROUTER_BALANCE,
@@ -384,6 +658,147 @@ _SPECS = (
         "facts: model.md section 4",
     ),
     _spec(
+        BIAS_FLIP_RATE,
+        "share",
+        _MOE,
+        "sampled",
+        "router",
+        _HOST,
+        "Share of experts whose balancing bias turned round, from up to down or back, per "
+        "step since the last sampled one.",
+        "Near one half the bias dithers about balance; if the load is uneven all the same, "
+        "its speed is too high.",
+        "The bias runs after a load that it does not reach.",
+        _HEALTH + ", 12",
+    ),
+    _spec(
+        FLIP_RATE,
+        "share",
+        _MOE,
+        "slow",
+        "router",
+        "with the probe loss: each router answers once more in bf16",
+        "Share of the probe's tokens whose set of experts is another when the router computes "
+        "in bf16 instead of fp32.",
+        "Above a few hundredths the routing hangs on rounding: keep the router in fp32; train "
+        "and serve in the same precision.",
+        "Choices are safe from rounding.",
+        _HEALTH + ", 13",
+    ),
+    _spec(
+        ROUTING_SATURATION,
+        "share",
+        _MOE,
+        "slow",
+        "router",
+        _ROUTED_PROBE,
+        "Share of the probe tokens' choices that are what they were at the last checkpoint on "
+        "disk.",
+        "Near 1 the routing has settled.",
+        "The routing still moves, or has been shaken.",
+        _ROUTES,
+    ),
+    _spec(
+        CO_ACTIVATION,
+        "share",
+        (
+            "moe_layer",
+            "expert",
+            "other_expert",
+        ),
+        "slow",
+        "router",
+        _ROUTED_PROBE,
+        "Of the tokens that an expert gets, the share that the other gets too; 1 on the "
+        "diagonal of experts in use.",
+        "These two always work together: one of them may be superfluous.",
+        "They share no tokens.",
+        _ROUTES,
+    ),
+    _spec(
+        ROUTING_BY_TIMESTEP,
+        "share",
+        (
+            "moe_layer",
+            "timestep_bin",
+            "expert",
+        ),
+        "slow",
+        "routing",
+        _ROUTED_PROBE,
+        "Who goes where: of the choices of a sample at these noise levels, each expert's share.",
+        "A specialist for these tokens.",
+        "Never theirs.",
+        _MOESCOPE,
+    ),
+    _spec(
+        ROUTING_BY_KIND,
+        "share",
+        (
+            "moe_layer",
+            "token_kind",
+            "expert",
+        ),
+        "slow",
+        "routing",
+        _ROUTED_PROBE,
+        "Who goes where: of the choices of told, video and audio tokens, each expert's share.",
+        "A specialist for these tokens.",
+        "Never theirs.",
+        _MOESCOPE,
+    ),
+    _spec(
+        ROUTING_BY_MOTION,
+        "share",
+        (
+            "moe_layer",
+            "motion_bin",
+            "expert",
+        ),
+        "slow",
+        "routing",
+        _ROUTED_PROBE,
+        "Who goes where: of the choices of video tokens by how much their patch changes from "
+        "frame to frame, each expert's share.",
+        "A specialist for these tokens.",
+        "Never theirs.",
+        _MOESCOPE,
+    ),
+    _spec(
+        ROUTING_BY_REGION,
+        "share",
+        (
+            "moe_layer",
+            "region",
+            "expert",
+        ),
+        "slow",
+        "routing",
+        _ROUTED_PROBE,
+        "Who goes where: of the choices of video tokens by their place in the picture, each "
+        "expert's share.",
+        "A specialist for these tokens.",
+        "Never theirs.",
+        _MOESCOPE,
+    ),
+    _spec(
+        ROUTING_BY_CLASS,
+        "share",
+        (
+            "moe_layer",
+            "class",
+            "expert",
+        ),
+        "slow",
+        "routing",
+        _ROUTED_PROBE,
+        "Who goes where: of the choices of tokens by the class of their clip, in the order of "
+        "the classes in the probe batch, each expert's share.",
+        "A specialist for these tokens.",
+        "Never theirs.",
+        _MOESCOPE,
+    ),
+    _spec(
         EXPERT_WEIGHT_COSINE,
         "cosine",
         _MOE,
@@ -407,6 +822,18 @@ _SPECS = (
         "moe.contrast_weight, a more expressive moe.router, or --drop-share when upcycling.",
         "Experts answer differently: they have specialised.",
         "arXiv 2605.19378; " + _HEALTH + ", 11",
+    ),
+    _spec(
+        SHARED_TO_ROUTED,
+        "x routed",
+        _MOE,
+        "sampled",
+        "router",
+        "two norms of the layer's answers of the sampled step",
+        "Norm of what the shared experts add over that of what the routed ones add.",
+        "The routed experts have become superfluous.",
+        "The shared experts have.",
+        "facts: model.md section 9",
     ),
     _spec(
         NOISE_EXPERT_SHARE,
@@ -491,6 +918,72 @@ _SPECS = (
         "Largest magnitude over root mean square.",
         "A few channels carry extreme values.",
         "Evenly spread.",
+        _HEALTH + ", 15",
+    ),
+    _spec(
+        ACTIVATION_KURTOSIS,
+        "1",
+        _LAYER,
+        "sampled",
+        "activation",
+        "two moments of at most 4,096 tokens of the sampled step",
+        "Fourth moment over the squared second of each block's output; 3 is Gaussian.",
+        "Heavy tails: a few channels carry extreme values.",
+        "Evenly spread.",
+        _HEALTH + ", 15",
+    ),
+    _spec(
+        ACTIVATION_SATURATED_SHARE,
+        "share",
+        _LAYER,
+        "sampled",
+        "activation",
+        "a comparison on at most 4,096 tokens of the sampled step",
+        "Share of each block's output beyond half of what the products' precision can hold.",
+        "About to overflow.",
+        "0, as it should be.",
+        _HEALTH + ", 14",
+    ),
+    _spec(
+        ACTIVATION_DEPTH_GROWTH,
+        "x first",
+        (),
+        "sampled",
+        "activation",
+        _PACKED,
+        "RMS of the last block's output over that of the first.",
+        "The residual stream grows over depth: deep blocks add too much.",
+        "Near 1: calm.",
+        _HEALTH + ", 15",
+    ),
+    _spec(
+        ACTIVATION_MODALITY_RMS,
+        "1",
+        (
+            "layer",
+            "modality",
+        ),
+        "sampled",
+        "activation",
+        "two more passes over each block's output of the sampled step",
+        "Root mean square of each block's output, of video and of audio tokens.",
+        "One modality runs away from the other.",
+        "Silent.",
+        _HEALTH + ", 15",
+    ),
+    _spec(
+        ACTIVATION_MODALITY_ABSMAX,
+        "1",
+        (
+            "layer",
+            "modality",
+        ),
+        "sampled",
+        "activation",
+        "with its RMS",
+        "Largest magnitude in each block's output, of video and of audio tokens.",
+        "Outliers; they belong to this modality.",
+        "Calm.",
         _HEALTH + ", 15",
     ),
     _spec(
@@ -608,6 +1101,40 @@ _SPECS = (
         "Stream tokens trained per second.",
         "Faster.",
         "Slower.",
+    ),
+    _spec(
+        MODEL_TFLOP_PER_S,
+        "TFLOP/s",
+        (),
+        "step",
+        "time",
+        _HOST,
+        "FLOPs of the model, active parameters and attention, without what is computed again, "
+        "per second.",
+        "Faster.",
+        "Slower.",
+    ),
+    _spec(
+        UTILISATION,
+        "share",
+        (),
+        "step",
+        "time",
+        _HOST,
+        "Model FLOP/s over the peak of the device (watch.peak_tflops where it is not known).",
+        "The device computes.",
+        "It waits for data, host or memory.",
+    ),
+    _spec(
+        SLOWEST_OVER_MEDIAN,
+        "x median",
+        (),
+        "sampled",
+        "time",
+        _HOST,
+        "Slowest of the last 100 steps over their median.",
+        "Stragglers: decoding, checkpoints, or a device that throttles.",
+        "Steps are even.",
     ),
     _spec(
         CPU_SHARE,

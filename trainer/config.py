@@ -171,6 +171,9 @@ class WatchConfig(Frozen):
     """Steps between probe batches (slow tier); 0 switches them off."""
     num_probe_clips: PositiveInt = Field(default=8, le=4096)
     """Held-out clips of the fixed probe batch, or as many as there are."""
+    peak_tflops: NonNegativeFloat = Field(default=0.0, le=1e9)
+    """What the device computes at most in the precision of the products, for the utilisation; 0: as
+    its maker states it, where that is known."""
     are_checkpoints_sampled: bool = False
     """Whether clips are generated at each checkpoint on disk, of the same prompts and the same
     noise; training waits meanwhile."""

@@ -27,16 +27,19 @@ from ..monitors.judge import Judgement
 from ..monitors.policy import ADVISED, Policy
 from ..platform import catalogue
 from ..platform.contact import Contact
+from ..platform.peak_flops import peak_tflops
 from ..platform.records import Action, Alert, Event, EventKind, Frame, Mode, Run, RunStatus, Segment
 from ..platform.sinks import FanOut
 from .checkpoints.keeping import Keeper
 from .compute.gradients import step_gradients, step_losses
 from .config import RunConfig
+from .counts.flops import model_flops
 from .data.batches import Batch, Batches
 from .data.latents import seen
 from .evaluation.probe import Probe
 from .measure import Measure
 from .moe.steps import ExpertSteps
+from .numerics import policy_on
 from .objective.timesteps import draw
 from .optim.schedule import decay_begins_at, learning_rate
 from .progress import Lamp, ProgressLine
@@ -93,7 +96,7 @@ class Trainer:
         self._num_told = 0
         self._recent_s: deque[float] = deque(maxlen=50)
         tokens = self.config.data.batch * self.config.tokens_per_sample
-        self.record = StepRecord(tokens)
+        self.record = StepRecord(tokens, model_flops(self.config), self._peak_tflops())
         self.last_loss = float("nan")
         self._experts = ExpertSteps(self.state.model, self.config.moe)
 
@@ -208,6 +211,13 @@ class Trainer:
         """Seconds of a recent step; nan before the first."""
         return float(np.median(self._recent_s)) if self._recent_s else float("nan")
 
+    def _peak_tflops(self) -> float | None:
+        asked = self.config.watch.peak_tflops
+        if asked or self.device.type != "cuda":
+            return asked or None
+        products = policy_on(self.device, self.config.compute).products
+        return peak_tflops(torch.cuda.get_device_name(self.device), products)
+
     def _next_batch(self) -> Batch:
         skipped = self.policy.skipped
         while self.state.batch in skipped:
@@ -276,7 +286,7 @@ class Trainer:
             lambda is_last: self.measure.watching(is_sampled and is_last),
         )
         start_s = time.perf_counter()
-        grad_norm, held = self._update(found.objective)
+        grad_norm, held = self._update(found.objective, is_sampled)
         optimizer_s = time.perf_counter() - start_s
         start_s = time.perf_counter()
         self.measure.take(found.losses, found.extra, drawn, grad_norm, held, is_sampled)
@@ -294,7 +304,7 @@ class Trainer:
         }
         return Pending(step, batch.index, is_sampled, host_values)
 
-    def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+    def _update(self, loss: Tensor, is_sampled: bool) -> tuple[Tensor, Tensor]:
         """Clips, guards and applies the update; returns the gradient norm and the guard's 0/1,
         both on the device."""
         config, state = self.config, self.state
@@ -304,10 +314,11 @@ class Trainer:
         )
         is_guarded = config.guard.is_on
         held = state.guard.hold(loss, grad_norm) if is_guarded else torch.zeros_like(grad_norm)
-        torch.nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, grad_norm)
-        # the fused kernel changes neither weights, moments nor step counters where this is 1
-        state.optimizer.found_inf = held  # type: ignore[attr-defined]
-        state.optimizer.step()
+        with self.measure.updating(is_sampled, held):
+            torch.nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, grad_norm)
+            # the fused kernel changes neither weights, moments nor step counters where this is 1
+            state.optimizer.found_inf = held  # type: ignore[attr-defined]
+            state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         keep = 1.0 - held
         self._experts.end(keep)
@@ -319,7 +330,9 @@ class Trainer:
         values = self.measure.read(pending.is_sampled)
         values |= {name: scalar(value) for name, value in pending.host_values.items()}
         if self.probe.is_due(pending.step):
-            values |= self.probe.measure(self.state.model)
+            on_disk = [c.step for c in self.keeper.checkpoints if c.is_on_disk]
+            saved_step = max(on_disk, default=None)
+            values |= self.probe.measure(self.state.model, pending.step, saved_step)
         now_s = time.time()
         judgement = self.state.judge.step(pending.step, self.segment.index, now_s, values)
         values |= judgement.scores

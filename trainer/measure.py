@@ -2,8 +2,8 @@
 packed copy each.
 """
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..monitors.collect import Packed
+from ..monitors.expert_signals import avg_violation, max_violation, min_violation
+from ..monitors.since_sample import SinceSample
 from ..monitors.taps import Taps
+from ..monitors.weight_taps import WeightTaps
 from ..platform import catalogue
 from .config import RunConfig
-from .model.make import attentions, bounded_mlps, watched_blocks
+from .model.make import attentions, bounded_mlps, modality_tokens, watched_blocks
 from .model.noise_experts import NoiseExperts
+from .moe.experts import MoeLayer
+from .moe.latent import LatentMoe
 from .moe.noise_experts import lower_edges, shares
 from .moe.steps import moe_layers
 from .objective.flow import Losses
@@ -67,12 +72,30 @@ class Measure:
             num_rows=[len(layer.tally.counts_RE) for layer in self._layers],
             bounded=[bounded_mlps(block) for block in blocks],
             attentions=[attentions(block) for block in blocks],
+            mixtures=[[layer] if _has_shared(layer) else [] for layer in self._layers],
+            modality_tokens=modality_tokens(config),
             device=device,
         )
+        in_blocks = [list(block.parameters()) for block in blocks]
+        known = {id(p) for block in in_blocks for p in block}
+        rest = [p for p in model.parameters() if id(p) not in known]
+        self._weight_taps = WeightTaps(in_blocks, rest, device)
+        self._since_sample = SinceSample(has_bias=config.moe.bias_update_speed > 0)
 
     def watching(self, is_sampled: bool) -> AbstractContextManager[None]:
         """The context of a forward pass; hooks are attached only on a sampled step."""
         return self._taps.watching() if is_sampled else nullcontext()
+
+    @contextmanager
+    def updating(self, is_sampled: bool, held: Tensor) -> Iterator[None]:
+        """The context of an update, with its gradients there. held: 0/1, whether it changes
+        nothing."""
+        if not is_sampled:
+            yield
+            return
+        self._weight_taps.before()
+        yield
+        self._weight_taps.after(1.0 - held)
 
     @torch.no_grad()
     def take(
@@ -102,6 +125,7 @@ class Measure:
         packed.send()
         if is_sampled:
             self._taps.send()
+            self._weight_taps.send()
 
     def read(self, is_sampled: bool) -> Values:
         """Returns the oldest step that was taken and not yet read, under catalogue names."""
@@ -113,8 +137,14 @@ class Measure:
         values[catalogue.LOSS_AUDIO] = scalar(with_sound.mean() if with_sound.size else 0.0)
         if self._noise_experts is not None:
             values[catalogue.NOISE_EXPERT_LOSS] = self._held_losses(values)
+        self._since_sample.take(values)
         if is_sampled:
-            values |= self._taps.read()
+            values |= self._taps.read() | self._weight_taps.read() | self._since_sample.read()
+            if catalogue.EXPERT_TOKENS in values:
+                tokens = values[catalogue.EXPERT_TOKENS]
+                values[catalogue.GLOBAL_MAX_VIOLATION] = max_violation(tokens)
+                values[catalogue.GLOBAL_MIN_VIOLATION] = min_violation(tokens)
+                values[catalogue.GLOBAL_AVG_VIOLATION] = avg_violation(tokens)
         return values
 
     def _take_shares(self, model: NoiseExperts, video_B: Tensor) -> None:
@@ -143,6 +173,7 @@ class Measure:
         """Drops what was taken and not read: it belongs to a branch that is being abandoned."""
         self._step.drop()
         self._taps.drop()
+        self._weight_taps.drop()
 
     @staticmethod
     def vetted(losses: Losses, drawn: Draw) -> Mapping[str, NDArray[np.float32]]:
@@ -151,3 +182,7 @@ class Measure:
             catalogue.LOSS_PER_SAMPLE: losses.per_sample_MB.float().cpu().numpy(),
             catalogue.LOSS_SIGMA: drawn.sigma_MB.float().cpu().numpy(),
         }
+
+
+def _has_shared(layer: MoeLayer | LatentMoe) -> bool:
+    return isinstance(layer, MoeLayer) and layer.shared is not None

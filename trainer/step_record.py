@@ -3,6 +3,7 @@ frame.
 """
 
 import time
+from collections import deque
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +14,8 @@ from ..platform.sinks import FanOutStatus
 from ..platform.system_meter import SystemMeter
 
 SYSTEM_EVERY_S = 2.0
+NUM_RECENT = 100
+"""Steps among which the slowest is looked for."""
 _TIMES = (
     catalogue.DATA_WAIT_S,
     catalogue.FORWARD_S,
@@ -33,8 +36,15 @@ class StepRecord:
     """Completes the values of a step. Reads the system every SYSTEM_EVERY_S; keeps what a user
     logs until the next step."""
 
-    def __init__(self, tokens_per_step: int) -> None:
+    def __init__(
+        self, tokens_per_step: int, flops_per_step: int = 0, peak_tflops: float | None = None
+    ) -> None:
+        """flops_per_step: of the model, without what is computed again; 0: not known.
+        peak_tflops: of the device; None: not known, and utilisation is not recorded."""
         self._tokens = tokens_per_step
+        self._tflop = flops_per_step / 1e12
+        self._peak_tflops = peak_tflops
+        self._recent_s: deque[float] = deque(maxlen=NUM_RECENT)
         self._meter = SystemMeter()
         self._metered_s = 0.0
         self._logged: dict[str, float] = {}
@@ -51,12 +61,22 @@ class StepRecord:
         judging.
         """
         step_s = sum(host_values[name] for name in _TIMES) + judged_s
+        self._recent_s.append(step_s)
         numbers = {
             catalogue.MONITOR_S: host_values[catalogue.MONITOR_S] + judged_s,
             catalogue.STEP_TIME_S: step_s,
             catalogue.TOKENS_PER_S: self._tokens / max(step_s, 1e-9),
             **self._logged,
         }
+        if self._tflop:
+            numbers[catalogue.MODEL_TFLOP_PER_S] = self._tflop / max(step_s, 1e-9)
+            if self._peak_tflops:
+                share = numbers[catalogue.MODEL_TFLOP_PER_S] / self._peak_tflops
+                numbers[catalogue.UTILISATION] = share
+        if catalogue.ACTIVATION_RMS in values:
+            # with the sampled tier: the slowest of a window changes slowly
+            slowest = max(self._recent_s) / max(float(np.median(self._recent_s)), 1e-9)
+            numbers[catalogue.SLOWEST_OVER_MEDIAN] = slowest
         self._logged.clear()
         return values | {name: scalar(value) for name, value in numbers.items()}
 

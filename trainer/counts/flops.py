@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
+from ...platform.frozen import changed
 from ..config import RunConfig
 from ..model_config import MoeConfig, is_gated
 from .parts import SINUSOIDS
@@ -44,6 +45,14 @@ def count_flops(config: RunConfig) -> Flops:
     fixed = parts.get("linear_part", 0)
     again = sum(_blocks(config).values()) if config.compute.are_blocks_recomputed else 0
     return Flops(forward, PASSES * (forward - fixed) + fixed + again, parts)
+
+
+def model_flops(config: RunConfig) -> int:
+    """Returns the FLOPs of an optimizer step's batch, forward and backward, without what is
+    computed again: what model FLOP/s and utilisation count. Source: PaLM, arXiv 2204.02311,
+    appendix B."""
+    once = changed(config, {"compute.are_blocks_recomputed": False})
+    return count_flops(once).training * config.data.batch
 
 
 def _product(rows: int, inputs: int, outputs: int) -> int:

@@ -3,8 +3,8 @@ its inputs.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -110,21 +110,30 @@ def _plan(
 
 
 def probe(
-    model: nn.Module, batch: Batch, passes: Sequence[ProbePass], config: RunConfig
+    model: nn.Module,
+    batch: Batch,
+    passes: Sequence[ProbePass],
+    config: RunConfig,
+    watching: Callable[[ProbePass], AbstractContextManager[None]] = nullcontext,
 ) -> BinLosses:
     """Measures the model's losses by noise level, in evaluation mode. Changes no state, except the
-    layers' counts of a step."""
-    return _mean(_sums(model, batch, passes, config), config)
+    layers' counts of a step. watching: opened around each pass."""
+    return _mean(_sums(model, batch, passes, config, watching), config)
 
 
 @torch.no_grad()
 def _sums(
-    model: nn.Module, batch: Batch, passes: Sequence[ProbePass], config: RunConfig
+    model: nn.Module,
+    batch: Batch,
+    passes: Sequence[ProbePass],
+    config: RunConfig,
+    watching: Callable[[ProbePass], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[Tensor, Tensor]:
     """Returns the sum of the losses in each bin, and how many clips hit it; both (2, Q)."""
     loss, hits = torch.zeros(2, len(passes)), torch.zeros(2, len(passes))
-    for drawn, bin_MB in passes:
-        with evaluating(model):
+    for one in passes:
+        drawn, bin_MB = one
+        with evaluating(model), watching(one):
             per_sample_MB = flow_losses(model, batch, drawn, config).per_sample_MB.cpu()
         counted_MB = torch.stack([torch.ones_like(batch.has_sound_B), batch.has_sound_B]).cpu()
         loss.scatter_add_(1, bin_MB.cpu(), per_sample_MB)

@@ -1,5 +1,6 @@
 """Which network a configuration asks for."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -55,3 +56,12 @@ def attentions(block: nn.Module) -> list[nn.Module]:
 def watched_blocks(model: nn.Module) -> list[nn.Module]:
     """Returns the transformer blocks, in the network's order."""
     return [block for block in model.modules() if isinstance(block, Block | WanBlock)]
+
+
+def modality_tokens(config: RunConfig) -> list[int]:
+    """Returns how many tokens of each modality stand at the end of the sequence of a block: video,
+    and audio where there is sound."""
+    video = math.prod(config.grid)
+    if config.model.family != "stream" or not config.has_audio:
+        return [video]
+    return [video, config.data.num_mel_steps // config.model.patch_mel_steps]

@@ -42,11 +42,13 @@ class MoeLayer(nn.Module):
         )
         self.bound = bound
         self.clamped_2: Tensor | None = None
+        self.squares_2: Tensor | None = None
         self.tally = Tally(config, num_rows=1)
 
     def forward(self, x_BSD: Tensor, told_BSD: Tensor | None = None) -> Tensor:
         """x_BSD: (B, S, D). told_BSD: tokens of the same width that a router may read beside the
-        token itself. Returns (B, S, D) and notes the routing in `tally`."""
+        token itself. Returns (B, S, D) and notes the routing in `tally`, and in squares_2, where it
+        is set, how large the two answers are."""
         routing = self.router(x_BSD, told_BSD)
         self.tally.note(routing, self.w_in_EDG)
         dtype = matmul_dtype(x_BSD.device)
@@ -57,7 +59,12 @@ class MoeLayer(nn.Module):
             compute = expert_mlp_chosen if isinstance(routing, ExpertChoice) else expert_mlp
             routed_BSD = compute(x_TD.to(dtype), routing, experts, path).view_as(x_BSD)
         routed_BSD = routed_BSD.to(x_BSD.dtype)
-        return routed_BSD if self.shared is None else routed_BSD + self.shared(x_BSD)
+        if self.shared is None:
+            return routed_BSD
+        shared_BSD: Tensor = self.shared(x_BSD)
+        if self.squares_2 is not None:
+            note_squares(shared_BSD, routed_BSD, self.squares_2)
+        return routed_BSD + shared_BSD
 
     def experts(self, dtype: torch.dtype) -> Experts:
         """Returns the routed experts' weights in a dtype, with gradients to the layer's own."""
@@ -73,3 +80,10 @@ class MoeLayer(nn.Module):
             self.bound,
             self.clamped_2,
         )
+
+
+@torch.no_grad()
+def note_squares(shared: Tensor, routed: Tensor, squares_2: Tensor) -> None:
+    """Adds the sums of squares of both answers to squares_2."""
+    norms = [torch.linalg.vector_norm(x, dtype=torch.float32) for x in (shared, routed)]
+    squares_2.add_(torch.stack(norms).square())

@@ -1,0 +1,132 @@
+"""Weights at an update: gradient and update of each block, and what rounding loses of them; on the
+device only.
+
+L rows: a block each, and one for all else  N sampled elements  C columns
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..platform import catalogue
+from .collect import Packed
+
+Array = NDArray[np.float32]
+
+MOST_ELEMENTS = 16_384
+"""Of a matrix, evenly spaced: the relative error of a norm is below 1% (1 / sqrt(2 n)), and the
+cost is bounded whatever the model's size."""
+SMALLEST_FP16 = 2.0**-24
+
+
+class WeightTaps:
+    """Measures one update on a sampled step.
+
+        taps.before()        # gradients are there, the optimizer has not stepped
+        optimizer.step()
+        taps.after(keep)     # keep: 0/1, whether the update was applied
+        taps.send()
+        ...                  # the next step is launched
+        values = taps.read()
+
+    blocks: the parameters of each block, in the network's order. rest: all others, which count in
+    the norm of the whole update. A parameter without a gradient counts as one with zeros. Source:
+    facts, health.md section 4, 4, 5 and 14.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Sequence[nn.Parameter]],
+        rest: Sequence[nn.Parameter],
+        device: torch.device | str,
+    ) -> None:
+        self._num_blocks = len(blocks)
+        self._rows = [list(block) for block in blocks] + [list(rest)]
+        self._all = [p for row in self._rows for p in row]
+        lengths = [sum(len(_spaced(p)) for p in row) for row in self._rows]
+        self._lengths = torch.tensor(lengths, dtype=torch.int64, device=device)
+        # an element stands for so many of its matrix
+        weights = [torch.full((len(_spaced(p)),), p.numel() / len(_spaced(p))) for p in self._all]
+        self._weight_N = torch.cat(weights).to(device) if weights else torch.zeros(0, device=device)
+        self._packed = Packed({"norm_L": (len(blocks),), "sum_LC": (len(lengths), 7)}, device)
+        self._before: tuple[Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def before(self) -> None:
+        """Reads gradients and weights before the update."""
+        for row, params in enumerate(self._rows[: self._num_blocks]):
+            grads = [p.grad for p in params if p.grad is not None]
+            self._packed["norm_L"][row].copy_(
+                torch.nn.utils.get_total_norm(grads)
+                if grads
+                else self._packed["norm_L"].new_zeros(())
+            )
+        grads = [
+            torch.zeros_like(_spaced(p)) if p.grad is None else _spaced(p.grad) for p in self._all
+        ]
+        self._before = self._weights(), torch.cat([g.float() for g in grads])
+
+    @torch.no_grad()
+    def after(self, keep: Tensor) -> None:
+        """Compares with the weights after the update; 0 in all but the gradients' columns where it
+        was held back."""
+        assert self._before is not None, "before() comes first"
+        (old_N, grad_N), self._before = self._before, None
+        new_N = self._weights()
+        change_N = new_N - old_N
+        has_grad_N = grad_N != 0
+        is_lost_N = has_grad_N & (change_N == 0)
+        is_lost_bf16_N = (change_N != 0) & (new_N.bfloat16() == old_N.bfloat16())
+        columns = (
+            change_N.square(),
+            old_N.square(),
+            (is_lost_N & (keep > 0)).float(),
+            (is_lost_bf16_N & (keep > 0)).float(),
+            (change_N != 0).float(),
+            has_grad_N.float(),
+            (has_grad_N & (grad_N.abs() < SMALLEST_FP16)).float(),
+        )
+        value_NC = torch.stack(columns, dim=-1) * self._weight_N[:, None]
+        self._packed["sum_LC"].copy_(
+            torch.segment_reduce(value_NC, "sum", lengths=self._lengths, axis=0)
+        )
+
+    def send(self) -> None:
+        self._packed.send()
+
+    def drop(self) -> None:
+        """Forgets a sampled step that was sent and not read."""
+        self._packed.drop()
+
+    def read(self) -> dict[str, Array]:
+        """Returns the signals of the step that was sent; empty where nothing was."""
+        host = self._packed.read()
+        if not host:
+            return {}
+        change, weight, lost, lost_bf16, moved, has_grad, underflow = host["sum_LC"].T
+        blocks = slice(self._num_blocks)
+        return {
+            catalogue.GRAD_LAYER_NORM: host["norm_L"],
+            catalogue.GRAD_UNDERFLOW_SHARE: _share(underflow, has_grad)[blocks],
+            catalogue.UPDATE_NORM: np.asarray(np.sqrt(change.sum()), np.float32),
+            catalogue.UPDATE_WEIGHT_RATIO: np.sqrt(_share(change, weight))[blocks],
+            catalogue.UPDATE_LOST_SHARE: _share(lost, has_grad)[blocks],
+            catalogue.UPDATE_LOST_IN_BF16_SHARE: _share(lost_bf16, moved)[blocks],
+        }
+
+    def _weights(self) -> Tensor:
+        """The sampled weights in fp32, which holds what any of their precisions says; a copy."""
+        return torch.cat([_spaced(p).float() for p in self._all])
+
+
+def _spaced(x: Tensor) -> Tensor:
+    """At most about MOST_ELEMENTS of a tensor's elements, evenly spaced."""
+    flat = x.detach().reshape(-1)
+    return flat[:: max(1, -(-len(flat) // MOST_ELEMENTS))]
+
+
+def _share(part: Array, whole: Array) -> Array:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
