@@ -88,7 +88,7 @@ def router_margin(logit_RTE: Tensor) -> Tensor:
     """Returns (R, 2) fp32: the mean over tokens of the highest logit less the second, and the
     largest magnitude of a logit; the margin is 0 with a single expert. Source: facts, health.md
     section 4, 12."""
-    absmax_R = logit_RTE.abs().amax(dim=(1, 2))
+    absmax_R = logit_RTE.abs().amax(dim=(-2, -1))
     if logit_RTE.shape[-1] < 2:
         return torch.stack((torch.zeros_like(absmax_R), absmax_R), dim=-1)
     best_RT2 = logit_RTE.topk(2, dim=-1).values
@@ -102,7 +102,7 @@ def mutual_information_nats(score_RTE: Tensor) -> Tensor:
     experts are used. Source: facts, health.md section 4, 8.
     """
     normal_RTE = score_RTE / score_RTE.sum(dim=-1, keepdim=True).clamp_min(1e-30)
-    mean_RE = normal_RTE.mean(dim=1)
+    mean_RE = normal_RTE.mean(dim=-2)
     of_mean_R = -torch.special.xlogy(mean_RE, mean_RE).sum(dim=-1)
     # the difference of two entropies that are equal may round to below 0
     return (of_mean_R - router_entropy_nats(score_RTE)).clamp_min(0.0)

@@ -1,15 +1,20 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from moescope.monitors.activation_signals import (
     MOST_ROUTER_TOKENS,
+    mutual_information_nats,
     rms_and_absmax,
     router_balance,
     router_entropy_nats,
+    router_margin,
     router_z,
     sampled_tokens,
+    shape_of_tail,
 )
 
 
@@ -79,3 +84,52 @@ def test_tokens_are_read_in_part_and_heads_are_rows() -> None:
         2,
     )
     assert sampled_tokens(torch.zeros(4, 10, 2)).shape == (4, 10, 2)
+
+
+def test_kurtosis_is_3_for_a_gaussian_and_grows_with_an_outlying_channel() -> None:
+    x_TD = torch.randn(4000, 32, generator=torch.Generator().manual_seed(0))
+    assert shape_of_tail(x_TD)[0].item() == pytest.approx(3.0, abs=0.1)
+    # an independent reference: about the mean, which is 0 here
+    symmetric_TD = torch.cat((x_TD, -x_TD)) ** 3
+    want = stats.kurtosis(symmetric_TD.numpy().ravel(), fisher=False)
+    # 8,000 tokens: every one is read
+    assert shape_of_tail(symmetric_TD[:, None])[0].item() == pytest.approx(want, rel=1e-4)
+    x_TD[:, 5] *= 100.0
+    assert shape_of_tail(x_TD)[0].item() > 50.0
+    assert shape_of_tail(torch.zeros(2, 3))[0].item() == 0.0
+
+
+def test_the_tail_of_large_values_does_not_overflow() -> None:
+    x_TD = 1e15 * torch.tensor([[1.0, -1.0, 1.0, -1.0]])
+    assert shape_of_tail(x_TD).tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_saturated_values_are_those_beyond_half_of_what_the_dtype_holds() -> None:
+    half = torch.tensor([[40_000.0, -40_000.0, 30_000.0, 0.0]], dtype=torch.float16)
+    assert shape_of_tail(half)[1].item() == 0.5  # fp16 ends at 65,504
+    assert shape_of_tail(half.float())[1].item() == 0.0
+
+
+def test_the_margin_is_the_mean_distance_of_the_two_highest_logits() -> None:
+    logit_RTE = torch.tensor([[[1.0, 4.0, -9.0], [2.0, 2.0, 0.0]]])
+    assert router_margin(logit_RTE).tolist() == [[1.5, 9.0]]
+    assert router_margin(logit_RTE[..., :1]).tolist() == [[0.0, 2.0]]
+
+
+def test_mutual_information_tells_deciding_routers_from_those_that_ignore_the_token() -> None:
+    undecided_RTE = torch.full((1, 6, 4), 0.25)
+    same_RTE = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(1, 6, 4)
+    certain_RTE = torch.eye(4)[None]
+    assert mutual_information_nats(undecided_RTE).item() == pytest.approx(0.0, abs=1e-6)
+    assert mutual_information_nats(same_RTE).item() == pytest.approx(0.0, abs=1e-6)
+    assert mutual_information_nats(certain_RTE).item() == pytest.approx(math.log(4))
+
+
+def test_mutual_information_is_that_of_the_joint_distribution() -> None:
+    score_TE = torch.rand(40, 5, generator=torch.Generator().manual_seed(3))
+    joint_TE = (score_TE / score_TE.sum(1, keepdim=True) / 40).double().numpy()
+    # I = H(token) + H(expert) - H(token, expert)
+    parts = (joint_TE.sum(1), joint_TE.sum(0), joint_TE.ravel())
+    token, expert, both = (float(stats.entropy(np.asarray(p))) for p in parts)
+    found = mutual_information_nats(score_TE[None]).item()
+    assert found == pytest.approx(token + expert - both, abs=1e-5)

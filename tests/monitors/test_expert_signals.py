@@ -4,10 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moescope.monitors.expert_signals import (
+    avg_violation,
+    effective_experts,
     expert_load,
     leaders_share,
+    load_cv,
     load_entropy_nats,
     max_violation,
+    min_violation,
 )
 
 uniform = np.full((1, 8), 25)
@@ -22,6 +26,26 @@ def test_load_is_relative_to_the_mean_of_the_layer() -> None:
 def test_max_violation_is_the_largest_load_less_one() -> None:
     assert max_violation(uniform) == pytest.approx(np.array([0.0]))
     assert max_violation(single) == pytest.approx(np.array([7.0]))  # E - 1
+
+
+def test_min_and_average_violation_of_known_loads() -> None:
+    tokens_LE = np.array([[6, 2, 2, 0]])  # loads 2.4, 0.8, 0.8, 0
+    assert min_violation(tokens_LE) == pytest.approx(np.array([1.0]))
+    assert avg_violation(tokens_LE) == pytest.approx(np.array([(1.4 + 0.2 + 0.2 + 1.0) / 4]))
+    for violation in (min_violation, avg_violation, load_cv):
+        assert violation(uniform) == pytest.approx(np.array([0.0]))
+
+
+def test_the_load_cv_is_the_deviation_over_all_experts_by_the_mean() -> None:
+    # mean 2.5, squares of distances 12.25 + 0.25 + 0.25 + 6.25: sqrt(19 / 4) / 2.5
+    assert load_cv(np.array([[6, 2, 2, 0]])) == pytest.approx(np.array([0.8717798]))
+    assert load_cv(np.zeros((1, 4))).tolist() == [0.0]
+
+
+def test_effective_experts_are_as_many_as_share_the_work_evenly() -> None:
+    assert effective_experts(uniform) == pytest.approx(np.array([8.0]))
+    assert effective_experts(single) == pytest.approx(np.array([1.0]))
+    assert effective_experts(np.array([[7, 7, 0, 0]])) == pytest.approx(np.array([2.0]))
 
 
 def test_load_entropy_goes_from_nothing_to_the_logarithm_of_the_experts() -> None:

@@ -131,8 +131,59 @@ def test_a_model_without_experts_has_activations_only() -> None:
             catalogue.ACTIVATION_RMS,
             catalogue.ACTIVATION_ABSMAX,
             catalogue.ACTIVATION_OUTLIER_RATIO,
+            catalogue.ACTIVATION_KURTOSIS,
+            catalogue.ACTIVATION_SATURATED_SHARE,
+            catalogue.ACTIVATION_DEPTH_GROWTH,
         ]
     )
+
+
+def test_each_modality_has_its_own_activations_and_the_told_tokens_in_front_none() -> None:
+    layer = nn.Identity()
+    taps = Taps([layer], [], modality_tokens=[2, 1], device="cpu")
+    x_BSD = torch.ones(2, 4, 3)
+    x_BSD[:, 0] = 100.0  # a told token
+    x_BSD[:, 1:3] = 2.0
+    x_BSD[1, 3, 0] = -7.0
+    with taps.watching():
+        layer(x_BSD)
+    taps.send()
+    values = taps.read()
+    # audio: five ones and a 7: sqrt((5 + 49) / 6) = 3
+    assert values[catalogue.ACTIVATION_MODALITY_RMS] == pytest.approx(np.array([[2.0, 3.0]]))
+    assert values[catalogue.ACTIVATION_MODALITY_ABSMAX] == pytest.approx(np.array([[2.0, 7.0]]))
+
+
+def test_the_stream_grows_over_depth_by_the_last_rms_over_the_first() -> None:
+    layers = [nn.Identity(), nn.Identity(), nn.Identity()]
+    taps = Taps(layers, [], device="cpu")
+    with taps.watching():
+        for layer, scale in zip(layers, (2.0, 9.0, 5.0), strict=True):
+            layer(torch.full((1, 1, 4), scale))
+    taps.send()
+    assert taps.read()[catalogue.ACTIVATION_DEPTH_GROWTH] == pytest.approx(2.5)
+
+
+class Mixture(nn.Module):
+    squares_2: Tensor | None = None
+
+    def forward(self, shared: Tensor, routed: Tensor) -> Tensor:
+        if self.squares_2 is not None:
+            self.squares_2.add_(torch.stack((shared.square().sum(), routed.square().sum())))
+        return shared + routed
+
+
+def test_shared_answers_are_measured_against_routed_ones(blocks: list[Block]) -> None:
+    mixtures = [Mixture(), Mixture()]
+    routers = [block.router for block in blocks]
+    taps = Taps(blocks, routers, mixtures=[[mixture] for mixture in mixtures])
+    with taps.watching():
+        forward(blocks, torch.randn(2, 3, WIDTH))
+        mixtures[0](torch.full((4,), 3.0), torch.full((4,), 2.0))
+    taps.send()
+    assert mixtures[0].squares_2 is None
+    # the second did not run
+    assert taps.read()[catalogue.SHARED_TO_ROUTED] == pytest.approx(np.array([1.5, 0.0]))
 
 
 def test_a_block_that_did_not_run_keeps_what_it_had(blocks: list[Block]) -> None:

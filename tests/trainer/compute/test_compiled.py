@@ -28,7 +28,16 @@ pytestmark = [
 ]
 
 STEPS = 4
-SAME = (catalogue.EXPERT_TOKENS, catalogue.EXPERT_LOAD, catalogue.MAX_VIOLATION)
+SAME = (
+    catalogue.EXPERT_TOKENS,
+    catalogue.EXPERT_LOAD,
+    catalogue.MAX_VIOLATION,
+    catalogue.GLOBAL_MAX_VIOLATION,
+    catalogue.BIAS_FLIP_RATE,
+    catalogue.CO_ACTIVATION,
+    catalogue.ROUTING_BY_TIMESTEP,
+    catalogue.ROUTING_BY_MOTION,
+)
 CLOSE = (
     catalogue.LOSS_TOTAL,
     catalogue.LOSS_PER_SAMPLE,
@@ -37,6 +46,15 @@ CLOSE = (
     catalogue.ACTIVATION_ABSMAX,
     catalogue.ATTENTION_LOGIT_BOUND,
     catalogue.ROUTER_ENTROPY_NATS,
+    catalogue.ACTIVATION_KURTOSIS,
+    catalogue.ACTIVATION_DEPTH_GROWTH,
+    catalogue.ACTIVATION_MODALITY_RMS,
+    catalogue.ROUTER_MARGIN,
+    catalogue.MUTUAL_INFORMATION_NATS,
+    catalogue.SHARED_TO_ROUTED,
+    catalogue.GRAD_LAYER_NORM,
+    catalogue.UPDATE_WEIGHT_RATIO,
+    catalogue.LOSS_NOISE_BIN,
 )
 
 
