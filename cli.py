@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from .kernels.host_memory import use_huge_pages
+from .monitors.shell import rules_app
 from .platform.errors import MoescopeError
 from .platform.shell import (
     Home,
@@ -66,6 +67,7 @@ app = typer.Typer(
 for group, name in (
     (runs_app, "runs"),
     (alerts_app, "alerts"),
+    (rules_app, "rules"),
     (data_app, "data"),
     (study_app, "study"),
     (db_app, "db"),

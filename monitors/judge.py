@@ -1,6 +1,7 @@
 """The judge: signals of a step in, scores and alerts out. It decides nothing and waits for
 nobody."""
 
+import json
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from ..platform import catalogue
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.records import Alert, Event, EventKind
 from .rules import Rule, RuleAction
+from .scope import scope_key, scoped
 from .scoring import NEW_BASELINES, LossScorer, Score, Scorer, make_scorer, scorer_key
 from .windows import Persistence
 
@@ -31,6 +33,14 @@ UNITS = {
 BATCH_MEMORY_STEPS = 512
 """Steps whose batch index is remembered, so that an onset can be told as a place in the data."""
 
+HARDENS_IN = ("sigma",)
+"""Units of scores without an upper end: a limit on them can rise without blinding its rule."""
+
+_JUDGED_BY = (
+    *("signal", "detector", "parameters", "scope", "threshold", "patience", "of_last"),
+    *("raised", "calm_steps"),
+)
+"""Fields of a rule that its scores and flags depend on: with others they begin anew."""
 _SEVERITIES = ("critical", "warning", "info")
 _SCORE_WORDS = {
     "spike": "{:.1f} sigma",
@@ -55,6 +65,10 @@ class Condition:
     healing."""
     onset_batch: int | None
     """Batch of the onset step, where data/batch was given."""
+    peak: float = math.inf
+    """The highest score since the alarm."""
+    can_harden: bool = False
+    """Whether the policy may ask for more than the rule's threshold before it rolls back again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +113,8 @@ class _Watch:
 
 
 class Judge:
-    """Applies the rules to the values of each step, in the order of the steps.
+    """Applies the rules to the values of each step, in the order of the steps. Rules that are off
+    are passed over.
 
     It must see every step's values once. Its state belongs to the training state: it is saved with
     a checkpoint and goes back with a rollback. Alert ids are made of run, segment, step and rule,
@@ -108,17 +123,10 @@ class Judge:
 
     def __init__(self, rules: Sequence[Rule], run_id: str) -> None:
         self._run_id = run_id
-        self._scorers: dict[str, Scorer] = {}
-        self._watches: list[_Watch] = []
-        for rule in rules:
-            key = scorer_key(rule)
-            if key not in self._scorers:
-                self._scorers[key] = make_scorer(rule, [r for r in rules if scorer_key(r) == key])
-            raised = rule.threshold if rule.raised is None else rule.raised
-            persistence = Persistence(
-                rule.threshold, rule.patience, rule.of_last, rule.calm_steps, raised
-            )
-            self._watches.append(_Watch(rule, key, persistence))
+        self._rules = [rule for rule in rules if rule.is_on]
+        self._scorers = self._fresh_scorers()
+        self._watches = [_Watch(rule, _key(rule), _persistence(rule)) for rule in self._rules]
+        self._dropped: list[Alert] = []
         names = [rule.name for rule in rules]
         for rule in rules:
             for name in rule.silenced_by:
@@ -130,6 +138,16 @@ class Judge:
         # a stable sort: within a severity the order of the table
         self._watches.sort(key=lambda watch: _SEVERITIES.index(watch.rule.severity))
         self._batches: deque[tuple[int, int]] = deque(maxlen=BATCH_MEMORY_STEPS)
+
+    def with_rules(self, rules: Sequence[Rule]) -> "Judge":
+        """Returns a judge by other rules that goes on from where this one is: rules that stay as
+        they are keep baselines, flags and alarms. Raises as `Judge` does.
+
+        An alarm whose rule is gone, off, or judges otherwise now is resolved with the next step.
+        """
+        other = Judge(rules, self._run_id)
+        other.load_state_dict(self.state_dict())
+        return other
 
     def step(
         self, step: int, segment: int, time_s: float, values: Mapping[str, NDArray[Any]]
@@ -144,20 +162,21 @@ class Judge:
             for score in by_detector.values():
                 recorded.update(score.recorded)
         alerts: list[Alert] = []
-        healed: list[Alert] = []
+        healed = [replace(a, state="resolved", changed_s=time_s) for a in self._dropped]
+        self._dropped.clear()
         notes: list[Event] = []
         can_judge = True
         for watch in self._watches:
             found = scores[watch.key].get(watch.rule.detector)
             if found is None:
                 continue
-            if watch.rule.action == "rollback":
+            if watch.rule.action == "rollback" and watch.rule.acts:
                 can_judge = can_judge and found.is_ready
             fired = self._apply(watch, found, step, segment, time_s, healed)
             if fired is None:
                 continue
-            if watch.rule.severity == "info":
-                notes.append(_note(fired))
+            if _is_only_noted(watch.rule):
+                notes.append(_note(fired, watch.rule))
             else:
                 alerts.append(fired)
         conditions = tuple(w.condition for w in self._watches if w.condition is not None)
@@ -209,6 +228,15 @@ class Judge:
             return Vetting(True, score, reason)
         return Vetting(False, score)
 
+    def _fresh_scorers(self) -> dict[str, Scorer]:
+        scorers: dict[str, Scorer] = {}
+        for rule in self._rules:
+            key = _key(rule)
+            if key not in scorers:
+                alike = [other for other in self._rules if _key(other) == key]
+                scorers[key] = scoped(rule, make_scorer(rule, alike))
+        return scorers
+
     def _apply(
         self,
         watch: _Watch,
@@ -230,7 +258,11 @@ class Judge:
                 healed.append(replace(watch.condition.alert, state="resolved", changed_s=time_s))
                 watch.condition = None
             else:
-                watch.condition = replace(watch.condition, is_raised=watch.persistence.is_raised)
+                watch.condition = replace(
+                    watch.condition,
+                    is_raised=watch.persistence.is_raised,
+                    peak=max(watch.condition.peak, found.value),
+                )
         if onset is None:
             return None
         if found.onset_step is not None:
@@ -240,22 +272,14 @@ class Judge:
             # the same incident goes on: it is open again under its first alert, which calls nobody
             # a second time
             alert = before
-            if rule.severity == "info":
+            if _is_only_noted(rule):
                 return None
         else:
             onset_batch = self._batch_of(onset)
             alert = self._alert(rule, found, onset, onset_batch, step, segment, time_s)
             watch.last_alert = alert
-        if rule.severity != "info":
-            watch.condition = Condition(
-                rule.name,
-                alert,
-                rule.action,
-                rule.is_immediate,
-                rule.impugns_state,
-                True,
-                alert.evidence.get("onset_batch"),
-            )
+        if not _is_only_noted(rule):
+            watch.condition = _condition(rule, alert, peak=found.value)
         return alert
 
     def _alert(
@@ -277,6 +301,8 @@ class Judge:
         }
         if onset_batch is not None:
             evidence["onset_batch"] = onset_batch
+        told = {"meaning": rule.meaning, "advice": rule.advice}
+        evidence |= {name: words for name, words in told.items() if words}
         return Alert(
             id=f"{self._run_id}-{segment}-{step}-{rule.name}",
             run_id=self._run_id,
@@ -303,6 +329,7 @@ class Judge:
             "scorers": {key: scorer.state_dict() for key, scorer in self._scorers.items()},
             "rules": {
                 watch.rule.name: {
+                    "judged_by": _judged_by(watch.rule),
                     "persistence": watch.persistence.state_dict(),
                     "last_alert": None if watch.last_alert is None else asdict(watch.last_alert),
                     "condition": None if watch.condition is None else asdict(watch.condition),
@@ -313,32 +340,76 @@ class Judge:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back a saved state. What was saved for rules that no longer exist is left; new
-        rules begin anew."""
+        """Takes back a saved state. Rules that are new or judge otherwise than when it was saved
+        begin anew; alarms of theirs, and of rules that are gone, are resolved with the next step.
+        """
+        self._scorers = self._fresh_scorers()
         for key, scorer in self._scorers.items():
             if key in state["scorers"]:
                 scorer.load_state_dict(state["scorers"][key])
         for watch in self._watches:
-            saved = state["rules"].get(watch.rule.name)
-            if saved is None:
-                continue
-            watch.persistence.load_state_dict(saved["persistence"])
-            last, kept = saved["last_alert"], saved["condition"]
-            watch.last_alert = None if last is None else Alert(**last)
-            watch.condition = (
-                None if kept is None else Condition(**{**kept, "alert": Alert(**kept["alert"])})
-            )
+            watch.persistence.clear()
+            watch.last_alert = watch.condition = None
+        watches = {watch.rule.name: watch for watch in self._watches}
+        for name, saved in state["rules"].items():
+            held, last, kept = watches.get(name), saved["last_alert"], saved["condition"]
+            condition = Condition(**{**kept, "alert": Alert(**kept["alert"])}) if kept else None
+            if held is not None and saved.get("judged_by") in (None, _judged_by(held.rule)):
+                held.persistence.load_state_dict(saved["persistence"])
+                held.last_alert = Alert(**last) if last else None
+                if condition is not None and not _is_only_noted(held.rule):
+                    # it may ask for another action now
+                    new = _condition(held.rule, condition.alert, condition.peak)
+                    held.condition = replace(new, is_raised=condition.is_raised)
+            if condition is not None and (held is None or held.condition is None):
+                self._dropped.append(condition.alert)
         self._batches.clear()
         self._batches.extend((int(step), int(batch)) for step, batch in state["batches"])
 
 
-def _note(alert: Alert) -> Event:
+def _key(rule: Rule) -> str:
+    return scorer_key(rule) + scope_key(rule)
+
+
+def _persistence(rule: Rule) -> Persistence:
+    raised = rule.threshold if rule.raised is None else rule.raised
+    return Persistence(rule.threshold, rule.patience, rule.of_last, rule.calm_steps, raised)
+
+
+def _is_only_noted(rule: Rule) -> bool:
+    return rule.severity == "info" or rule.is_dry_run
+
+
+def _judged_by(rule: Rule) -> str:
+    return json.dumps(rule.model_dump(mode="json", include=set(_JUDGED_BY)), sort_keys=True)
+
+
+def _condition(rule: Rule, alert: Alert, peak: float) -> Condition:
+    return Condition(
+        rule.name,
+        alert,
+        rule.action,
+        rule.is_immediate,
+        rule.impugns_state,
+        True,
+        alert.evidence.get("onset_batch"),
+        peak,
+        UNITS[rule.detector] in HARDENS_IN and not rule.is_immediate,
+    )
+
+
+def _note(alert: Alert, rule: Rule) -> Event:
+    would = ""
+    if rule.is_dry_run:
+        asked = "" if rule.action == "observe" else f" and ask for {rule.action}"
+        would = f"dry run of {rule.name}: would raise {rule.severity}{asked}: "
+    found = {"rule": alert.rule, "value": alert.value, "threshold": alert.threshold}
     return Event(
         alert.run_id,
         alert.segment,
         alert.fired_step,
         alert.created_s,
         "note",
-        alert.message,
-        {"rule": alert.rule, "value": alert.value} | dict(alert.evidence),
+        f"{would}{alert.message}",
+        found | {"onset_step": alert.onset_step} | dict(alert.evidence),
     )

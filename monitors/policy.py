@@ -2,6 +2,12 @@
 to loop.
 
 observe -> skip data -> damp -> roll back -> roll back further and damp -> halt
+
+A rule that has brought the run back asks for more before it does so again: its limit rises by
+`harden_factor` with each automatic rollback of its own, to at most `most_hardened` times, and comes
+down again while the run is healthy, half the way every `relax_steps` such steps (facts, health.md
+section 1: dlib's ratchet). Between its limit and the hardened one the run is damped. Rules that
+wait for nothing (non-finite values) and those on shares and counts are not hardened.
 """
 
 from collections.abc import Sequence
@@ -15,6 +21,10 @@ from .judge import Condition, Judgement
 from .policy_memory import PolicyMemory, Taken
 from .rules import Rule, check_certification
 
+NOTED_EVERY_STEPS = 20
+"""Healthy steps that a crash may cost a hardened limit: it stays harder for so long."""
+_UNHARDENED = 1.001
+"""A factor below it is none."""
 ADVISED = "advisory: would "
 """How the reason begins of what mode advisory would have done."""
 
@@ -41,6 +51,12 @@ class PolicyLimits(Protocol):
     def damp_scale(self) -> float: ...
     @property
     def damp_steps(self) -> int: ...
+    @property
+    def harden_factor(self) -> float: ...
+    @property
+    def most_hardened(self) -> float: ...
+    @property
+    def relax_steps(self) -> int: ...
 
 
 class Policy:
@@ -65,6 +81,8 @@ class Policy:
         self._segment = 0
         self._healthy_since: int | None = None
         self._advised: set[str] = set()
+        self._conditions: dict[str, Condition] = {}
+        self._num_healthy = 0
 
     @property
     def skipped(self) -> set[int]:
@@ -104,12 +122,13 @@ class Policy:
         mode off: always carry_on.
         """
         self._segment = judgement.segment
+        self._conditions = {c.alert.id: c for c in judgement.conditions}
         if mode == "off":
             return Action("carry_on", "the policy is off")
         action = self._wanted(step, batch, judgement, checkpoints)
         if mode == "on" or action.kind == "carry_on":
             return action
-        key = action.alert_id or action.kind
+        key = f"{action.kind} {action.alert_id}"
         if key in self._advised:
             return Action("carry_on", "advisory: already said", action.alert_id)
         self._advised.add(key)
@@ -124,6 +143,13 @@ class Policy:
         """
         if action.kind == "carry_on":
             return
+        condition = self._conditions.get(action.alert_id or "")
+        hardened_to = 1.0
+        if condition is not None and condition.can_harden and action.kind == "rollback":
+            hardened_to = min(
+                self._limits.most_hardened,
+                self.hardness(condition.rule) * self._limits.harden_factor,
+            )
         self._memory.add_action(
             Taken(
                 action.kind,
@@ -133,10 +159,21 @@ class Policy:
                 action.to_step,
                 self._segment,
                 is_automatic,
+                "" if condition is None else condition.rule,
+                hardened_to,
             )
         )
         if action.kind == "rollback" and action.to_step is not None:
             self._healthy_since = action.to_step
+
+    def hardness(self, rule: str) -> float:
+        """The factor on a rule's threshold that its score must exceed for the next rollback."""
+        hardened = self._memory.hardened.get(rule)
+        if hardened is None:
+            return 1.0
+        num_healthy = self._memory.num_healthy + self._num_healthy - hardened.num_healthy
+        factor = 1.0 + (hardened.factor - 1.0) * 0.5 ** (num_healthy / self._limits.relax_steps)
+        return factor if factor > _UNHARDENED else 1.0
 
     def skip_batch(self, batch: int) -> None:
         """Remembers, on the disk before it returns, a batch that vetting found bad."""
@@ -157,6 +194,8 @@ class Policy:
             self._healthy_since = step
         if not (judgement.is_healthy and judgement.can_judge):
             self._healthy_since = step + 1
+        else:
+            self._relax()
         limit = min(
             (
                 condition.alert.onset_step - self._limits.margin_steps
@@ -188,13 +227,13 @@ class Policy:
                 f"halt: this incident passed over {self._memory.num_skipped_in_incident} batches "
                 f"(policy.most_skipped_batches is {self._limits.most_skipped_batches})",
             )
-        handled = {taken.alert_id for taken in self._memory.actions}
+        handled = {(taken.alert_id, taken.kind) for taken in self._memory.actions}
         is_cooling = self._is_cooling(step)
         waiting = ""
         for kind in ("halt", "rollback", "damp", "skip_data"):
             for condition in judgement.conditions:
                 alert = condition.alert
-                if condition.action != kind or alert.id in handled:
+                if condition.action != kind or handled & {(alert.id, kind), (alert.id, "halt")}:
                     continue
                 if not condition.is_immediate:
                     is_in_grace = kind == "rollback" and (
@@ -203,6 +242,11 @@ class Policy:
                     if is_cooling or is_in_grace or not condition.is_raised:
                         waiting = waiting or self._waiting(condition, is_cooling, is_in_grace)
                         continue
+                if kind == "rollback" and self._is_below_hardened(condition):
+                    if (alert.id, "damp") in handled:
+                        waiting = waiting or f"{condition.rule}: {self._hardened_words(condition)}"
+                        continue
+                    return self._damp(condition)
                 return self._act(condition, step, batch, checkpoints)
         return Action("carry_on", waiting or "nothing holds")
 
@@ -220,14 +264,7 @@ class Policy:
         if condition.action == "halt":
             return Action("halt", f"halt: {alert.message}", alert.id)
         if condition.action == "damp":
-            return Action(
-                "damp",
-                f"scale the learning rate by {limits.damp_scale:g} "
-                f"for {limits.damp_steps} steps: {alert.message}",
-                alert.id,
-                learning_rate_scale=limits.damp_scale,
-                for_steps=limits.damp_steps,
-            )
+            return self._damp(condition)
         if condition.action == "skip_data":
             return Action(
                 "skip_data",
@@ -237,6 +274,40 @@ class Policy:
                 vet_until_batch=batch + limits.damp_steps,
             )
         return self._roll_back(condition, step, batch, checkpoints)
+
+    def _damp(self, condition: Condition) -> Action:
+        alert, limits = condition.alert, self._limits
+        instead = ""
+        if condition.action == "rollback":
+            instead = f" and do not roll back, as {self._hardened_words(condition)}"
+        return Action(
+            "damp",
+            f"scale the learning rate by {limits.damp_scale:g} "
+            f"for {limits.damp_steps} steps{instead}: {alert.message}",
+            alert.id,
+            learning_rate_scale=limits.damp_scale,
+            for_steps=limits.damp_steps,
+        )
+
+    def _is_below_hardened(self, condition: Condition) -> bool:
+        factor = self.hardness(condition.rule) if condition.can_harden else 1.0
+        return factor > 1.0 and condition.peak <= condition.alert.threshold * factor
+
+    def _hardened_words(self, condition: Condition) -> str:
+        factor, threshold = self.hardness(condition.rule), condition.alert.threshold
+        return (
+            f"after its last rollback {condition.rule} asks for the next above "
+            f"{threshold * factor:.3g} (limit {threshold:g} x {factor:.3g}) "
+            f"and came to {condition.peak:.3g}"
+        )
+
+    def _relax(self) -> None:
+        if all(self.hardness(rule) == 1.0 for rule in self._memory.hardened):
+            return
+        self._num_healthy += 1
+        if self._num_healthy >= NOTED_EVERY_STEPS:
+            self._memory.add_healthy(self._num_healthy)
+            self._num_healthy = 0
 
     def _roll_back(
         self, condition: Condition, step: int, batch: int, checkpoints: Sequence[Checkpoint]
@@ -283,9 +354,11 @@ class Policy:
             chosen = older[-1] if older else trusted[0]
         onset_batch = chosen.batch if condition.onset_batch is None else condition.onset_batch
         further = ", further than before and damped," if is_deeper else ""
+        is_hardened = condition.can_harden and self.hardness(condition.rule) > 1.0
+        hardened = f" ({self._hardened_words(condition)})" if is_hardened else ""
         return Action(
             "rollback",
-            f"roll back to step {chosen.step}{further} and vet the data: {alert.message}",
+            f"roll back to step {chosen.step}{further} and vet the data: {alert.message}{hardened}",
             alert.id,
             to_step=chosen.step,
             vet_from_batch=max(chosen.batch, onset_batch - limits.margin_steps),

@@ -1,5 +1,5 @@
-"""What the policy must not forget: actions taken and batches skipped, in an append-only file that
-no rollback touches."""
+"""What the policy must not forget: actions taken, batches skipped and limits that were hardened, in
+an append-only file that no rollback touches."""
 
 import json
 import logging
@@ -27,10 +27,22 @@ class Taken:
     segment: int
     """The segment that it was decided in."""
     is_automatic: bool
+    rule: str = ""
+    """The rule whose alert it answered."""
+    hardened_to: float = 1.0
+    """rollback: factor on that rule's threshold, from then on, for asking for the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardened:
+    factor: float
+    num_healthy: int
+    """Healthy steps that the run had come by then, as the memory counts them."""
 
 
 class PolicyMemory:
-    """Actions and skipped batches in the order in which they happened, one JSON object a line.
+    """Actions, skipped batches and healthy stretches in the order in which they happened, one JSON
+    object a line.
 
     Every line is flushed to the disk before the call returns, so that a crash does not reset the
     brake. A last line that a crash cut short is dropped on reading, and cut off; a damaged line in
@@ -44,6 +56,10 @@ class PolicyMemory:
         self.num_skipped_in_incident = 0
         """Batches skipped since the last rollback, skip_data or halt: who resumes a halted run
         means to try again."""
+        self.hardened: dict[str, Hardened] = {}
+        """{rule: what its last automatic rollback made of its limit}"""
+        self.num_healthy = 0
+        """Healthy steps since anything was hardened, as far as they were noted."""
         if path.exists():
             self._read()
         else:
@@ -62,6 +78,8 @@ class PolicyMemory:
                 "to_step": taken.to_step,
                 "segment": taken.segment,
                 "is_automatic": taken.is_automatic,
+                "rule": taken.rule,
+                "hardened_to": taken.hardened_to,
             }
         )
         self._take_action(taken)
@@ -71,6 +89,11 @@ class PolicyMemory:
             return
         self._append({"what": "skip", "batch": batch})
         self._take_skipped(batch)
+
+    def add_healthy(self, num_steps: int) -> None:
+        """Remembers a stretch of healthy steps, which relax what was hardened."""
+        self._append({"what": "healthy", "steps": num_steps})
+        self.num_healthy += num_steps
 
     def _append(self, line: Mapping[str, Any]) -> None:
         with self._path.open("ab") as file:
@@ -94,14 +117,19 @@ class PolicyMemory:
     def _take(self, line: Mapping[str, Any]) -> None:
         if line["what"] == "skip":
             self._take_skipped(int(line["batch"]))
+        elif line["what"] == "healthy":
+            self.num_healthy += int(line["steps"])
         else:
-            fields = {name: line[name] for name in Taken.__slots__}
+            # lines of before there was hardening have neither rule nor factor
+            fields = {name: line[name] for name in Taken.__slots__ if name in line}
             self._take_action(Taken(**fields))
 
     def _take_action(self, taken: Taken) -> None:
         self.actions.append(taken)
         if taken.kind in ("rollback", "skip_data", "halt"):
             self.num_skipped_in_incident = 0
+        if taken.kind == "rollback" and taken.is_automatic and taken.hardened_to > 1:
+            self.hardened[taken.rule] = Hardened(taken.hardened_to, self.num_healthy)
 
     def _take_skipped(self, batch: int) -> None:
         self.skipped.add(batch)

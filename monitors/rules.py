@@ -1,12 +1,12 @@
 """Rules are data: which signal, judged how, for how long, how bad it is and what to do about it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ..platform import catalogue
-from ..platform.catalogue import signal_spec
+from ..platform.catalogue import MODALITIES, SignalSpec, signal_spec
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import Frozen, parsed
 from ..platform.records import Severity
@@ -23,6 +23,27 @@ PARAMETERS: Mapping[str, frozenset[str]] = {
 }
 """What each detector can be told; a parameter that is not given has the detector's own default."""
 
+MOST_STEPS = 1_000_000
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "window": (2, 100_000),
+    "min_count": (2, 100_000),
+    "lag": (0, 100_000),
+    "min_steps": (1, MOST_STEPS),
+    "memory_steps": (1, MOST_STEPS),
+    "min_expected": (0.0, 1e12),
+    # a spread of 0 is divided by where values do not vary
+    "floor": (1e-12, 1e12),
+    "level_rate": (0.0, 1.0),
+    "slack": (0.0, 3.0),
+    "restart": (1e-3, 1e12),
+    "is_log": (0, 1),
+}
+"""Least and most that a parameter may be. slack: the winsorised score adds at most 3 a step."""
+COUNTS = ("window", "min_count", "lag", "min_steps", "memory_steps", "is_log")
+"""Parameters that are whole numbers."""
+MIN_COUNTS = {"spike": 48, "drift": 64}
+"""`min_count` of a detector that is not told one."""
+
 _EXPERT_DETECTORS = ("dead_experts", "monopoly")
 
 
@@ -30,7 +51,7 @@ class Rule(Frozen):
     """One row of the table of rules. Rules on the same signal, detector and parameters share one
     detector."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
     signal: str
     """A measured signal of the catalogue, or a user's own (`user/...`)."""
     detector: Detector
@@ -39,18 +60,21 @@ class Rule(Frozen):
     monopoly: the leaders' share of the routing. High is bad for all of them; vectors count by
     their worst entry."""
     parameters: dict[str, float] = Field(default_factory=dict)
+    scope: dict[str, tuple[NonNegativeInt | str, ...]] = Field(default_factory=dict)
+    """Which entries of a vector signal count, by dimension: `moe_layer: [0, 1]`, `modality:
+    [audio]`. A dimension that is not named counts as a whole."""
     threshold: float
     """The score must exceed it."""
-    patience: PositiveInt = 1
+    patience: PositiveInt = Field(default=1, le=100_000)
     """Exceeding scores that it takes ..."""
-    of_last: PositiveInt = 1
+    of_last: PositiveInt = Field(default=1, le=100_000)
     """... among this many."""
     raised: float | None = None
     """Scores above this already belong to the stretch whose first step is the onset; the threshold
     if it is not given."""
-    calm_steps: PositiveInt = 5
+    calm_steps: PositiveInt = Field(default=5, le=MOST_STEPS)
     """Scores in a row without excess that end the stretch."""
-    cooldown_steps: NonNegativeInt = 0
+    cooldown_steps: NonNegativeInt = Field(default=0, le=MOST_STEPS)
     """Steps after an alarm in which this rule raises no further one."""
     severity: Severity
     """info is recorded as a note, not raised as an alert."""
@@ -65,7 +89,16 @@ class Rule(Frozen):
     """Steps from the onset to the alarm, 99th percentile: what a certificate must wait for if the
     rule rolls back."""
     message: str
-    """What it means, in one clause; numbers are added."""
+    """What was found, in one clause; numbers are added."""
+    meaning: str = ""
+    """What it says about the run, for whoever is called."""
+    advice: str = ""
+    """What a person should do."""
+    is_dry_run: bool = False
+    """Judged, but an alarm is only noted with what it would have asked for: nothing is done, and
+    nothing is held against the state."""
+    is_on: bool = True
+    """A rule that is off keeps its name and is not judged."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -99,12 +132,58 @@ class Rule(Frozen):
                 f"{catalogue.LOSS_PER_SAMPLE}, but {self.signal} has dimensions "
                 f"{' x '.join(spec.dimensions)}"
             )
+        for fault in (*_faults_of_parameters(self), *_faults_of_scope(self.scope, spec)):
+            raise ValueError(f"rule {self.name}: {fault}")
         return self
 
     @property
     def impugns_state(self) -> bool:
         """Whether, while it holds, states saved since its onset are not to be trusted."""
-        return self.action in ("damp", "rollback", "halt")
+        return self.acts and self.action in ("damp", "rollback", "halt")
+
+    @property
+    def acts(self) -> bool:
+        """Whether an alarm has consequences."""
+        return self.is_on and not self.is_dry_run
+
+
+def _faults_of_parameters(rule: Rule) -> Iterator[str]:
+    for name, value in rule.parameters.items():
+        least, most = LIMITS.get(name, (value, value))
+        if not least <= value <= most:
+            yield f"parameters.{name} is {value:g}: {least:g} to {most:g} is allowed"
+        elif name in COUNTS and value != int(value):
+            yield f"parameters.{name} is {value:g}: a whole number is expected"
+    min_count = rule.parameters.get("min_count", MIN_COUNTS.get(rule.detector, 0))
+    window = rule.parameters.get("window")
+    if window is not None and window < min_count:
+        yield (
+            f"parameters.window is {window:g}, but nothing is judged before {min_count:g} values "
+            "are in it: make it longer, or parameters.min_count smaller"
+        )
+
+
+def _faults_of_scope(scope: Mapping[str, tuple[int | str, ...]], spec: SignalSpec) -> Iterator[str]:
+    # a sample of a batch has no place that it keeps from step to step
+    known = [name for name in spec.dimensions if name != "sample"]
+    for dimension, entries in scope.items():
+        if dimension not in known:
+            hint = did_you_mean(dimension, known)
+            yield (
+                f"{spec.name} has no dimension {dimension} to choose from{hint} "
+                f"(there are: {', '.join(known) or 'none'})"
+            )
+        elif not entries:
+            yield f"scope.{dimension} names no entry: leave it out to count all"
+        elif dimension == "modality":
+            for entry in entries:
+                if entry not in MODALITIES:
+                    near = did_you_mean(str(entry), MODALITIES)
+                    yield f"unknown modality {entry}{near} (there are: {', '.join(MODALITIES)})"
+        else:
+            for entry in entries:
+                if isinstance(entry, str):
+                    yield f"scope.{dimension} has {entry!r}: entries are counted from 0"
 
 
 def read_rules(rows: Iterable[Mapping[str, Any]]) -> tuple[Rule, ...]:
@@ -124,7 +203,7 @@ def check_certification(rules: Sequence[Rule], certify_after_steps: int) -> None
     """Raises MoescopeError where a checkpoint would be certified before the slowest rollback rule
     could have spoken."""
     slowest = max(
-        (rule for rule in rules if rule.action == "rollback"),
+        (rule for rule in rules if rule.acts and rule.action == "rollback"),
         key=lambda rule: rule.delay_p99_steps,
         default=None,
     )

@@ -68,6 +68,7 @@ class LossScorer:
 
     def __init__(self, spike: Mapping[str, float], drift: Mapping[str, float]) -> None:
         self._normaliser = LossNormaliser(len(_MODALITIES))
+        self._told = {"spike": dict(spike), "drift": dict(drift)}
         options: dict[str, Any] = {"floor": _POOLED_FLOOR} | _whole(spike)
         # the normaliser's own level follows the training
         self._pooled = SpikeScore(**options, level_rate=0.0)
@@ -177,6 +178,7 @@ class LossScorer:
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "told": self._told,
             "normaliser": self._normaliser.state_dict(),
             "pooled": self._pooled.state_dict(),
             "of_modality": [spike.state_dict() for spike in self._of_modality],
@@ -184,12 +186,16 @@ class LossScorer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back a saved state; a score that is told other parameters now begins anew."""
         self._normaliser.load_state_dict(state["normaliser"])
-        self._pooled.load_state_dict(state["pooled"])
-        for spike, saved in zip(self._of_modality, state["of_modality"], strict=True):
-            spike.load_state_dict(saved)
-        for drift, saved in zip(self._drifts, state["drifts"], strict=True):
-            drift.load_state_dict(saved)
+        told = state.get("told", self._told)
+        if told["spike"] == self._told["spike"]:
+            self._pooled.load_state_dict(state["pooled"])
+            for spike, saved in zip(self._of_modality, state["of_modality"], strict=True):
+                spike.load_state_dict(saved)
+        if told["drift"] == self._told["drift"]:
+            for drift, saved in zip(self._drifts, state["drifts"], strict=True):
+                drift.load_state_dict(saved)
 
 
 class ScalarScorer:

@@ -18,7 +18,9 @@ Mode = Literal["on", "advisory", "off"]
 Severity = Literal["info", "warning", "critical"]
 AlertState = Literal["open", "acknowledged", "silenced", "resolved"]
 Health = Literal["fresh", "certified", "tainted"]
-CommandKind = Literal["rollback", "checkpoint", "damp", "pause", "continue", "set_mode", "stop"]
+CommandKind = Literal[
+    "rollback", "checkpoint", "damp", "pause", "continue", "set_mode", "set_rules", "stop"
+]
 CommandState = Literal["asked", "taken", "done", "refused"]
 ActionKind = Literal["carry_on", "skip_data", "damp", "rollback", "halt"]
 StudyState = Literal["running", "paused", "cancelled"]
@@ -129,6 +131,8 @@ class Alert:
     """What speaks for it: signal, layers, and the flight record's file where one was written."""
     changed_by: str = ""
     changed_s: float | None = None
+    silenced_until_s: float | None = None
+    """silenced: when it opens again, unless it was resolved before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,22 @@ class Command:
     state: CommandState = "asked"
     answer: str = ""
     answered_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleVersion:
+    """One version of a rule of all runs or of one; see `platform/rule_versions.py`."""
+
+    run_id: str
+    """Empty: of all runs."""
+    name: str
+    version: int
+    """From 1, of this rule of this run."""
+    body: Mapping[str, Any]
+    """The rule as nested plain values; empty where it was taken away."""
+    is_on: bool
+    changed_by: str
+    changed_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,16 @@ def latest(
     return found
 
 
+def measured_steps(store: Store, run_id: str, signals: Sequence[str]) -> dict[int, tuple[int, int]]:
+    """{segment: first and last step} in which any of the signals was measured."""
+    found: dict[int, tuple[int, int]] = {}
+    for source in _sources(store.database, run_id, signals).values():
+        for segment, first, last, _ in source.spans:
+            before = found.get(segment, (first, last))
+            found[segment] = min(first, before[0]), max(last, before[1])
+    return found
+
+
 def known_signals(store: Store, run_id: str) -> list[str]:
     """Names of the signals that the run has samples of, in alphabetical order."""
     statement = (

@@ -61,7 +61,7 @@ def runs(
     if context.invoked_subcommand is None:
         list_runs(with_archived, home, store, as_json)
     else:
-        _refuse_early_options(context)
+        refuse_early_options(context)
 
 
 @runs_app.command("list")
@@ -178,7 +178,7 @@ def alerts(
     if context.invoked_subcommand is None:
         list_alerts(run, with_closed, home, store, as_json)
     else:
-        _refuse_early_options(context)
+        refuse_early_options(context)
 
 
 @alerts_app.command("list")
@@ -228,7 +228,7 @@ def acknowledge_alert(
         raise MoescopeError(f"--as is {state}: expected acknowledged, silenced or resolved")
     with opened_store(asked_settings(home, store)) as open_store:
         found = open_store.alert(alert)
-        open_store.set_alert_state(found.id, cast("AlertState", state), _whoever(), time.time())
+        open_store.set_alert_state(found.id, cast("AlertState", state), whoever(), time.time())
     say(f"{found.id}: {state}")
 
 
@@ -260,7 +260,7 @@ def rollback(
                 f"start it with `moescope train --resume {found.name}` first"
             )
         args = {} if to_step is None else {"to_step": to_step}
-        command = ask(open_store, found.id, "rollback", args, _whoever(), now_s)
+        command = ask(open_store, found.id, "rollback", args, whoever(), now_s)
         if not _is_alive(found, now_s):
             silence = ago(found.heartbeat_s, now_s)
             typer.echo(f"{found.name} has given no sign of life for {silence}", err=True)
@@ -300,14 +300,14 @@ def backup(
     say(f"store copied to {to}")
 
 
-def _refuse_early_options(context: typer.Context) -> None:
+def refuse_early_options(context: typer.Context) -> None:
     # `runs --home X note R text` would note in another store than the one that was meant
     if any(value for value in context.params.values()):
         name = context.invoked_subcommand
         raise MoescopeError(f"options of `{name}` go behind it: {context.info_name} {name} ... ")
 
 
-def _whoever() -> str:
+def whoever() -> str:
     """The name of whoever asks; `somebody` in a container whose user has none."""
     try:
         return getpass.getuser()

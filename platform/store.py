@@ -169,6 +169,8 @@ class Store:
         def finish(connection: Connection) -> None:
             for table in samples:  # a trainer may have written meanwhile
                 connection.execute(delete(table).where(table.c.run_number == number))
+            rules = tables.rule_versions
+            connection.execute(delete(rules).where(rules.c.run_id == run_id))
             connection.execute(delete(tables.runs).where(tables.runs.c.id == run_id))
 
         self._write(finish)

@@ -210,10 +210,24 @@ alerts = Table(
     Column("evidence", Json, nullable=False),
     Column("changed_by", Words, nullable=False),
     Column("changed_s", Moment),
+    Column("silenced_until_s", Moment),
     Column("delivered_s", Moment),
     Column("delivery_failure", Words, nullable=False, server_default=""),
     Column("num_deliveries", Whole, nullable=False, server_default="0"),
     Index("alerts_of_run", "run_id", "created_s"),
+)
+
+rule_versions = Table(
+    "rule_versions",
+    metadata,
+    # no foreign key: rules of all runs have an empty one
+    Column("run_id", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", Whole, primary_key=True, autoincrement=False),
+    Column("body", Json, nullable=False),
+    Column("is_on", Boolean, nullable=False),
+    Column("changed_by", Words, nullable=False),
+    Column("changed_s", Moment, nullable=False),
 )
 
 checkpoints = Table(

@@ -210,6 +210,12 @@ class PolicyConfig(Frozen):
     damp_scale: float = Field(default=0.5, gt=0, lt=1)
     """Learning-rate factor of a damped stretch."""
     damp_steps: PositiveInt = Field(default=50, le=MOST_STEPS)
+    harden_factor: float = Field(default=1.25, ge=1, le=10)
+    """How much an automatic rollback raises its rule's threshold for the next one; 1 does not."""
+    most_hardened: float = Field(default=2.0, ge=1, le=10)
+    """The most that a threshold is raised to, in multiples of itself."""
+    relax_steps: PositiveInt = Field(default=200, le=MOST_STEPS)
+    """Healthy steps that take back half of what was raised."""
 
 
 class CheckpointConfig(Frozen):

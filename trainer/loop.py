@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..monitors.judge import Judgement
 from ..monitors.policy import ADVISED, Policy
+from ..monitors.rule_table import RuleTable
 from ..platform import catalogue
 from ..platform.contact import Contact
 from ..platform.peak_flops import peak_tflops
@@ -83,6 +84,7 @@ class Trainer:
     contact: Contact
     progress: ProgressLine
     mode: Mode
+    rules: RuleTable
     num_passed_over: int = 0
     """Files of the data folder that could not be used from the start."""
     vetting: Vetting | None = None

@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +19,8 @@ from ..monitors.default_rules import DEFAULT_RULES
 from ..monitors.guard import Guard
 from ..monitors.judge import Judge
 from ..monitors.policy import Policy
+from ..monitors.rule_table import RuleTable
+from ..monitors.rules import Rule
 from ..platform import leases
 from ..platform.announcement import dashboard_address, mlflow_address
 from ..platform.contact import Contact, run_lease
@@ -57,6 +59,7 @@ from .optim.groups import make_optimizer
 from .origin import branched_state, load_weights
 from .progress import ProgressLine
 from .rollback import vetting_after_resume
+from .rules_of_a_run import rules_at_start, say_rules
 from .sampling.at_checkpoints import CheckpointSamples
 from .state import TrainState
 
@@ -137,7 +140,8 @@ def open_trainer(
             if old
             else new_run(config, settings, name, run_id, _device_name(device), version("moescope"))
         )
-        state = fresh_state(config, device, run.id)
+        table, refused = rules_at_start(store, run, old, config.policy.certify_after_steps)
+        state = fresh_state(config, device, run.id, table.rules())
         origin = load_weights(state.model, store, init_from, config) if init_from else None
         if origin is not None:
             state.ema = Ema(state.model, config.optim.ema_decay)
@@ -156,10 +160,13 @@ def open_trainer(
             store.add_run(run)
         else:
             _go_on(store, run)
-        trainer = _assemble(stack, settings, config, device, run, holder, state, batches, progress)
+        trainer = _assemble(
+            stack, settings, config, device, run, holder, state, table, batches, progress
+        )
         trainer.num_passed_over = len(clips.passed_over)
         _say_start(trainer, clips, "" if origin is None else origin.text)
         _open_segment(trainer, store, old)
+        say_rules(trainer, refused)
         if origin is not None:
             trainer.say_event("note", f"starts from {origin.text}", origin.details)
         trainer.keep_first()
@@ -187,7 +194,9 @@ def clips_for(config: RunConfig, old: Run | None, origin: Run | None) -> ClipInd
     return clips
 
 
-def fresh_state(config: RunConfig, device: torch.device, run_id: str) -> TrainState:
+def fresh_state(
+    config: RunConfig, device: torch.device, run_id: str, rules: Sequence[Rule] = DEFAULT_RULES
+) -> TrainState:
     """Returns the state of a run that has not begun."""
     model = make_model(config).to(device)
     if config.compute.is_compiled:
@@ -197,7 +206,7 @@ def fresh_state(config: RunConfig, device: torch.device, run_id: str) -> TrainSt
         make_optimizer(model, config),
         Ema(model, config.optim.ema_decay),
         Guard(device, config.guard.extreme_factor, config.guard.most_in_a_row),
-        Judge(DEFAULT_RULES, run_id),
+        Judge(rules, run_id),
     )
 
 
@@ -209,6 +218,7 @@ def _assemble(
     run: Run,
     holder: str,
     state: TrainState,
+    table: RuleTable,
     batches: Batches,
     show_progress: bool,
 ) -> Trainer:
@@ -235,7 +245,7 @@ def _assemble(
         sinks.append(mirror)
     fan_out = FanOut(folder / "journal", sinks)
     stack.callback(fan_out.close)
-    policy = Policy(config.policy, folder / "memory.jsonl")
+    policy = Policy(config.policy, folder / "memory.jsonl", table.rules())
     keeper = Keeper(
         folder / "checkpoints",
         config.checkpoint,
@@ -262,6 +272,7 @@ def _assemble(
         contact=contact,
         progress=line,
         mode=run.mode,
+        rules=table,
     )
     return trainer
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ..platform.errors import MoescopeError
 from ..platform.records import Action, Command, Mode
 from .rollback import carry_out
+from .rules_of_a_run import set_rules
 
 if TYPE_CHECKING:
     from .loop import Trainer
@@ -77,6 +78,8 @@ def _take(trainer: "Trainer", command: Command) -> str:
                 raise MoescopeError(f"mode is {args.get('mode')!r}: allowed are {', '.join(modes)}")
             trainer.set_mode(mode)
             return f"automatic action is {mode}"
+        case "set_rules":
+            return set_rules(trainer, dict(args))
         case "stop":
             trainer.stop()
     return f"stops at step {trainer.state.step} after a checkpoint"

@@ -26,6 +26,7 @@ _COMMANDS = {
     "pause": "pause",
     "continue": "continue",
     "set_mode": "set automatic action",
+    "set_rules": "change rules",
     "stop": "stop",
 }
 _STATES = {
@@ -167,6 +168,10 @@ def answers(store: Store, run_id: str) -> None:
 
 
 def _in_words(command: Command) -> str:
+    versions = command.args.get("versions")
+    if command.kind == "set_rules" and isinstance(versions, list):
+        names = ", ".join(str(version.get("name", "")) for version in versions)
+        return f"{_COMMANDS[command.kind]} ({plain(names, 80)})"
     args = ", ".join(
         f"{name.replace('_', ' ')} {number(value) if isinstance(value, float) else value}"
         for name, value in command.args.items()

@@ -26,6 +26,9 @@ class Limits:
     most_skipped_batches: int = 400
     damp_scale: float = 0.5
     damp_steps: int = 50
+    harden_factor: float = 1.25
+    most_hardened: float = 2.0
+    relax_steps: int = 200
 
 
 LIMITS = Limits()
@@ -352,3 +355,91 @@ def test_random_schedules_end_in_progress_or_halt(
             policy = Policy(limits, path)
         if step % 10 == 0 and not any((c.segment, c.step) == (segment, step) for c in checkpoints):
             checkpoints.append(checkpoint(step, "fresh", segment))
+
+
+def spike(onset: int, fired: int, peak: float, **changes: Any) -> Condition:
+    return condition(onset, fired, peak=peak, can_harden=True, **changes)
+
+
+def roll_back_once(policy: Policy, segment: int = 0, peak: float = 30.0) -> Action:
+    action = decide(policy, 304, spike(300, 302, peak, segment=segment), segment=segment)
+    assert action.kind == "rollback"
+    policy.note(action, 305, 1305)
+    return action
+
+
+def test_after_a_rollback_the_next_one_takes_a_higher_score(policy: Policy) -> None:
+    assert "hardened" not in roll_back_once(policy).reason
+    assert policy.hardness("loss_spike") == 1.25
+    # limit 4 x 1.25 = 5
+    damped = decide(policy, 330, spike(320, 322, 4.9, segment=1), segment=1)
+    assert (damped.kind, damped.learning_rate_scale) == ("damp", 0.5)
+    assert "after its last rollback loss_spike asks for the next above 5" in damped.reason
+    policy.note(damped, 331, 1331)
+    # once; but where it goes on to rise, it is gone back
+    waiting = decide(policy, 345, spike(320, 322, 4.9, segment=1), segment=1)
+    assert waiting.kind == "carry_on"
+    assert "limit 4 x 1.25" in waiting.reason
+    again = decide(policy, 346, spike(320, 322, 5.1, segment=1), segment=1)
+    assert again.kind == "rollback"
+    assert "asks for the next above 5 (limit 4 x 1.25) and came to 5.1" in again.reason
+
+
+def test_a_hardened_limit_is_bounded_and_relaxes_while_the_run_is_healthy(policy: Policy) -> None:
+    for segment in range(4):
+        roll_back_once(policy, segment)
+    assert policy.hardness("loss_spike") == 2.0  # 1.25^4 = 2.44, at most 2
+    for step in range(306, 506):
+        policy.certify(step, [], judged(step, segment=4))
+    assert policy.hardness("loss_spike") == pytest.approx(1.5)  # half the way in 200 steps
+    for step in range(506, 520):
+        policy.certify(step, [], judged(step, spike(500, 502, 9.0), segment=4))
+    assert policy.hardness("loss_spike") == pytest.approx(1.5), "not while it is unhealthy"
+    for step in range(520, 2700):
+        policy.certify(step, [], judged(step, segment=4))
+    assert policy.hardness("loss_spike") == 1.0
+
+
+def test_hardened_limits_survive_a_crash_and_no_rollback_resets_them(tmp_path: Path) -> None:
+    policy = Policy(LIMITS, tmp_path / "memory.jsonl")
+    roll_back_once(policy)
+    for step in range(280, 380):
+        policy.certify(step, [], judged(step, segment=1))
+    hardness = policy.hardness("loss_spike")
+    assert 1.0 < hardness < 1.25
+    again = Policy(LIMITS, tmp_path / "memory.jsonl")
+    assert again.hardness("loss_spike") == pytest.approx(hardness)
+    again.note(Action("rollback", "asked", to_step=0), 380, 1380, is_automatic=False)
+    assert again.hardness("loss_spike") == pytest.approx(hardness)
+
+
+def test_rules_on_non_finite_values_and_shares_are_never_hardened(policy: Policy) -> None:
+    nan = condition(300, 302, rule="non_finite_lasting", is_immediate=True, peak=1.0)
+    for segment in range(3):
+        action = decide(policy, 302, replace(nan, alert=alert(300, 302, segment)), segment=segment)
+        assert action.kind == "rollback"
+        policy.note(action, 303, 1303)
+    assert policy.hardness("non_finite_lasting") == 1.0
+
+
+def test_one_rule_that_brought_the_run_back_does_not_blind_another(policy: Policy) -> None:
+    roll_back_once(policy)
+    other = spike(320, 322, 4.5, segment=1, rule="gradient_spike")
+    assert decide(policy, 330, other, segment=1).kind == "rollback"
+
+
+def test_a_factor_of_one_hardens_nothing(tmp_path: Path) -> None:
+    policy = Policy(replace(LIMITS, harden_factor=1.0), tmp_path / "memory.jsonl")
+    roll_back_once(policy)
+    assert policy.hardness("loss_spike") == 1.0
+
+
+def test_a_memory_of_before_there_was_hardening_is_read(tmp_path: Path) -> None:
+    (tmp_path / "memory.jsonl").write_text(
+        '{"what": "action", "kind": "rollback", "step": 305, "batch": 1305, "alert_id": "a", '
+        '"to_step": 280, "segment": 0, "is_automatic": true}\n'
+    )
+    policy = Policy(LIMITS, tmp_path / "memory.jsonl")
+    assert policy.hardness("loss_spike") == 1.0
+    action = decide(policy, 295, condition(291, 293, segment=1), segment=1)
+    assert action.to_step == 270, "the rollback itself is remembered"

@@ -1,9 +1,18 @@
+import inspect
 from typing import Any
 
 import pytest
 
 from moescope.monitors.default_rules import DEFAULT_RULES
-from moescope.monitors.rules import check_certification, read_rules
+from moescope.monitors.detectors.drift import DriftScore
+from moescope.monitors.detectors.spike import SpikeScore
+from moescope.monitors.rules import (
+    LIMITS,
+    MIN_COUNTS,
+    PARAMETERS,
+    check_certification,
+    read_rules,
+)
 from moescope.platform.errors import MoescopeError
 from moescope.trainer.config import PolicyConfig
 
@@ -38,6 +47,9 @@ def test_a_users_own_signal_can_have_a_rule() -> None:
         pytest.param({"signal": "activation/rms"}, "dimensions layer", id="vector-signal"),
         pytest.param({"treshold": 4}, "did you mean threshold", id="unknown-field"),
         pytest.param({"severity": "bad"}, "severity", id="unknown-severity"),
+        pytest.param({"parameters": {"floor": 0}}, "1e-12 to 1e+12", id="division-by-zero"),
+        pytest.param({"parameters": {"window": 3.5}}, "whole number", id="half-a-step"),
+        pytest.param({"parameters": {"window": 20}}, "before 48 values", id="never-ready"),
     ],
 )
 def test_a_wrong_rule_is_one_line_that_names_it(change: dict[str, Any], expected: str) -> None:
@@ -47,6 +59,24 @@ def test_a_wrong_rule_is_one_line_that_names_it(change: dict[str, Any], expected
     assert expected in message
     assert "my_spike" in message
     assert "\n" not in message
+
+
+def test_what_a_detector_is_not_told_is_what_the_limits_say() -> None:
+    for detector, made in (("spike", SpikeScore), ("drift", DriftScore)):
+        parameters = inspect.signature(made).parameters
+        assert MIN_COUNTS[detector] == parameters["min_count"].default
+        assert set(parameters) - {"reject"} <= PARAMETERS[detector]
+    for names in PARAMETERS.values():
+        for name in names & LIMITS.keys():
+            least, most = LIMITS[name]
+            assert least < most
+
+
+@pytest.mark.parametrize("change", [{"is_dry_run": True}, {"is_on": False}])
+def test_a_rule_that_does_nothing_impugns_nothing(change: dict[str, Any]) -> None:
+    row = ROW | {"action": "rollback"}
+    assert read_rules([row])[0].impugns_state
+    assert not read_rules([row | change])[0].impugns_state
 
 
 def test_two_rules_of_one_name_are_refused() -> None:
