@@ -49,8 +49,8 @@ class Rule(Frozen):
     detector: Detector
     """spike: robust z-score. burst: several high ones together. drift: lagged CUSUM. level_shift:
     a median that moved. divergence: times where the training began. non_finite: share of NaN and
-    infinite values. dead_experts: how many. monopoly: the leaders' share of the routing. High is bad for all of them; vectors count by
-    their worst entry."""
+    infinite values. dead_experts: how many. monopoly: the leaders' share of the routing.
+    High is bad for all of them; vectors count by their worst entry."""
     parameters: dict[str, float] = Field(default_factory=dict)
     threshold: float
     """The score must exceed it."""

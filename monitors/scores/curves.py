@@ -105,7 +105,8 @@ def csv_files(paths: Iterable[Path]) -> list[Path]:
 def read_curve(path: Path) -> Curve:
     """Reads a table with the columns step, train_loss and, where there is one, grad_norm.
 
-    An empty cell, `nan` and `inf` are kept as values that are not finite; steps must rise.
+    `nan` and `inf` are kept as values that are not finite, and an empty gradient norm as one that
+    was not recorded; steps must rise.
     """
     rows = read_table(path)
     loss_column = next((name for name in LOSS_COLUMNS if name in rows[0]), None)
@@ -124,7 +125,10 @@ def read_curve(path: Path) -> Curve:
     if not np.isfinite(loss).any():
         raise MoescopeError(f"{path}: no loss in it is a finite number")
     has_grad_norm = "grad_norm" in rows[0]
-    grad_norm = numbers(path, rows, "grad_norm") if has_grad_norm else np.full(loss.size, np.nan)
+    if has_grad_norm:
+        grad_norm = numbers(path, rows, "grad_norm", is_optional=True)
+    else:
+        grad_norm = np.full(loss.size, np.nan)
     return Curve(path.stem, group_of(path.stem), loss, grad_norm)
 
 
@@ -149,12 +153,15 @@ def read_table(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def numbers(path: Path, rows: list[dict[str, str]], column: str) -> Floats:
-    """The column as numbers; an empty cell is NaN."""
+def numbers(
+    path: Path, rows: list[dict[str, str]], column: str, *, is_optional: bool = False
+) -> Floats:
+    """The column as numbers; an empty cell is NaN where the column is optional, else an error."""
     values = np.empty(len(rows))
     for index, row in enumerate(rows):
+        is_left_out = is_optional and not row[column].strip()
         try:
-            values[index] = float(row[column]) if row[column].strip() else math.nan
+            values[index] = math.nan if is_left_out else float(row[column])
         except ValueError:
             raise MoescopeError(
                 f"{path}, line {index + 2}: {column} is {row[column]!r}, which is no number"

@@ -64,7 +64,7 @@ def read_recorded(paths: Sequence[Path]) -> list[Recorded]:
             )
         names = [row.get("event", path.stem) for row in rows]
         step, loss = numbers(path, rows, "step"), numbers(path, rows, loss_column)
-        grad_norm = numbers(path, rows, "grad_norm") if "grad_norm" in rows[0] else loss * np.nan
+        grad_norm = _grad_norm(path, rows)
         for name in dict.fromkeys(names):
             chosen = np.array([one == name for one in names])
             outcome = rows[names.index(name)].get("outcome", "")
@@ -74,6 +74,12 @@ def read_recorded(paths: Sequence[Path]) -> list[Recorded]:
             if not any(np.array_equal(new.loss, old.loss) for old in found):
                 found.append(new)
     return found
+
+
+def _grad_norm(path: Path, rows: list[dict[str, str]]) -> Floats:
+    if "grad_norm" not in rows[0]:
+        return np.full(len(rows), np.nan)
+    return numbers(path, rows, "grad_norm", is_optional=True)
 
 
 def _filled(name: str, step: Floats, loss: Floats, grad_norm: Floats, outcome: str) -> Recorded:

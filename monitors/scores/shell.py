@@ -63,5 +63,7 @@ def score_detectors(
 def say_report(report: "Report") -> None:
     """Prints the tables of a report."""
     for title, rows in report.tables():
+        if not rows:
+            continue
         say(f"\n{title}")
         say_rows(rows, "nothing to show")
