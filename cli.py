@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from .kernels.host_memory import use_huge_pages
+from .monitors.scores.shell import score_detectors
 from .monitors.shell import rules_app
 from .platform.errors import MoescopeError
 from .platform.shell import (
@@ -270,7 +271,7 @@ def up(
     )
 
 
-for command in (rollback, params, upcycle, sample, evaluate):
+for command in (rollback, params, upcycle, sample, evaluate, score_detectors):
     app.command()(command)
 
 

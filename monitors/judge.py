@@ -25,6 +25,9 @@ raises the alarm."""
 UNITS = {
     "spike": "sigma",
     "drift": "sigma",
+    "burst": "sigma",
+    "level_shift": "sigma",
+    "divergence": "times",
     "non_finite": "share",
     "dead_experts": "experts",
     "monopoly": "share",
@@ -45,6 +48,9 @@ _SEVERITIES = ("critical", "warning", "info")
 _SCORE_WORDS = {
     "spike": "{:.1f} sigma",
     "drift": "score {:.1f}",
+    "burst": "score {:.1f}",
+    "level_shift": "{:.1f} sigma",
+    "divergence": "{:.2f} times where it began",
     "non_finite": "share {:.2f}",
     "dead_experts": "{:.0f} experts",
     "monopoly": "share {:.2f}",

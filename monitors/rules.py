@@ -11,12 +11,24 @@ from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import Frozen, parsed
 from ..platform.records import Severity
 
-Detector = Literal["spike", "drift", "non_finite", "dead_experts", "monopoly"]
+Detector = Literal[
+    "spike",
+    "burst",
+    "drift",
+    "level_shift",
+    "divergence",
+    "non_finite",
+    "dead_experts",
+    "monopoly",
+]
 RuleAction = Literal["observe", "skip_data", "damp", "rollback", "halt"]
 
 PARAMETERS: Mapping[str, frozenset[str]] = {
     "spike": frozenset({"window", "min_count", "floor", "level_rate", "is_log"}),
     "drift": frozenset({"window", "min_count", "lag", "slack", "floor", "restart", "is_log"}),
+    "burst": frozenset({"window", "min_count", "floor", "level_rate", "slack", "is_log"}),
+    "level_shift": frozenset({"num_recent", "window", "min_count", "lag", "floor", "is_log"}),
+    "divergence": frozenset({"num_first", "num_last"}),
     "non_finite": frozenset(),
     "dead_experts": frozenset({"min_expected", "min_steps"}),
     "monopoly": frozenset({"memory_steps"}),
@@ -45,6 +57,7 @@ MIN_COUNTS = {"spike": 48, "drift": 64}
 """`min_count` of a detector that is not told one."""
 
 _EXPERT_DETECTORS = ("dead_experts", "monopoly")
+_SCALAR_DETECTORS = ("burst", "level_shift", "divergence")
 
 
 class Rule(Frozen):
@@ -55,10 +68,10 @@ class Rule(Frozen):
     signal: str
     """A measured signal of the catalogue, or a user's own (`user/...`)."""
     detector: Detector
-    """spike: robust z-score. drift: lagged CUSUM. non_finite: share of NaN and infinite values.
-    dead_experts: how many.
-    monopoly: the leaders' share of the routing. High is bad for all of them; vectors count by
-    their worst entry."""
+    """spike: robust z-score. burst: several high ones together. drift: lagged CUSUM. level_shift:
+    a median that moved. divergence: times where the training began. non_finite: share of NaN and
+    infinite values. dead_experts: how many. monopoly: the leaders' share of the routing.
+    High is bad for all of them; vectors count by their worst entry."""
     parameters: dict[str, float] = Field(default_factory=dict)
     scope: dict[str, tuple[NonNegativeInt | str, ...]] = Field(default_factory=dict)
     """Which entries of a vector signal count, by dimension: `moe_layer: [0, 1]`, `modality:
@@ -124,6 +137,11 @@ class Rule(Frozen):
                 f"rule {self.name}: detector {self.detector} does not fit signal "
                 f"{self.signal}: {' and '.join(_EXPERT_DETECTORS)} judge "
                 f"{catalogue.EXPERT_TOKENS}, the others judge values"
+            )
+        if self.detector in _SCALAR_DETECTORS and spec.dimensions:
+            raise ValueError(
+                f"rule {self.name}: detector {self.detector} judges scalars, but {self.signal} has "
+                f"dimensions {' x '.join(spec.dimensions)}"
             )
         is_vector = bool(spec.dimensions) and spec.name != catalogue.LOSS_PER_SAMPLE
         if self.detector in ("spike", "drift") and is_vector:

@@ -4,7 +4,7 @@ One scorer serves all rules that judge the same signal in the same way. High is 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from ..platform import catalogue
 from ..platform.records import EventKind
+from .detectors.burst import BurstScore
+from .detectors.divergence import DivergenceScore
 from .detectors.drift import DriftScore
 from .detectors.experts import DeadExperts, Monopoly
+from .detectors.level_shift import LevelShift
 from .detectors.non_finite import non_finite_score
 from .detectors.spike import SpikeScore
 from .loss_signals import LossNormaliser, Residuals
@@ -198,17 +201,27 @@ class LossScorer:
                 drift.load_state_dict(saved)
 
 
+_OfValues = SpikeScore | BurstScore | DriftScore | LevelShift | DivergenceScore
+_OF_VALUES: Mapping[str, Callable[..., _OfValues]] = {
+    "spike": SpikeScore,
+    "burst": BurstScore,
+    "drift": DriftScore,
+    "level_shift": LevelShift,
+    "divergence": DivergenceScore,
+}
+"""The detectors that judge one value a step."""
+
+
 class ScalarScorer:
-    """Spike or drift score of a scalar; with `is_log` of its logarithm, as befits a heavy tail. Not
-    finite: passed over."""
+    """Score of a scalar by one of the detectors of values; with `is_log` of its logarithm, as
+    befits a heavy tail. Not finite: passed over."""
 
     def __init__(self, signal: str, detector: str, parameters: Mapping[str, float]) -> None:
         self._signal = signal
         self._detector = detector
         options = _whole(parameters)
         self._is_log = bool(options.pop("is_log", 0))
-        self._spike = SpikeScore(**options) if detector == "spike" else None
-        self._drift = DriftScore(**options) if detector == "drift" else None
+        self._inner: _OfValues = _OF_VALUES[detector](**options)
 
     def update(self, step: int, values: Values) -> Mapping[str, Score]:
         if self._signal not in values:
@@ -218,31 +231,33 @@ class ScalarScorer:
             value = math.log(value) if value > 0 else math.nan
         if not math.isfinite(value):
             return {}
-        if self._spike is not None:
-            z, _ = self._spike.update(value)
-            recorded: dict[str, NDArray[np.float32]] = {}
+        inner = self._inner
+        onset_step: int | None = None
+        recorded: dict[str, NDArray[np.float32]] = {}
+        if isinstance(inner, SpikeScore):
+            score, _ = inner.update(value)
             if self._signal == catalogue.GRAD_NORM:
-                recorded = {catalogue.GRAD_NORM_SCORE: np.array(z, np.float32)}
-            return {"spike": Score(z, self._spike.is_ready, recorded=recorded)}
-        assert self._drift is not None
-        self._drift.update(step, value)
-        return {"drift": Score(self._drift.score, self._drift.is_ready, self._drift.onset_step)}
+                recorded = {catalogue.GRAD_NORM_SCORE: np.array(score, np.float32)}
+        elif isinstance(inner, DriftScore):
+            inner.update(step, value)
+            score, onset_step = inner.score, inner.onset_step
+        else:
+            score = inner.update(value)
+        return {self._detector: Score(score, inner.is_ready, onset_step, recorded)}
 
     def announce(self, kind: EventKind) -> None:
-        if self._drift is not None:
-            self._drift.rebaseline()
-        if self._spike is not None and kind != "resume":
-            self._spike.rebaseline(forgets_spread=kind in NEW_DATA)
+        inner = self._inner
+        if isinstance(inner, SpikeScore | BurstScore):
+            if kind != "resume":
+                inner.rebaseline(forgets_spread=kind in NEW_DATA)
+        elif not isinstance(inner, DivergenceScore) or kind in NEW_DATA:
+            inner.rebaseline()
 
     def state_dict(self) -> dict[str, Any]:
-        inner = self._spike or self._drift
-        assert inner is not None
-        return inner.state_dict()
+        return self._inner.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        inner = self._spike or self._drift
-        assert inner is not None
-        inner.load_state_dict(state)
+        self._inner.load_state_dict(state)
 
 
 class NonFiniteScorer:
@@ -329,7 +344,7 @@ def make_scorer(rule: Rule, same_key: list[Rule]) -> Scorer:
     """Builds the scorer of a rule. `same_key`: all rules that will share it."""
     if scorer_key(rule) == catalogue.LOSS_PER_SAMPLE:
         return LossScorer(_merged(same_key, "spike"), _merged(same_key, "drift"))
-    if rule.detector in ("spike", "drift"):
+    if rule.detector in _OF_VALUES:
         return ScalarScorer(rule.signal, rule.detector, rule.parameters)
     if rule.detector == "non_finite":
         return NonFiniteScorer(rule.signal)
@@ -357,4 +372,5 @@ def _is_finite(values: Values) -> bool:
 def _whole(parameters: Mapping[str, float]) -> dict[str, Any]:
     """Counts come as floats from the table of rules."""
     counts = ("window", "min_count", "lag", "min_steps", "memory_steps")
+    counts += ("num_recent", "num_first", "num_last")
     return {k: int(v) if k in counts else v for k, v in parameters.items()}

@@ -1,0 +1,128 @@
+"""Rules for a trainer that has one loss and perhaps a gradient norm: one table.
+
+The losses are judged by their logarithms, so that thresholds do not depend on the level; a loss
+that may be zero or negative is judged by `non_finite_loss` alone.
+"""
+
+from ..platform import catalogue
+from .rules import Rule
+
+_LOSS_SPREAD = {"is_log": 1, "window": 256, "level_rate": 0.03, "floor": 0.004}
+
+PLAIN_RULES: tuple[Rule, ...] = (
+    Rule(
+        name="non_finite_loss",
+        signal=catalogue.LOSS_TOTAL,
+        detector="non_finite",
+        threshold=0.0,
+        cooldown_steps=20,
+        severity="critical",
+        delay_p99_steps=0,
+        message="the loss is not a finite number",
+    ),
+    Rule(
+        name="non_finite_gradient",
+        signal=catalogue.GRAD_NORM,
+        detector="non_finite",
+        threshold=0.0,
+        cooldown_steps=20,
+        severity="warning",
+        silenced_by=("non_finite_loss",),
+        delay_p99_steps=0,
+        message="the gradient norm is not a finite number",
+    ),
+    Rule(
+        name="loss_divergence",
+        signal=catalogue.LOSS_TOTAL,
+        detector="divergence",
+        threshold=1.5,
+        cooldown_steps=100,
+        severity="critical",
+        delay_p99_steps=3,
+        message="the loss is above where the training began",
+    ),
+    Rule(
+        name="loss_spike",
+        signal=catalogue.LOSS_TOTAL,
+        detector="spike",
+        parameters=_LOSS_SPREAD,
+        threshold=4.0,
+        patience=3,
+        of_last=5,
+        raised=3.0,
+        cooldown_steps=20,
+        severity="critical",
+        silenced_by=("loss_divergence",),
+        delay_p99_steps=8,
+        message="the loss stays far above its usual range",
+    ),
+    Rule(
+        name="loss_burst",
+        signal=catalogue.LOSS_TOTAL,
+        detector="burst",
+        parameters=_LOSS_SPREAD,
+        threshold=2.5,
+        raised=0.0,
+        cooldown_steps=50,
+        severity="warning",
+        silenced_by=("loss_divergence", "loss_spike"),
+        delay_p99_steps=8,
+        message="several losses close together are high",
+    ),
+    Rule(
+        name="loss_level",
+        signal=catalogue.LOSS_TOTAL,
+        detector="level_shift",
+        parameters={"is_log": 1},
+        threshold=4.6,
+        raised=1.0,
+        calm_steps=20,
+        cooldown_steps=100,
+        severity="warning",
+        silenced_by=("loss_divergence", "loss_spike", "loss_burst"),
+        delay_p99_steps=100,
+        message="the loss has settled on a higher level",
+    ),
+    Rule(
+        name="loss_drift",
+        signal=catalogue.LOSS_TOTAL,
+        detector="drift",
+        parameters={"is_log": 1},
+        threshold=8.5,
+        calm_steps=10,
+        cooldown_steps=100,
+        severity="warning",
+        silenced_by=("loss_divergence", "loss_spike", "loss_burst", "loss_level"),
+        delay_p99_steps=100,
+        message="the loss rises slowly",
+    ),
+    Rule(
+        name="odd_batch",
+        signal=catalogue.LOSS_TOTAL,
+        detector="spike",
+        parameters=_LOSS_SPREAD,
+        threshold=5.0,
+        calm_steps=1,
+        severity="info",
+        delay_p99_steps=0,
+        message="one batch has an unusually high loss",
+    ),
+    Rule(
+        name="gradient_spike",
+        signal=catalogue.GRAD_NORM,
+        detector="spike",
+        parameters={"is_log": 1},
+        threshold=7.5,
+        patience=3,
+        of_last=5,
+        raised=3.0,
+        cooldown_steps=50,
+        severity="warning",
+        silenced_by=("non_finite_loss", "non_finite_gradient", "loss_spike"),
+        delay_p99_steps=8,
+        message="gradients stay far above their usual size",
+    ),
+)
+"""Thresholds of the losses: 1.15 times the highest score of any healthy curve of the tuning part,
+rounded up (`make score` says them anew; docs/detectors.md). That of `loss_divergence` is by reason:
+no healthy training is half as high again as at its start for three steps."""
