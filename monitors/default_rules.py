@@ -215,6 +215,247 @@ DEFAULT_RULES: tuple[Rule, ...] = (
             "back before it."
         ),
     ),
+    Rule(
+        name="router_collapse",
+        signal=catalogue.LOAD_ENTROPY_NATS,
+        detector="collapse",
+        threshold=0.5,
+        patience=2,
+        of_last=3,
+        calm_steps=3,
+        cooldown_steps=200,
+        severity="warning",
+        delay_p99_steps=30,
+        message="a router has collapsed",
+        meaning=(
+            "In some layer both the entropy of the load and that of each token's scores have "
+            "fallen to less than half of what they were: the router is certain, and of the same "
+            "few experts for all tokens."
+        ),
+        advice=(
+            "Go back before the onset if it came at once. Add `moe.z_loss_weight` or raise the "
+            "balance (`moe.bias_update_speed`, `moe.balance_weight`), and lower the learning rate "
+            "of the router."
+        ),
+    ),
+    Rule(
+        name="layer_deadlock",
+        signal=catalogue.EXPERT_TOKENS,
+        detector="deadlock",
+        threshold=0.0,
+        calm_steps=20,
+        cooldown_steps=500,
+        severity="warning",
+        delay_p99_steps=200,
+        message="layers are deadlocked",
+        meaning=(
+            "In the layers named the same few experts have got nearly all tokens for two hundred "
+            "steps while other layers route on. It does not heal by itself in most runs, and the "
+            "loss does not show it; it is found most often at both ends of the depth."
+        ),
+        advice=(
+            "Compare the layers' depth profile with the routing by noise level and by modality. A "
+            "more expressive router (`moe.router=mlp` or `cross_attention`) is what has cured it; "
+            "raising the balance weight alone has not."
+        ),
+    ),
+    Rule(
+        name="experts_alike",
+        signal=catalogue.EXPERT_OUTPUT_COSINE,
+        detector="above",
+        threshold=0.99,
+        calm_steps=2,
+        cooldown_steps=1000,
+        severity="warning",
+        delay_p99_steps=100,
+        message="experts answer alike",
+        meaning=(
+            "On the probe's tokens the experts of a layer give nearly the same answers: the "
+            "routing chooses between equals."
+        ),
+        advice=(
+            "After upcycling, wait: clones need some thousand steps to part. Else try "
+            "`moe.contrast_weight`, a more expressive `moe.router`, or `--drop-share` when "
+            "upcycling."
+        ),
+    ),
+    Rule(
+        name="routing_flips",
+        signal=catalogue.FLIP_RATE,
+        detector="above",
+        threshold=0.1,
+        calm_steps=2,
+        cooldown_steps=1000,
+        severity="warning",
+        delay_p99_steps=100,
+        message="the routing hangs on rounding",
+        meaning=(
+            "For more than a tenth of the tokens the set of experts is another when the router "
+            "computes in bf16: public large runs have 3 to 5 hundredths."
+        ),
+        advice=(
+            "Keep the router in fp32 (`compute.has_exact_router=true`), and train and serve in "
+            "the same precision. Large router logits are a common cause: look at "
+            "`router/logit_absmax`, and add `moe.z_loss_weight`."
+        ),
+    ),
+    Rule(
+        name="lost_updates",
+        signal=catalogue.UPDATE_LOST_SHARE,
+        detector="above",
+        threshold=0.3,
+        patience=3,
+        of_last=5,
+        calm_steps=3,
+        cooldown_steps=1000,
+        severity="warning",
+        delay_p99_steps=50,
+        message="updates are lost to rounding",
+        meaning=(
+            "A large share of the weights of a block has gradients and does not move: the update "
+            "is smaller than what their precision can tell apart. Training goes on and learns "
+            "nothing there."
+        ),
+        advice=(
+            "Keep the weights in fp32, or round stochastically; a higher learning rate only moves "
+            "the point where it begins."
+        ),
+    ),
+    Rule(
+        name="activation_rise",
+        signal=catalogue.ACTIVATION_ABSMAX,
+        detector="rise",
+        parameters={"is_log": 1, "floor": 0.1},
+        threshold=8.0,
+        patience=3,
+        of_last=5,
+        calm_steps=5,
+        cooldown_steps=500,
+        severity="warning",
+        silenced_by=("loss_spike",),
+        delay_p99_steps=50,
+        message="activations have grown far beyond their own past",
+        meaning=(
+            "The largest activation of a block is more than twice what it was, sampled step after "
+            "sampled step: the residual stream runs away, which bf16 and attention feel first."
+        ),
+        advice=(
+            "Look at which block moved first, and at the attention logits. Lower the learning "
+            "rate, bound the activations (`model.mlp=swiglu7`), or go back before the onset."
+        ),
+    ),
+    Rule(
+        name="activation_outliers",
+        signal=catalogue.ACTIVATION_KURTOSIS,
+        detector="rise",
+        parameters={"is_log": 1, "floor": 0.15},
+        threshold=8.0,
+        patience=3,
+        of_last=5,
+        calm_steps=5,
+        cooldown_steps=500,
+        severity="warning",
+        silenced_by=("activation_rise", "loss_spike"),
+        delay_p99_steps=50,
+        message="activations have heavier tails than they had",
+        meaning=(
+            "The kurtosis of a block's output is more than three times what it was: a few "
+            "channels have begun to carry extreme values."
+        ),
+        advice=(
+            "Nothing at once; it is an early sign. Watch the loss and the attention logits; where "
+            "they follow, lower the learning rate or bound the activations."
+        ),
+    ),
+    Rule(
+        name="attention_logits",
+        signal=catalogue.ATTENTION_LOGIT_BOUND,
+        detector="above",
+        threshold=100.0,
+        patience=2,
+        of_last=3,
+        calm_steps=3,
+        cooldown_steps=500,
+        severity="warning",
+        delay_p99_steps=30,
+        message="attention logits may be large",
+        meaning=(
+            "The bound of the attention logits of a block is beyond 100, from which on softmax "
+            "hardens on single tokens; it is what others clip at."
+        ),
+        advice=(
+            "Use `model.qk_norm=head`, or `model.logit_soft_cap`; lower the learning rate of "
+            "attention."
+        ),
+    ),
+    Rule(
+        name="update_ratio_rise",
+        signal=catalogue.UPDATE_WEIGHT_RATIO,
+        detector="rise",
+        parameters={"is_log": 1, "floor": 0.15},
+        threshold=8.0,
+        patience=2,
+        of_last=3,
+        calm_steps=5,
+        cooldown_steps=500,
+        severity="warning",
+        silenced_by=("loss_spike",),
+        delay_p99_steps=30,
+        message="updates have become large for the weights",
+        meaning=(
+            "A block's weights change by more than three times what they used to in a step; such "
+            "updates come before spikes of loss and gradient."
+        ),
+        advice=(
+            "Look at the gradient norm of the block, and whether the learning rate was changed; "
+            "lower it, or `optim.beta2`, whose second moments may lag behind."
+        ),
+    ),
+    Rule(
+        name="probe_loss_rise",
+        signal=catalogue.PROBE_LOSS,
+        detector="rise",
+        parameters={"is_log": 1, "floor": 0.01, "min_count": 5},
+        threshold=5.0,
+        patience=2,
+        of_last=2,
+        calm_steps=3,
+        cooldown_steps=1000,
+        severity="warning",
+        silenced_by=("loss_spike", "loss_drift"),
+        delay_p99_steps=200,
+        message="the model has got worse on the probe",
+        meaning=(
+            "The loss of the fixed held-out clips, with the same noise each time, is higher than "
+            "it was in two probes in a row; the training loss need not show it where the data has "
+            "changed."
+        ),
+        advice=(
+            "Compare it with the training loss. If both rise, the state is worse: go back before "
+            "the onset. If only the probe rises, the training data has moved away from it."
+        ),
+    ),
+    Rule(
+        name="slow_steps",
+        signal=catalogue.STEP_TIME_S,
+        detector="multiple",
+        threshold=2.0,
+        patience=50,
+        of_last=60,
+        calm_steps=20,
+        cooldown_steps=1000,
+        severity="warning",
+        delay_p99_steps=70,
+        message="steps take far longer than they did",
+        meaning=(
+            "For some fifty steps nearly every one has taken more than twice the median of the "
+            "run so far."
+        ),
+        advice=(
+            "See the split of the step time: waiting for data (more `data.workers`, a slower "
+            "disk), a device that throttles, or another job on the machine."
+        ),
+    ),
 )
 """Sources: facts, health.md section 4 (thresholds 4, 3 of 5, 20, dead and deadlocked experts) and
 the tests' scores."""

@@ -6,17 +6,19 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..platform import catalogue
+from ..platform.catalogue import signal_spec
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.records import Alert, Event, EventKind
 from .rules import Rule, RuleAction
 from .scope import scope_key, scoped
-from .scoring import NEW_BASELINES, LossScorer, Score, Scorer, make_scorer, scorer_key
+from .scorers import make_scorer, scorer_key
+from .scoring import NEW_BASELINES, LossScorer, Score, Scorer
 from .windows import Persistence
 
 VET_THRESHOLD = 3.5
@@ -31,8 +33,14 @@ UNITS = {
     "non_finite": "share",
     "dead_experts": "experts",
     "monopoly": "share",
+    "deadlock": "layers",
+    "collapse": "share",
+    "rise": "sigma",
+    "fall": "sigma",
+    "multiple": "times",
 }
-"""Unit of each detector's score, which is an alert's value and threshold."""
+"""Unit of each detector's score, which is an alert's value and threshold; of `above` it is the
+signal's own."""
 BATCH_MEMORY_STEPS = 512
 """Steps whose batch index is remembered, so that an onset can be told as a place in the data."""
 
@@ -54,6 +62,12 @@ _SCORE_WORDS = {
     "non_finite": "share {:.2f}",
     "dead_experts": "{:.0f} experts",
     "monopoly": "share {:.2f}",
+    "deadlock": "{:.0f} layers",
+    "collapse": "entropies fallen by {:.0%}",
+    "rise": "{:.1f} sigma above its own past",
+    "fall": "{:.1f} sigma below its own past",
+    "multiple": "{:.2f} times the usual",
+    "above": "{:.4g}",
 }
 
 
@@ -303,7 +317,7 @@ class Judge:
         evidence: dict[str, Any] = {
             "signal": rule.signal,
             "detector": rule.detector,
-            "unit": UNITS[rule.detector],
+            "unit": _unit(rule),
         }
         if onset_batch is not None:
             evidence["onset_batch"] = onset_batch
@@ -319,7 +333,8 @@ class Judge:
             fired_step=step,
             value=found.value,
             threshold=rule.threshold,
-            message=f"{rule.message}: {_SCORE_WORDS[rule.detector].format(found.value)} "
+            message=f"{rule.message}{_where(found.evidence)}: "
+            f"{_SCORE_WORDS[rule.detector].format(found.value)} "
             f"(limit {rule.threshold:g}){lasting}{since}",
             created_s=time_s,
             dedupe_key=f"{self._run_id}/{rule.name}",
@@ -377,6 +392,20 @@ def _key(rule: Rule) -> str:
     return scorer_key(rule) + scope_key(rule)
 
 
+def _unit(rule: Rule) -> str:
+    return UNITS.get(rule.detector) or signal_spec(rule.signal).unit
+
+
+def _where(evidence: Mapping[str, Any]) -> str:
+    """Says in which entry of a vector it was found."""
+    told = [
+        f"{name.replace('_', ' ')} {evidence[name]}"
+        for name in (*get_args(catalogue.Dimension), "layers")
+        if isinstance(evidence.get(name), int | str | list)
+    ]
+    return f" ({', '.join(told)})" if told else ""
+
+
 def _persistence(rule: Rule) -> Persistence:
     raised = rule.threshold if rule.raised is None else rule.raised
     return Persistence(rule.threshold, rule.patience, rule.of_last, rule.calm_steps, raised)
@@ -400,7 +429,7 @@ def _condition(rule: Rule, alert: Alert, peak: float) -> Condition:
         True,
         alert.evidence.get("onset_batch"),
         peak,
-        UNITS[rule.detector] in HARDENS_IN and not rule.is_immediate,
+        _unit(rule) in HARDENS_IN and not rule.is_immediate,
     )
 
 

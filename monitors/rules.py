@@ -1,6 +1,7 @@
 """Rules are data: which signal, judged how, for how long, how bad it is and what to do about it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -10,6 +11,10 @@ from ..platform.catalogue import MODALITIES, SignalSpec, signal_spec
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import Frozen, parsed
 from ..platform.records import Severity
+from .detectors.drift import DriftScore
+from .detectors.level_shift import LevelShift
+from .detectors.own_baseline import Change, Multiple
+from .detectors.spike import SpikeScore
 
 Detector = Literal[
     "spike",
@@ -20,6 +25,12 @@ Detector = Literal[
     "non_finite",
     "dead_experts",
     "monopoly",
+    "deadlock",
+    "collapse",
+    "rise",
+    "fall",
+    "multiple",
+    "above",
 ]
 RuleAction = Literal["observe", "skip_data", "damp", "rollback", "halt"]
 
@@ -32,6 +43,12 @@ PARAMETERS: Mapping[str, frozenset[str]] = {
     "non_finite": frozenset(),
     "dead_experts": frozenset({"min_expected", "min_steps"}),
     "monopoly": frozenset({"memory_steps"}),
+    "deadlock": frozenset({"memory_steps", "min_steps"}),
+    "collapse": frozenset({"window", "min_count"}),
+    "rise": frozenset({"window", "min_count", "floor", "reject", "is_log"}),
+    "fall": frozenset({"window", "min_count", "floor", "reject", "is_log"}),
+    "multiple": frozenset({"window", "min_count", "lag", "reject"}),
+    "above": frozenset(),
 }
 """What each detector can be told; a parameter that is not given has the detector's own default."""
 
@@ -46,17 +63,33 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     # a spread of 0 is divided by where values do not vary
     "floor": (1e-12, 1e12),
     "level_rate": (0.0, 1.0),
+    "reject": (0.0, 1e12),
+    "num_recent": (1, 100_000),
+    "num_first": (1, 100_000),
+    "num_last": (1, 100_000),
     "slack": (0.0, 3.0),
     "restart": (1e-3, 1e12),
     "is_log": (0, 1),
 }
 """Least and most that a parameter may be. slack: the winsorised score adds at most 3 a step."""
-COUNTS = ("window", "min_count", "lag", "min_steps", "memory_steps", "is_log")
+COUNTS = (
+    *("window", "min_count", "lag", "min_steps", "memory_steps", "is_log"),
+    *("num_recent", "num_first", "num_last"),
+)
 """Parameters that are whole numbers."""
-MIN_COUNTS = {"spike": 48, "drift": 64}
-"""`min_count` of a detector that is not told one."""
+_WINDOWED: Mapping[str, Callable[..., object]] = {
+    "spike": SpikeScore,
+    "burst": SpikeScore,
+    "drift": DriftScore,
+    "level_shift": LevelShift,
+    "rise": Change,
+    "fall": Change,
+    "multiple": Multiple,
+}
+"""Detectors that judge nothing before `min_count` values are in their `window`."""
 
-_EXPERT_DETECTORS = ("dead_experts", "monopoly")
+_EXPERT_DETECTORS = ("dead_experts", "monopoly", "deadlock")
+_OWN_PAST = ("rise", "fall", "multiple")
 _SCALAR_DETECTORS = ("burst", "level_shift", "divergence")
 
 
@@ -70,7 +103,10 @@ class Rule(Frozen):
     detector: Detector
     """spike: robust z-score. burst: several high ones together. drift: lagged CUSUM. level_shift:
     a median that moved. divergence: times where the training began. non_finite: share of NaN and
-    infinite values. dead_experts: how many. monopoly: the leaders' share of the routing.
+    infinite values. dead_experts: how many. monopoly: the leaders' share of the routing. deadlock:
+    layers in which the same few experts get everything. collapse: how far the entropies of load and
+    of tokens have both fallen. rise, fall: robust z against the own past, for scalars and vectors.
+    multiple: over the own median. above: the value itself.
     High is bad for all of them; vectors count by their worst entry."""
     parameters: dict[str, float] = Field(default_factory=dict)
     scope: dict[str, tuple[NonNegativeInt | str, ...]] = Field(default_factory=dict)
@@ -143,6 +179,16 @@ class Rule(Frozen):
                 f"rule {self.name}: detector {self.detector} judges scalars, but {self.signal} has "
                 f"dimensions {' x '.join(spec.dimensions)}"
             )
+        if self.detector == "collapse" and (spec.name != catalogue.LOAD_ENTROPY_NATS or self.scope):
+            raise ValueError(
+                f"rule {self.name}: detector collapse judges {catalogue.LOAD_ENTROPY_NATS} with "
+                f"{catalogue.ROUTER_ENTROPY_NATS}, of all layers: give it that signal and no scope"
+            )
+        if self.detector in _OWN_PAST and "sample" in spec.dimensions:
+            raise ValueError(
+                f"rule {self.name}: detector {self.detector} compares entries with their own past, "
+                f"which the samples of {self.signal} do not have"
+            )
         is_vector = bool(spec.dimensions) and spec.name != catalogue.LOSS_PER_SAMPLE
         if self.detector in ("spike", "drift") and is_vector:
             raise ValueError(
@@ -172,9 +218,13 @@ def _faults_of_parameters(rule: Rule) -> Iterator[str]:
             yield f"parameters.{name} is {value:g}: {least:g} to {most:g} is allowed"
         elif name in COUNTS and value != int(value):
             yield f"parameters.{name} is {value:g}: a whole number is expected"
-    min_count = rule.parameters.get("min_count", MIN_COUNTS.get(rule.detector, 0))
-    window = rule.parameters.get("window")
-    if window is not None and window < min_count:
+    if rule.detector not in _WINDOWED:
+        return
+    known = inspect.signature(_WINDOWED[rule.detector]).parameters
+    window, min_count = (
+        rule.parameters.get(name, known[name].default) for name in ("window", "min_count")
+    )
+    if window < min_count:
         yield (
             f"parameters.window is {window:g}, but nothing is judged before {min_count:g} values "
             "are in it: make it longer, or parameters.min_count smaller"

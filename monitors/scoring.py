@@ -21,7 +21,6 @@ from .detectors.level_shift import LevelShift
 from .detectors.non_finite import non_finite_score
 from .detectors.spike import SpikeScore
 from .loss_signals import LossNormaliser, Residuals
-from .rules import Rule
 
 Values = Mapping[str, NDArray[np.generic]]
 
@@ -72,11 +71,11 @@ class LossScorer:
     def __init__(self, spike: Mapping[str, float], drift: Mapping[str, float]) -> None:
         self._normaliser = LossNormaliser(len(_MODALITIES))
         self._told = {"spike": dict(spike), "drift": dict(drift)}
-        options: dict[str, Any] = {"floor": _POOLED_FLOOR} | _whole(spike)
+        options: dict[str, Any] = {"floor": _POOLED_FLOOR} | whole(spike)
         # the normaliser's own level follows the training
         self._pooled = SpikeScore(**options, level_rate=0.0)
         self._of_modality = [SpikeScore(**options, level_rate=0.0) for _ in _MODALITIES]
-        self._drifts = [DriftScore(**_whole(drift)) for _ in _MODALITIES]
+        self._drifts = [DriftScore(**whole(drift)) for _ in _MODALITIES]
 
     def update(self, step: int, values: Values) -> Mapping[str, Score]:
         residuals = self._residuals(values)
@@ -202,7 +201,7 @@ class LossScorer:
 
 
 _OfValues = SpikeScore | BurstScore | DriftScore | LevelShift | DivergenceScore
-_OF_VALUES: Mapping[str, Callable[..., _OfValues]] = {
+OF_VALUES: Mapping[str, Callable[..., _OfValues]] = {
     "spike": SpikeScore,
     "burst": BurstScore,
     "drift": DriftScore,
@@ -219,9 +218,9 @@ class ScalarScorer:
     def __init__(self, signal: str, detector: str, parameters: Mapping[str, float]) -> None:
         self._signal = signal
         self._detector = detector
-        options = _whole(parameters)
+        options = whole(parameters)
         self._is_log = bool(options.pop("is_log", 0))
-        self._inner: _OfValues = _OF_VALUES[detector](**options)
+        self._inner: _OfValues = OF_VALUES[detector](**options)
 
     def update(self, step: int, values: Values) -> Mapping[str, Score]:
         if self._signal not in values:
@@ -285,7 +284,7 @@ class ExpertScorer:
     """Dead experts (their number), or the leaders' share of the routing (the worst layer's)."""
 
     def __init__(self, detector: str, parameters: Mapping[str, float]) -> None:
-        options = _whole(parameters)
+        options = whole(parameters)
         self._dead = DeadExperts(**options) if detector == "dead_experts" else None
         self._monopoly = Monopoly(**options) if detector == "monopoly" else None
 
@@ -331,45 +330,11 @@ class ExpertScorer:
         inner.load_state_dict(state)
 
 
-def scorer_key(rule: Rule) -> str:
-    """Rules with the same key share a scorer. Spike and drift of the per-sample losses share one
-    normaliser."""
-    if rule.signal == catalogue.LOSS_PER_SAMPLE and rule.detector in ("spike", "drift"):
-        return rule.signal
-    options = ",".join(f"{name}={value:g}" for name, value in sorted(rule.parameters.items()))
-    return f"{rule.signal}|{rule.detector}|{options}"
-
-
-def make_scorer(rule: Rule, same_key: list[Rule]) -> Scorer:
-    """Builds the scorer of a rule. `same_key`: all rules that will share it."""
-    if scorer_key(rule) == catalogue.LOSS_PER_SAMPLE:
-        return LossScorer(_merged(same_key, "spike"), _merged(same_key, "drift"))
-    if rule.detector in _OF_VALUES:
-        return ScalarScorer(rule.signal, rule.detector, rule.parameters)
-    if rule.detector == "non_finite":
-        return NonFiniteScorer(rule.signal)
-    return ExpertScorer(rule.detector, rule.parameters)
-
-
-def _merged(rules: list[Rule], detector: str) -> dict[str, float]:
-    """The loss has one spike score and one drift score, recorded as such: its rules must agree on
-    their parameters."""
-    given = [rule for rule in rules if rule.detector == detector]
-    for rule in given:
-        if rule.parameters != given[0].parameters:
-            raise ValueError(
-                f"rules {given[0].name} and {rule.name} give detector {detector} different "
-                f"parameters ({given[0].parameters} and {rule.parameters}), but there is one "
-                f"{detector} score of the loss: make them equal"
-            )
-    return {k: v for k, v in given[0].parameters.items() if k != "is_log"} if given else {}
-
-
 def _is_finite(values: Values) -> bool:
     return bool(np.isfinite(np.asarray(values[catalogue.LOSS_PER_SAMPLE])).all())
 
 
-def _whole(parameters: Mapping[str, float]) -> dict[str, Any]:
+def whole(parameters: Mapping[str, float]) -> dict[str, Any]:
     """Counts come as floats from the table of rules."""
     counts = ("window", "min_count", "lag", "min_steps", "memory_steps")
     counts += ("num_recent", "num_first", "num_last")

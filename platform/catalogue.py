@@ -105,6 +105,7 @@ ROUTER_BALANCE = "router/balance"
 ROUTER_Z = "router/z"
 LOAD_ENTROPY_NATS = "router/load_entropy_nats"
 DEAD_EXPERTS = "router/dead_experts"
+DEADLOCKED = "router/deadlocked"
 BIAS_RANGE = "router/bias_range"
 BIAS_FLIP_RATE = "router/bias_flip_rate"
 FLIP_RATE = "router/flip_rate"
@@ -644,6 +645,18 @@ _SPECS = (
         "Capacity is lost; raise the bias speed or roll back.",
         "0: all are used.",
         _HEALTH + ", 9",
+    ),
+    _spec(
+        DEADLOCKED,
+        "0/1",
+        _MOE,
+        "step",
+        "router",
+        _HOST,
+        "1 where a layer is deadlocked: for long the same few experts have got nearly everything.",
+        "Selective deadlock: this layer has become a dense one; the depth profile tells a U.",
+        "The layer routes.",
+        _HEALTH + ", 10",
     ),
     _spec(
         BIAS_RANGE,

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...platform import catalogue
 from ..rules import Rule
-from ..scoring import make_scorer
+from ..scorers import make_scorer
 from .curves import Curve
 from .score import WARM_UP_STEPS
 

@@ -194,13 +194,13 @@ def test_a_monopoly_needs_a_hundred_steps_and_early_training_is_forgiven(
             run(
                 judge(),
                 loss_stream(0),
-                range(200),
+                range(190),
                 lambda s, v: v | {catalogue.EXPERT_TOKENS: row if s < end else even},
             )
         )
 
     # round(1000 / 500) = 2 leaders with 970 of 1000
-    assert [rule for rule, _, _ in lopsided_until(200)] == ["expert_monopoly"]
+    assert [rule for rule, _, _ in lopsided_until(190)] == ["expert_monopoly"]
     assert lopsided_until(40) == []
 
 

@@ -1,14 +1,16 @@
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from moescope.monitors.default_rules import DEFAULT_RULES
+from moescope.monitors.detectors.deadlock import Deadlock
 from moescope.monitors.detectors.drift import DriftScore
+from moescope.monitors.detectors.own_baseline import Change, Multiple
 from moescope.monitors.detectors.spike import SpikeScore
 from moescope.monitors.rules import (
     LIMITS,
-    MIN_COUNTS,
     PARAMETERS,
     check_certification,
     read_rules,
@@ -61,15 +63,38 @@ def test_a_wrong_rule_is_one_line_that_names_it(change: dict[str, Any], expected
     assert "\n" not in message
 
 
-def test_what_a_detector_is_not_told_is_what_the_limits_say() -> None:
-    for detector, made in (("spike", SpikeScore), ("drift", DriftScore)):
-        parameters = inspect.signature(made).parameters
-        assert MIN_COUNTS[detector] == parameters["min_count"].default
-        assert set(parameters) - {"reject"} <= PARAMETERS[detector]
-    for names in PARAMETERS.values():
-        for name in names & LIMITS.keys():
+def test_every_parameter_has_limits_and_its_default_lies_within_them() -> None:
+    of_detector: dict[str, Callable[..., object]] = {
+        "spike": SpikeScore,
+        "drift": DriftScore,
+        "rise": Change,
+        "multiple": Multiple,
+        "deadlock": Deadlock,
+    }
+    for detector, made in of_detector.items():
+        known = inspect.signature(made).parameters
+        for name in PARAMETERS[detector] & known.keys():
             least, most = LIMITS[name]
-            assert least < most
+            assert least <= known[name].default <= most, (detector, name)
+    for detector, names in PARAMETERS.items():
+        assert names <= LIMITS.keys(), detector
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"detector": "rise", "signal": "loss/per_sample"}, "which the samples of loss/per_sample"),
+        ({"detector": "collapse", "signal": "router/entropy_nats"}, "give it that signal and no"),
+        ({"detector": "rise", "parameters": {"min_count": 100}}, "make it longer"),
+        ({"detector": "above", "parameters": {"window": 9}}, "has no parameter window"),
+        ({"detector": "deadlock"}, "does not fit signal user/reward"),
+    ],
+)
+def test_a_detector_of_vectors_that_does_not_fit_is_told(
+    change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(MoescopeError, match=words):
+        read_rules([ROW | {"parameters": {}} | change])
 
 
 @pytest.mark.parametrize("change", [{"is_dry_run": True}, {"is_on": False}])
