@@ -49,11 +49,17 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "slack": (0.0, 3.0),
     "restart": (1e-3, 1e12),
     "is_log": (0, 1),
+    "num_recent": (2, 10_000),
+    "num_first": (1, 10_000),
+    "num_last": (1, 10_000),
 }
 """Least and most that a parameter may be. slack: the winsorised score adds at most 3 a step."""
-COUNTS = ("window", "min_count", "lag", "min_steps", "memory_steps", "is_log")
+COUNTS = (
+    *("window", "min_count", "lag", "min_steps", "memory_steps", "is_log"),
+    *("num_recent", "num_first", "num_last"),
+)
 """Parameters that are whole numbers."""
-MIN_COUNTS = {"spike": 48, "drift": 64}
+MIN_COUNTS = {"spike": 48, "burst": 48, "drift": 64, "level_shift": 64}
 """`min_count` of a detector that is not told one."""
 
 _EXPERT_DETECTORS = ("dead_experts", "monopoly")
@@ -178,6 +184,12 @@ def _faults_of_parameters(rule: Rule) -> Iterator[str]:
         yield (
             f"parameters.window is {window:g}, but nothing is judged before {min_count:g} values "
             "are in it: make it longer, or parameters.min_count smaller"
+        )
+    lag, num_recent = rule.parameters.get("lag", 48), rule.parameters.get("num_recent", 32)
+    if rule.detector == "level_shift" and lag < num_recent:
+        yield (
+            f"parameters.lag is {lag:g}, but the newest {num_recent:g} values must not be in their "
+            f"own baseline: use at least {num_recent:g}"
         )
 
 
