@@ -74,6 +74,7 @@ FILES = {
     "docker-compose.yml": "postgres, mlflow, the service, and a trainer under profile gpu",
     "docs/benchmarks.md": "what was measured, on which machine",
     "docs/commands.md": "every command and option (generated)",
+    "docs/detectors.md": "what the loss rules find on recorded curves, and those of other systems",
     "docs/lab.md": "dated experiments with setup, numbers and verdict",
     "docs/signals.md": "every signal: what it is, what high and low mean (generated)",
     "py.typed": "says that the package is typed",

@@ -19,6 +19,14 @@ PLAIN_RULES: tuple[Rule, ...] = (
         severity="critical",
         delay_p99_steps=0,
         message="the loss is not a finite number",
+        meaning=(
+            "A loss was NaN or infinite: a broken sample, an overflow in low precision, or "
+            "weights that have already left the finite range."
+        ),
+        advice=(
+            "Do not apply this step. Where it comes back, look at its batch, and train in fp32 to "
+            "tell overflow from data."
+        ),
     ),
     Rule(
         name="non_finite_gradient",
@@ -30,6 +38,11 @@ PLAIN_RULES: tuple[Rule, ...] = (
         silenced_by=("non_finite_loss",),
         delay_p99_steps=0,
         message="the gradient norm is not a finite number",
+        meaning="The loss was finite and its gradient was not: an overflow in the backward pass.",
+        advice=(
+            "Do not apply this step. Where several come within a hundred steps, lower the "
+            "learning rate."
+        ),
     ),
     Rule(
         name="loss_divergence",
@@ -40,6 +53,14 @@ PLAIN_RULES: tuple[Rule, ...] = (
         severity="critical",
         delay_p99_steps=3,
         message="the loss is above where the training began",
+        meaning=(
+            "The training is worse than a model that knows nothing, and stays so: it has "
+            "diverged, most often because the learning rate or its warm-up is too steep."
+        ),
+        advice=(
+            "Start anew with a longer warm-up or a lower rate; a checkpoint of this stretch is "
+            "worth nothing."
+        ),
     ),
     Rule(
         name="loss_spike",
@@ -55,6 +76,13 @@ PLAIN_RULES: tuple[Rule, ...] = (
         silenced_by=("loss_divergence",),
         delay_p99_steps=8,
         message="the loss stays far above its usual range",
+        meaning=(
+            "Three of five losses are more than four sigmas high: a spike, not one odd batch."
+        ),
+        advice=(
+            "Give it some tens of steps: many spikes heal. If it does not, go back to a "
+            "checkpoint before its onset and pass over these batches."
+        ),
     ),
     Rule(
         name="loss_burst",
@@ -68,6 +96,11 @@ PLAIN_RULES: tuple[Rule, ...] = (
         silenced_by=("loss_divergence", "loss_spike"),
         delay_p99_steps=8,
         message="several losses close together are high",
+        meaning=(
+            "None of them need be extreme, but so many together are no accident: a small spike, "
+            "or the edge of a large one."
+        ),
+        advice="Look whether it heals; if bursts keep coming, lower the learning rate.",
     ),
     Rule(
         name="loss_level",
@@ -82,6 +115,14 @@ PLAIN_RULES: tuple[Rule, ...] = (
         silenced_by=("loss_divergence", "loss_spike", "loss_burst"),
         delay_p99_steps=100,
         message="the loss has settled on a higher level",
+        meaning=(
+            "The median of the last 32 losses is above that of a hundred older ones: other data, "
+            "another setting, or harm that stays."
+        ),
+        advice=(
+            "If data or settings were changed at its onset, nothing is wrong; if not, go back to "
+            "a checkpoint before it."
+        ),
     ),
     Rule(
         name="loss_drift",
@@ -95,6 +136,8 @@ PLAIN_RULES: tuple[Rule, ...] = (
         silenced_by=("loss_divergence", "loss_spike", "loss_burst", "loss_level"),
         delay_p99_steps=100,
         message="the loss rises slowly",
+        meaning="Small excesses add up over tens of steps: a slow divergence.",
+        advice="Lower the learning rate, or go back to a checkpoint before the onset.",
     ),
     Rule(
         name="odd_batch",
@@ -106,6 +149,11 @@ PLAIN_RULES: tuple[Rule, ...] = (
         severity="info",
         delay_p99_steps=0,
         message="one batch has an unusually high loss",
+        meaning=(
+            "One odd batch: most often the data, and the same for every run that reads it in this "
+            "order."
+        ),
+        advice="Nothing; where the same places come back, look at their data.",
     ),
     Rule(
         name="gradient_spike",
@@ -121,6 +169,8 @@ PLAIN_RULES: tuple[Rule, ...] = (
         silenced_by=("non_finite_loss", "non_finite_gradient", "loss_spike"),
         delay_p99_steps=8,
         message="gradients stay far above their usual size",
+        meaning="Gradient norms are often high some steps before the loss is.",
+        advice="Watch the loss; clip the gradients if they are not clipped.",
     ),
 )
 """Thresholds of the losses: 1.15 times the highest score of any healthy curve of the tuning part,

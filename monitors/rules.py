@@ -64,12 +64,12 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "floor": (1e-12, 1e12),
     "level_rate": (0.0, 1.0),
     "reject": (0.0, 1e12),
-    "num_recent": (1, 100_000),
-    "num_first": (1, 100_000),
-    "num_last": (1, 100_000),
     "slack": (0.0, 3.0),
     "restart": (1e-3, 1e12),
     "is_log": (0, 1),
+    "num_recent": (2, 10_000),
+    "num_first": (1, 10_000),
+    "num_last": (1, 10_000),
 }
 """Least and most that a parameter may be. slack: the winsorised score adds at most 3 a step."""
 COUNTS = (
@@ -228,6 +228,12 @@ def _faults_of_parameters(rule: Rule) -> Iterator[str]:
         yield (
             f"parameters.window is {window:g}, but nothing is judged before {min_count:g} values "
             "are in it: make it longer, or parameters.min_count smaller"
+        )
+    lag, num_recent = rule.parameters.get("lag", 48), rule.parameters.get("num_recent", 32)
+    if rule.detector == "level_shift" and lag < num_recent:
+        yield (
+            f"parameters.lag is {lag:g}, but the newest {num_recent:g} values must not be in their "
+            f"own baseline: use at least {num_recent:g}"
         )
 
 

@@ -336,6 +336,8 @@ def _is_finite(values: Values) -> bool:
 
 def whole(parameters: Mapping[str, float]) -> dict[str, Any]:
     """Counts come as floats from the table of rules."""
-    counts = ("window", "min_count", "lag", "min_steps", "memory_steps")
-    counts += ("num_recent", "num_first", "num_last")
+    counts = (
+        *("window", "min_count", "lag", "min_steps", "memory_steps"),
+        *("num_recent", "num_first", "num_last"),
+    )
     return {k: int(v) if k in counts else v for k, v in parameters.items()}

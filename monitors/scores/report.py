@@ -74,7 +74,7 @@ def make_report(
     events: Sequence[Recorded],
     part: str,
     *,
-    num_places: int = 120,
+    num_places: int = 300,
     seed: int = 0,
 ) -> Report:
     """Scores our rules and the public ones. Curves too short to plant in still count for false
@@ -138,7 +138,7 @@ def _by_rule(cells: Sequence[tuple[str, str, str]], head: str) -> list[dict[str,
 
 def _cell(found: Detection) -> str:
     delay = "" if found.median_delay_steps is None else f" @{found.median_delay_steps:g}"
-    return f"{found.share:.2f} ({found.low:.2f}-{found.high:.2f}){delay}"
+    return f"{found.share:.3f} ({found.low:.3f}-{found.high:.3f}){delay}"
 
 
 def _recorded_cell(found: RecordedFinding) -> str:

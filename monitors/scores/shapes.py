@@ -51,7 +51,7 @@ def height_of_peak(peak: float) -> float:
 
 def drift(rate: float, num_steps: int = 300) -> Floats:
     """The loss grows by `rate` a step."""
-    return (1 + rate) ** np.arange(1, num_steps + 1)
+    return np.power(1 + rate, np.arange(1, num_steps + 1), dtype=np.float64)
 
 
 def step_up(factor: float, num_high: int, num_steps: int) -> Floats:

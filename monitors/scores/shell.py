@@ -38,7 +38,7 @@ def score_detectors(
     ] = "held-out",
     num_places: Annotated[
         int, typer.Option("--places", min=1, max=10_000, help="Places to plant each shape at.")
-    ] = 120,
+    ] = 300,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the places.")] = 0,
     as_json: Json = False,
 ) -> None:

@@ -100,3 +100,10 @@ def test_a_detector_of_scalars_is_refused_for_losses_of_samples() -> None:
     row: dict[str, Any] = PLAIN_RULES[4].model_dump() | {"signal": catalogue.LOSS_PER_SAMPLE}
     with pytest.raises(MoescopeError, match="burst judges scalars"):
         read_rules([row])
+
+
+def test_a_lag_within_the_newest_values_is_refused_in_a_rule() -> None:
+    level = next(rule for rule in PLAIN_RULES if rule.detector == "level_shift")
+    with pytest.raises(MoescopeError, match=r"lag is 16.*at least 32") as caught:
+        read_rules([level.model_dump() | {"parameters": {"lag": 16}}])
+    assert "loss_level" in str(caught.value)
