@@ -31,6 +31,12 @@ def set_alert_state(store: Store, alert: Alert, state: AlertState) -> None:
     store.set_alert_state(alert.id, state, WHO, time.time())
 
 
+def silence_alert(store: Store, alert: Alert, for_s: float) -> None:
+    """Sends nothing of the alert, and of others of its rule and run, for so long."""
+    now_s = time.time()
+    store.set_alert_state(alert.id, "silenced", WHO, now_s, now_s + for_s)
+
+
 def set_study_state(store: Store, name: str, state: StudyState) -> None:
     trials.set_state(store, name, state)
 

@@ -3,8 +3,9 @@
     python docs/generate.py            writes
     python docs/generate.py --check    writes nothing; one line per stale page, and exit code 1
 
-Sources: the catalogue for docs/signals.md, the command line for docs/commands.md, and for the tree
-in README.md the first sentence of each module's docstring, or FILES below for what has none.
+Sources: the catalogue for docs/signals.md, the default rules and the table of other alerts for
+docs/alerts.md, the command line for docs/commands.md, and for the tree in README.md the first
+sentence of each module's docstring, or FILES below for what has none.
 """
 
 import ast
@@ -18,6 +19,10 @@ from typing import Any
 from typer.main import get_command
 
 from moescope.cli import app
+from moescope.monitors.default_rules import DEFAULT_RULES
+from moescope.monitors.judge import HARDENS_IN, UNITS
+from moescope.monitors.rules import Rule
+from moescope.platform.alert_kinds import OWN_KINDS
 from moescope.platform.catalogue import CATALOGUE, SignalSpec
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +49,29 @@ code 2; a command that did not reach its aim gives 1. Settings come from the env
 (`MOESCOPE_HOME`, `MOESCOPE_STORE`, `MOESCOPE_MLFLOW`, `MOESCOPE_NOTIFY`, `MOESCOPE_HOST`,
 `MOESCOPE_DASHBOARD_PORT`, `MOESCOPE_MLFLOW_PORT`, `MOESCOPE_TOKEN`); an option wins over them.
 """
+ALERTS_HEAD = """# Alerts
+
+Written by `make docs` from the default rules (`monitors/default_rules.py`) and the table of what no
+rule on a signal raises (`platform/alert_kinds.py`). `moescope rules` changes rules, and a run may
+have others: each alert carries its own meaning and advice along.
+
+An alert is raised once for an incident, with its onset (the step where the change began, not where
+it was noticed) and its evidence. It is open until somebody acknowledges it or its cause is gone:
+then it is resolved by itself. `moescope alerts silence ALERT --for 2h` sends nothing of it, and of
+further ones of its rule and run, for that long; what still holds then calls again. Where alerts are
+sent is `MOESCOPE_NOTIFY`, and `moescope alerts test-channel` tries it; what could not be sent is
+tried again and shown in the dashboard, by `moescope alerts` and by `moescope doctor`.
+"""
+DOES = {
+    "observe": "It is recorded and shown; training is not touched.",
+    "skip_data": "The next batches are judged before they are trained on: odd ones are passed over.",
+    "damp": "The learning rate is lowered for a while (`policy.damp_scale`, `policy.damp_steps`).",
+    "rollback": "The run goes back to the newest certified checkpoint before the onset and vets the "
+    "data from there; a second time at the same place further, and damped; when the budget is used "
+    "up it halts.",
+    "halt": "The run is ended and waits for a person.",
+}
+"""What moescope does on an alert, by the rule's action, where automatic action is on."""
 WHOLE_FOLDERS = {
     "studies/library": "named studies, a file each",
     "docs/decisions": "a page per decision: question, choice, evidence, what would change our mind",
@@ -72,6 +100,7 @@ FILES = {
     "constraints.txt": "everything the tests ran with, pinned",
     "dashboard/.streamlit/config.toml": "address, look and manners of the dashboard's server",
     "docker-compose.yml": "postgres, mlflow, the service, and a trainer under profile gpu",
+    "docs/alerts.md": "every alert: what it means, what is done, what to do (generated)",
     "docs/benchmarks.md": "what was measured, on which machine",
     "docs/commands.md": "every command and option (generated)",
     "docs/detectors.md": "what the loss rules find on recorded curves, and those of other systems",
@@ -103,6 +132,50 @@ def signal_page() -> str:
                 "",
             ]
     return "\n".join(lines)
+
+
+def alert_page() -> str:
+    """docs/alerts.md: a section per rule of the default table and per other kind of alert."""
+    lines = [ALERTS_HEAD, "## Rules on signals", ""]
+    for rule in DEFAULT_RULES:
+        does = DOES[rule.action]
+        if rule.is_immediate:
+            does = f"{does} It waits neither for the grace nor for a cooldown."
+        elif rule.action == "rollback":
+            does = f"If it does not heal within `policy.grace_steps`: {does[0].lower()}{does[1:]}"
+            if UNITS[rule.detector] in HARDENS_IN:
+                does = f"{does} The rule's next rollback takes a higher score for a while."
+        if rule.severity == "info":
+            does = f"It is a note on the charts, not an alert. {does}"
+        lines += [
+            f"### `{rule.name}` ({rule.severity})",
+            "",
+            f"{_when(rule)}",
+            "",
+            f"- what it means: {rule.meaning}",
+            f"- what moescope does: {does}",
+            f"- what to do: {rule.advice}",
+            "",
+        ]
+    lines += ["## Of the run itself", ""]
+    for kind in OWN_KINDS.values():
+        lines += [
+            f"### `{kind.name}` ({kind.severity}, from the {kind.raised_by})",
+            "",
+            f"- what it means: {kind.meaning}",
+            f"- what moescope does: {kind.does}",
+            f"- what to do: {kind.advice}",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _when(rule: Rule) -> str:
+    lasting = f", {rule.patience} of {rule.of_last} times" if rule.of_last > 1 else ""
+    return (
+        f"Raised where {rule.message}: `{rule.detector}` of `{rule.signal}` above "
+        f"{rule.threshold:g} {UNITS[rule.detector]}{lasting}."
+    )
 
 
 def command_page() -> str:
@@ -208,6 +281,7 @@ def pages() -> dict[Path, str]:
         raise SystemExit("README.md has lost the marks around its tree")
     return {
         ROOT / "docs" / "signals.md": signal_page(),
+        ROOT / "docs" / "alerts.md": alert_page(),
         ROOT / "docs" / "commands.md": command_page(),
         ROOT / "README.md": before + start + tree() + end + after,
     }

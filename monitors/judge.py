@@ -212,6 +212,10 @@ class Judge:
             can_judge,
         )
 
+    def holding(self) -> set[str]:
+        """Ids of the alerts whose alarms hold."""
+        return {w.condition.alert.id for w in self._watches if w.condition is not None}
+
     def announce(self, kind: EventKind, step: int) -> None:
         """Takes an event that explains a change: decay, resolution, data_change and resume give new
         baselines.
@@ -362,8 +366,10 @@ class Judge:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back a saved state. Rules that are new or judge otherwise than when it was saved
-        begin anew; alarms of theirs, and of rules that are gone, are resolved with the next step.
+        begin anew. Alarms of theirs, of rules that are gone, and of a branch that is left by going
+        back, are resolved with the next step.
         """
+        standing = [w.condition.alert for w in self._watches if w.condition is not None]
         self._scorers = self._fresh_scorers()
         for key, scorer in self._scorers.items():
             if key in state["scorers"]:
@@ -384,6 +390,8 @@ class Judge:
                     held.condition = replace(new, is_raised=condition.is_raised)
             if condition is not None and (held is None or held.condition is None):
                 self._dropped.append(condition.alert)
+        holding = self.holding() | {alert.id for alert in self._dropped}
+        self._dropped += [alert for alert in standing if alert.id not in holding]
         self._batches.clear()
         self._batches.extend((int(step), int(batch)) for step, batch in state["batches"])
 

@@ -10,14 +10,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import apprise
 
 from . import leases
+from .alert_kinds import words_of
 from .errors import MoescopeError
 from .records import Alert
 from .store import Store
 from .store_door import StoreDoor
+from .terminal import one_line
 
 LEASE = "delivery"
 LEASE_S = 30.0
@@ -31,6 +34,16 @@ _TYPES = {
 }
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of a message to one address."""
+
+    channel: str
+    """Kind and place of the address, without what may be secret."""
+    failure: str
+    """Empty where it was sent."""
 
 
 class Deliverer:
@@ -58,20 +71,30 @@ class Deliverer:
         """
         title = f"[{alert.severity}] {run_name}: {alert.rule}"
         body = f"{alert.message}\nonset step {alert.onset_step}, fired at step {alert.fired_step}"
-        failures = []
-        for service in self._services:
-            with apprise.LogCapture(level=logging.WARNING) as captured:
-                try:
-                    is_sent = service.notify(
-                        body=body, title=title, notify_type=_TYPES[alert.severity]
-                    )
-                except Exception as error:  # a plugin's fault must not end the thread
-                    is_sent, why = False, f"{type(error).__name__}: {error}"
-                else:
-                    why = " ".join(captured.getvalue().split())
-            if not is_sent:
-                failures.append(f"{service.service_name}: {why or 'not sent'}")
-        return "; ".join(failures)
+        _, advice = words_of(alert)
+        if advice:
+            body = f"{body}\n{advice}"
+        tried = self.send_text(title, body, _TYPES[alert.severity])
+        return "; ".join(f"{one.channel}: {one.failure}" for one in tried if one.failure)
+
+    def send_text(
+        self, title: str, body: str, kind: apprise.NotifyType = apprise.NotifyType.INFO
+    ) -> list[Tried]:
+        """Sends a text to every address, each whatever became of the others."""
+        return [self._tried(service, title, body, kind) for service in self._services]
+
+    def _tried(
+        self, service: apprise.NotifyBase, title: str, body: str, kind: apprise.NotifyType
+    ) -> Tried:
+        with apprise.LogCapture(level=logging.WARNING) as captured:
+            try:
+                is_sent = service.notify(body=body, title=title, notify_type=kind)
+            except Exception as error:  # a plugin's fault must not end the thread
+                is_sent, why = False, f"{type(error).__name__}: {error}"
+            else:
+                why = " ".join(captured.getvalue().split())
+        name = str(service.service_name)
+        return Tried(name, "" if is_sent else one_line(why) or "not sent")
 
 
 class DeliveryRound:
@@ -90,6 +113,7 @@ class DeliveryRound:
         Only alerts of weight, which nobody has dealt with yet, are sent; one that could not be sent
         for hours is given up, and its failure stays in the store.
         """
+        store.end_silences(now_s)
         if not self._deliverer:
             return 0
         num_sent = 0

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -331,7 +332,29 @@ def _alerts(settings: Settings) -> Finding:
             "shown in the dashboard only",
             "set MOESCOPE_NOTIFY to apprise addresses to have them sent",
         )
+    if failures := _undelivered(settings):
+        what = f"{len(failures)} alert(s) of the last day could not be sent: {failures[-1]}"
+        return Finding("alerts", "bad", what, "mend it and try `moescope alerts test-channel`")
     return Finding("alerts", "good", f"sent to {len(urls)} address(es)", "")
+
+
+def _undelivered(settings: Settings) -> list[str]:
+    """Why alerts of the last day were not sent; empty where there is no store that can be read."""
+    from .store import Store
+
+    file = settings.store_url.removeprefix("sqlite:///")
+    if file != settings.store_url and not Path(file).is_file():
+        return []
+    database = Database(settings.store_url, patience_s=2.0)
+    try:
+        if checked_version(database) != versions()[-1]:
+            return []
+        failures = Store(database).delivery_failures(since_s=time.time() - 86400.0)
+    except MoescopeError:
+        return []  # `database` says so
+    finally:
+        database.close()
+    return list(failures.values())
 
 
 def _browser() -> Finding:

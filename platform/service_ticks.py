@@ -57,6 +57,7 @@ class ServiceTicks:
         """Raises and resolves the alerts that a dead trainer cannot judge."""
         now_s = self._clock()
         try:
+            self._store.end_silences(now_s)
             looks = []
             for run in self._store.runs():
                 if run.status == "running":

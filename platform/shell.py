@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from .errors import MoescopeError
-from .terminal import ago, say, say_json, say_rows
+from .terminal import ago, one_line, say, say_json, say_rows
 
 if TYPE_CHECKING:
     from .records import AlertState, Command, Run
     from .settings import Settings
     from .store import Store
 
+MOST_SILENCE_S = 366 * 86400.0
 SILENT_AFTER_S = 30.0
 """A running run whose heartbeat is older than this is shown as silent."""
 
@@ -192,7 +193,9 @@ def list_alerts(
     """List the open alerts."""
     with opened_store(asked_settings(home, store)) as open_store:
         run_id = open_store.find_run(run).id if run else None
+        open_store.end_silences(time.time())
         found = open_store.alerts(run_id, None if with_closed else ["open"])
+        failures = open_store.delivery_failures(run_id)
         names = {known.id: known.name for known in open_store.runs(include_archived=True)}
     if as_json:
         say_json(found)
@@ -211,25 +214,90 @@ def list_alerts(
         for alert in found
     ]
     say_rows(rows, "no alerts" if with_closed else "no open alerts")
+    for alert in found:
+        if alert.id in failures:
+            say(f"nobody was told of {alert.id}: {one_line(failures[alert.id])}")
+
+
+AlertId = Annotated[str, typer.Argument(metavar="ALERT", help="Id of the alert.")]
 
 
 @alerts_app.command("ack")
 def acknowledge_alert(
-    alert: Annotated[str, typer.Argument(metavar="ALERT", help="Id of the alert.")],
+    alert: AlertId,
     state: Annotated[
         str,
-        typer.Option("--as", metavar="STATE", help="acknowledged, silenced or resolved."),
+        typer.Option("--as", metavar="STATE", help="acknowledged, resolved, or open again."),
     ] = "acknowledged",
     home: Home = None,
     store: StoreUrl = None,
 ) -> None:
     """Acknowledge an alert: somebody looks after it."""
-    if state not in ("acknowledged", "silenced", "resolved"):
-        raise MoescopeError(f"--as is {state}: expected acknowledged, silenced or resolved")
+    if state not in ("acknowledged", "resolved", "open"):
+        raise MoescopeError(
+            f"--as is {state}: expected acknowledged, resolved or open "
+            "(`moescope alerts silence` silences for a while)"
+        )
     with opened_store(asked_settings(home, store)) as open_store:
         found = open_store.alert(alert)
         open_store.set_alert_state(found.id, cast("AlertState", state), whoever(), time.time())
     say(f"{found.id}: {state}")
+
+
+@alerts_app.command("silence")
+def silence_alert(
+    alert: AlertId,
+    span: Annotated[
+        str,
+        typer.Option("--for", metavar="TIME", help="How long, as 30m, 2h or 1d."),
+    ] = "1h",
+    home: Home = None,
+    store: StoreUrl = None,
+) -> None:
+    """Send nothing of an alert and of further ones of its rule and run, for a while; what still
+    holds then calls again."""
+    span_s = _seconds(span)
+    now_s = time.time()
+    with opened_store(asked_settings(home, store)) as open_store:
+        found = open_store.alert(alert)
+        if found.state == "resolved":
+            raise MoescopeError(f"{found.id} is resolved: there is nothing to silence")
+        open_store.set_alert_state(found.id, "silenced", whoever(), now_s, now_s + span_s)
+    say(f"{found.id}: silenced for {ago(0, span_s)}")
+
+
+@alerts_app.command("test-channel")
+def try_channel(
+    addresses: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ADDRESS", help="apprise addresses; else MOESCOPE_NOTIFY."),
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Send a message to each address that alerts go to, and say what came of it."""
+    from .delivery import Deliverer
+
+    settings = asked_settings(home)
+    deliverer = Deliverer(addresses or settings.notify.split())
+    if not deliverer:
+        raise MoescopeError("no address to try: give one, or set MOESCOPE_NOTIFY")
+    tried = deliverer.send_text("moescope: a test", "Alerts of your runs arrive here.")
+    if as_json:
+        say_json(tried)
+    else:
+        for one in tried:
+            say(f"{one.channel}: {one.failure or 'sent'}")
+    if any(one.failure for one in tried):
+        raise typer.Exit(1)
+
+
+def _seconds(span: str) -> float:
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    number, unit = span[:-1], span[-1:]
+    if unit not in units or not number.replace(".", "", 1).isdigit() or not float(number):
+        raise MoescopeError(f"--for is {span}: expected a number and s, m, h or d, as 30m or 2h")
+    return min(float(number) * units[unit], MOST_SILENCE_S)
 
 
 def rollback(

@@ -21,9 +21,11 @@ from sqlalchemy import (
     Connection,
     Select,
     Table,
+    and_,
     case,
     delete,
     func,
+    not_,
     or_,
     select,
     tuple_,
@@ -235,13 +237,23 @@ class Store:
         write_frames(self.database, frames)
 
     def put_alert(self, alert: Alert) -> None:
-        """Adds an alert or brings it up to date; a state that a person has set stays."""
+        """Adds an alert or brings it up to date; a state that a person has set stays, until the
+        alert has ended by itself after that.
+        """
         old = tables.alerts.c
+
+        def stays(new: Any) -> ColumnElement[bool]:
+            has_ended = and_(
+                new.state == "resolved", func.coalesce(new.changed_s, 0.0) > old.changed_s
+            )
+            return and_(old.changed_by != "", not_(has_ended))
+
         self._put(
             tables.alerts,
             alert,
-            unless=old.changed_by != "",
+            unless=stays,
             kept=("state", "changed_by", "changed_s"),
+            untouched=("silenced_until_s",),
         )
 
     def alerts(
@@ -260,21 +272,56 @@ class Store:
             return found
         raise MoescopeError(f"unknown alert {alert_id} (moescope alerts lists them)")
 
-    def set_alert_state(self, alert_id: str, state: AlertState, who: str, now_s: float) -> None:
-        """What a person decides about an alert: acknowledge, silence, resolve, open again."""
-        self._change_alert(alert_id, state=state, changed_by=who, changed_s=now_s)
+    def set_alert_state(
+        self,
+        alert_id: str,
+        state: AlertState,
+        who: str,
+        now_s: float,
+        silenced_until_s: float | None = None,
+    ) -> None:
+        """What a person decides about an alert: acknowledge, silence (for good, or until then),
+        resolve, open again."""
+        self._change_alert(
+            alert_id,
+            state=state,
+            changed_by=who,
+            changed_s=now_s,
+            silenced_until_s=silenced_until_s if state == "silenced" else None,
+        )
+
+    def end_silences(self, now_s: float) -> int:
+        """Opens alerts again whose silence is over; they call once more. Returns how many."""
+        alert = tables.alerts.c
+        statement = (
+            update(tables.alerts)
+            .where(alert.state == "silenced", alert.silenced_until_s <= now_s)
+            .values(
+                state="open", changed_by="", changed_s=now_s, delivered_s=None, num_deliveries=0
+            )
+        )
+        is_over = select(alert.id).where(alert.state == "silenced", alert.silenced_until_s <= now_s)
+        # a look costs nobody anything, while changing needs the writer's turn
+        if self.database.read(lambda c: c.scalar(is_over.limit(1))) is None:
+            return 0
+        return self._write(lambda c: c.execute(statement).rowcount)
 
     def undelivered_alerts(self, since_s: float = 0.0) -> list[Alert]:
         """Alerts since then that nobody was told of and nobody has seen, oldest first; after
-        many failures an alert is given up.
+        many failures an alert is given up. While an alert is silenced, so are those with its
+        deduplication key.
         """
         alert = tables.alerts.c
+        other = tables.alerts.alias().c
+        silenced = select(other.dedupe_key).where(other.state == "silenced")
         found = self._alerts(
             alert.delivered_s.is_(None),
             alert.num_deliveries < MOST_DELIVERIES,
-            alert.created_s >= since_s,
+            or_(alert.created_s >= since_s, alert.silenced_until_s >= since_s),
+            alert.dedupe_key.not_in(silenced),
             # a run that healed by itself is still news; what a person has dealt with is not
             or_(alert.state == "open", alert.changed_by == ""),
+            or_(alert.state != "resolved", alert.silenced_until_s.is_(None)),
         )
         return found[::-1]
 
@@ -288,14 +335,16 @@ class Store:
             alert_id, num_deliveries=attempts, delivered_s=delivered_s, delivery_failure=failure
         )
 
-    def delivery_failures(self, run_id: str) -> dict[str, str]:
-        """{alert id: why it could not be delivered} for the alerts of a run that are not
-        delivered.
+    def delivery_failures(self, run_id: str | None = None, since_s: float = 0.0) -> dict[str, str]:
+        """{alert id: why it could not be delivered} for the alerts of a run, or of all, that were
+        raised since then and are not delivered.
         """
         alert = tables.alerts.c
         statement = select(alert.id, alert.delivery_failure).where(
-            alert.run_id == run_id, alert.delivery_failure != ""
+            alert.delivery_failure != "", alert.created_s >= since_s
         )
+        if run_id is not None:
+            statement = statement.where(alert.run_id == run_id)
         return dict(self._all(statement, lambda row: (row["id"], row["delivery_failure"])))
 
     def _alerts(self, *wanted: ColumnElement[bool]) -> list[Alert]:
@@ -326,12 +375,13 @@ class Store:
         table: Table,
         record: Any,
         *,
-        unless: ColumnElement[bool] | None = None,
+        unless: Callable[[Any], ColumnElement[bool]] | None = None,
         kept: Sequence[str] = (),
+        untouched: Sequence[str] = (),
         **more: Any,
     ) -> None:
         """Upserts a record that belongs to a run; the columns in `kept` keep their value where
-        `unless` holds.
+        `unless` (of the new columns) holds, those in `untouched` always.
         """
         values = {**columns_of(record), **more}
 
@@ -339,10 +389,13 @@ class Store:
             statement = insert_into(connection.dialect.name, table)
             key = [column.name for column in table.primary_key]
             new: dict[str, Any] = {
-                name: statement.excluded[name] for name in values if name not in key
+                name: statement.excluded[name]
+                for name in values
+                if name not in key and name not in untouched
             }
             if unless is not None:
-                new |= {name: case((unless, table.c[name]), else_=new[name]) for name in kept}
+                stays = unless(statement.excluded)
+                new |= {name: case((stays, table.c[name]), else_=new[name]) for name in kept}
             connection.execute(
                 statement.on_conflict_do_update(index_elements=key, set_=new), values
             )

@@ -7,12 +7,11 @@ Pure, but for what it has seen before; the service calls it every few seconds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .alert_kinds import HEARTBEAT_LOST, OWN_KINDS, STALLED
 from .records import Alert, Run, Segment
 
 SILENT_AFTER_S = 30.0
 STALLED_AFTER_S = 900.0
-HEARTBEAT_LOST = "heartbeat_lost"
-STALLED = "stalled"
 
 
 def is_stalled(last_beat_s: float, now_s: float, patience_s: float) -> bool:
@@ -120,7 +119,7 @@ def _alert(
         run_id=run.id,
         segment=look.segment,
         rule=rule,
-        severity="critical" if rule == HEARTBEAT_LOST else "warning",
+        severity=OWN_KINDS[rule].severity,
         onset_step=look.step,
         fired_step=look.step,
         value=value,

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..platform import catalogue
+from ..platform.alert_kinds import HEARTBEAT_LOST, STALLED
 from ..platform.errors import MoescopeError
 from ..platform.records import Trial
 from ..platform.series import is_living, read_series
 from ..platform.store import Store
-from ..platform.watchman import HEARTBEAT_LOST, STALLED
 
 LAST_SHARE, FEWEST_STEPS = 0.1, 5
 """Of a run's steps whose mean is its loss: single steps differ by their batch."""

@@ -157,10 +157,17 @@ def said(result: Result) -> str:
         pytest.param(["rollback", "a", "--to", "-1"], ["--to", "0"], id="no such step"),
         pytest.param(
             ["alerts", "ack", "a", "--as", "gone"],
-            ["--as is gone: expected acknowledged, silenced or resolved"],
+            ["--as is gone: expected acknowledged, resolved or open"],
             id="no such state",
         ),
         pytest.param(["alerts", "ack", "none"], ["none"], id="unknown alert"),
+        pytest.param(["alerts", "silence", "none"], ["none"], id="no alert to silence"),
+        pytest.param(["alerts", "silence", "a", "--for", "0h"], ["0h", "30m"], id="no time"),
+        pytest.param(["alerts", "silence", "a", "--for", "soon"], ["soon", "30m"], id="no span"),
+        pytest.param(["alerts", "test-channel"], ["MOESCOPE_NOTIFY"], id="no channel"),
+        pytest.param(
+            ["alerts", "test-channel", "nosuch://ann:hush@h"], ["nosuch:..."], id="odd channel"
+        ),
         pytest.param(["data", "check", "/does/not/exist"], ["/does/not/exist"], id="no folder"),
         pytest.param(["up", "--port", "70000"], ["--port", "65535"], id="no such port"),
     ],
@@ -401,3 +408,23 @@ def test_an_age_is_told_in_its_largest_unit(seconds: float, expected: str) -> No
 
 def test_a_message_of_several_lines_is_told_on_one() -> None:
     assert one_line("a\n  b\n\nc") == "a b c"
+
+
+def test_an_alert_is_silenced_for_a_time_and_a_failed_delivery_is_told(
+    moescope: Invoke, store: Store
+) -> None:
+    store.add_run(a_run())
+    store.put_alert(an_alert(a_run()))
+    store.mark_delivered("alert-1", time.time(), "JSON: no route")
+    assert "nobody was told of alert-1: JSON: no route" in moescope("alerts").stdout
+    before_s = time.time()
+    assert moescope("alerts", "silence", "alert-1", "--for", "30m").stdout == (
+        "alert-1: silenced for 30 min\n"
+    )
+    found = store.alert("alert-1")
+    assert found.silenced_until_s == pytest.approx(before_s + 1800, abs=60)
+    assert "no open alerts" in moescope("alerts").stdout
+    store.set_alert_state("alert-1", "silenced", "ann", before_s - 60, before_s - 1)
+    assert "alert-1" in moescope("alerts").stdout
+    assert moescope("alerts", "ack", "alert-1", "--as", "resolved").exit_code == 0
+    assert "nothing to silence" in said(moescope("alerts", "silence", "alert-1"))

@@ -12,7 +12,6 @@ gained.
 """
 
 import math
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -27,9 +26,10 @@ from ..monitors.judge import Judgement
 from ..monitors.policy import ADVISED, Policy
 from ..monitors.rule_table import RuleTable
 from ..platform import catalogue
+from ..platform.alert_kinds import CHECKPOINT, HALTED, SAMPLES
 from ..platform.contact import Contact
 from ..platform.peak_flops import peak_tflops
-from ..platform.records import Action, Alert, Event, EventKind, Frame, Mode, Run, RunStatus, Segment
+from ..platform.records import Action, Event, EventKind, Frame, Mode, Run, RunStatus, Segment
 from ..platform.sinks import FanOut
 from .checkpoints.keeping import Keeper
 from .compute.gradients import step_gradients, step_losses
@@ -43,6 +43,7 @@ from .moe.steps import ExpertSteps
 from .numerics import policy_on
 from .objective.timesteps import draw
 from .optim.schedule import decay_begins_at, learning_rate
+from .own_alerts import OwnAlerts
 from .progress import Lamp, ProgressLine
 from .rollback import Vetting, carry_out, end_vetting
 from .sampling.at_checkpoints import CheckpointSamples
@@ -50,7 +51,6 @@ from .state import TrainState
 from .step_record import StepRecord, scalar
 from .take_commands import obey
 
-ALERT_AGAIN_STEPS = 500
 MOST_TOLD = 20
 """Clips that are named when they cannot be read."""
 
@@ -94,7 +94,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._pending: Pending | None = None
-        self._silent_until: dict[str, int] = {}
+        self.own_alerts = OwnAlerts(self.run.id, self.fan_out.say)
         self._num_told = 0
         self._recent_s: deque[float] = deque(maxlen=50)
         tokens = self.config.data.batch * self.config.tokens_per_sample
@@ -172,7 +172,7 @@ class Trainer:
         not to be trusted."""
         self.is_stopping = True
         self.status = "halted"
-        self.raise_alert("halted", f"run halted: {reason}", severity="critical")
+        self.raise_alert(HALTED, f"run halted: {reason}")
 
     def set_mode(self, mode: Mode) -> None:
         self.mode = mode
@@ -194,20 +194,10 @@ class Trainer:
             )
         )
 
-    def raise_alert(self, rule: str, message: str, *, severity: Any = "warning") -> None:
-        """Raises an alert of the trainer's own; the same again only after ALERT_AGAIN_STEPS."""
-        step = self.state.step
-        subject = f"{rule} {re.sub(r'[0-9.]+', '#', message)}"
-        if step < self._silent_until.get(subject, 0):
-            return
-        self._silent_until[subject] = step + ALERT_AGAIN_STEPS
-        key = f"{self.run.id}/{rule}/{step}"
-        alert = Alert(
-            key, self.run.id, self.segment.index, rule, severity, step, step, 0.0, 0.0, message,
-            time.time(), key,
-        )  # fmt: skip
-        self.fan_out.say(alert)
-        self.progress.say(f"ALERT {rule}: {message}")
+    def raise_alert(self, rule: str, message: str) -> None:
+        """Raises an alert of the trainer's own; what is said already is not said again soon."""
+        if self.own_alerts.raise_alert(rule, message, self.segment.index, self.state.step):
+            self.progress.say(f"ALERT {rule}: {message}")
 
     def median_step_s(self) -> float:
         """Seconds of a recent step; nan before the first."""
@@ -390,6 +380,10 @@ class Trainer:
             # a snapshot holds the judge's state too, so the step before it must have been judged
             self.settle()
         self.keeper.after_step(self.state, self.segment.index)
+        if self.own_alerts.stands(CHECKPOINT):
+            written_s = [c.created_s for c in self.keeper.checkpoints if c.is_on_disk]
+            if max(written_s, default=0.0) > self.own_alerts.since_s(CHECKPOINT):
+                self.own_alerts.resolve(CHECKPOINT)
         if self.samples is not None and self.samples.is_due(step):
             self._sample(self.samples)
 
@@ -397,7 +391,8 @@ class Trainer:
         try:
             files = [str(path) for path in samples.write(self.state)]
         except OSError as error:
-            self.raise_alert("samples", f"clips cannot be written: {error.strerror}")
+            self.raise_alert(SAMPLES, f"clips cannot be written: {error.strerror}")
             return
+        self.own_alerts.resolve(SAMPLES)
         text = f"{len(files)} clips of the state in front of step {self.state.step}"
         self.say_event("note", text, {"samples": files})

@@ -22,6 +22,7 @@ from ..monitors.policy import Policy
 from ..monitors.rule_table import RuleTable
 from ..monitors.rules import Rule
 from ..platform import leases
+from ..platform.alert_kinds import CHECKPOINT
 from ..platform.announcement import dashboard_address, mlflow_address
 from ..platform.contact import Contact, run_lease
 from ..platform.delivery import DeliveryThread
@@ -57,6 +58,7 @@ from .open_run import (
 from .optim.ema import Ema
 from .optim.groups import make_optimizer
 from .origin import branched_state, load_weights
+from .own_alerts import STANDING, take_over_alerts
 from .progress import ProgressLine
 from .rollback import vetting_after_resume
 from .rules_of_a_run import rules_at_start, say_rules
@@ -253,7 +255,7 @@ def _assemble(
         run.id,
         say=fan_out.say,
         tell=line.say,
-        fail=lambda text: trainer.raise_alert("checkpoint", text),
+        fail=lambda text: trainer.raise_alert(CHECKPOINT, text),
     )
     stack.callback(keeper.close)
     trainer = Trainer(
@@ -326,6 +328,7 @@ def _open_segment(trainer: Trainer, store: Store, old: Run | None) -> None:
         trainer.say_event(kind, "the configuration was changed", {"changes": segment.changes})
         trainer.state.judge.announce(kind, checkpoint.step)
     trainer.vetting = vetting_after_resume(trainer)
+    take_over_alerts(trainer, store.alerts(old.id, STANDING))
 
 
 def _say_start(trainer: Trainer, clips: ClipIndex, origin: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from ...platform.alert_kinds import PAGE, words_of
 from ...platform.catalogue import CATALOGUE
 from ...platform.records import Alert, AlertState
 from ...platform.store import Store
@@ -14,9 +15,12 @@ from ..words import age, number, plain
 from .panel import LIVE_S, LinkToRun, badge, live
 
 MOST_SHOWN = 50
+SILENCES_S = {"1 hour": 3600.0, "8 hours": 8 * 3600.0, "1 day": 86400.0}
+FAILURES_SINCE_S = 86400.0
 _STATES: dict[str, tuple[AlertState, ...]] = {
     "Open": ("open",),
     "Acknowledged": ("acknowledged",),
+    "Silenced": ("silenced",),
     "All": ("open", "acknowledged", "silenced", "resolved"),
 }
 
@@ -37,6 +41,7 @@ def render(store: Store, link_to_run: LinkToRun) -> None:
 def _page(store: Store, link_to_run: LinkToRun, shown: str) -> None:
     names = {run.id: run.name for run in store.runs(include_archived=True)}
     alerts = store.alerts(states=list(_STATES[shown]))
+    _failing_channels(store)
     if not alerts:
         if shown == "Open":
             st.success("No open alert.", icon=":material/check_circle:")
@@ -44,6 +49,19 @@ def _page(store: Store, link_to_run: LinkToRun, shown: str) -> None:
             st.info("No alert in this state.")
         return
     feed(store, alerts, names, link_to_run)
+
+
+def _failing_channels(store: Store) -> None:
+    failures = store.delivery_failures(since_s=time.time() - FAILURES_SINCE_S)
+    if failures:
+        num = len(failures)
+        st.warning(
+            f"{num} alert{'s' if num > 1 else ''} of the last day could not be sent; it is tried "
+            "again. `moescope alerts test-channel` tries the addresses.",
+            icon=":material/notifications_off:",
+        )
+        for why in list(dict.fromkeys(failures.values()))[:3]:
+            st.text(" ".join(why.split())[:200])
 
 
 def feed(
@@ -87,14 +105,54 @@ def _alert(
         f"limit {number(alert.threshold)}{unit}"
         + (f" · `{spec.name}`: {spec.high}" if spec and spec.high else "")
     )
+    _words(alert)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if alert.state == "open":
             _button(store, alert, "acknowledged", "Acknowledge", ":material/done:")
         else:
-            who = f" by {plain(alert.changed_by, 40)}" if alert.changed_by else ""
-            st.markdown(f":gray[{alert.state}{who}]", width="content")
+            st.markdown(f":gray[{_state(alert, now_s)}]", width="content")
+        if alert.state == "silenced":
+            _button(store, alert, "open", "End silence", ":material/notifications_active:")
+        elif alert.state != "resolved":
+            _silence(store, alert)
         if alert.state in ("open", "acknowledged"):
             _button(store, alert, "resolved", "Resolve", ":material/task_alt:")
+
+
+def _words(alert: Alert) -> None:
+    meaning, advice = words_of(alert)
+    if not advice:
+        return
+    with st.expander("What it means, what to do", icon=":material/help:"):
+        if meaning:
+            st.markdown(plain(meaning, 1000))
+        st.markdown(f"**To do.** {plain(advice, 1000)}")
+        st.caption(f"All alerts are explained in `{PAGE}`.")
+
+
+def _state(alert: Alert, now_s: float) -> str:
+    """A state that is not open, and who brought it about when."""
+    who = f" by {plain(alert.changed_by, 40)}" if alert.changed_by else ""
+    when = f", {age(now_s - alert.changed_s)} ago" if alert.changed_s is not None else ""
+    if alert.state == "resolved" and not who:
+        who = " by itself"
+    until = ""
+    if alert.state == "silenced":
+        left_s = None if alert.silenced_until_s is None else alert.silenced_until_s - now_s
+        until = " until it is opened again" if left_s is None else f" for another {age(left_s)}"
+    return f"{alert.state}{until}{who}{when}"
+
+
+def _silence(store: Store, alert: Alert) -> None:
+    with st.popover("Silence", icon=":material/notifications_paused:"):
+        st.caption("Nothing is sent of it, nor of others of its rule and run; then it calls again.")
+        for words, for_s in SILENCES_S.items():
+            st.button(
+                f"For {words}",
+                key=f"silence_{for_s:.0f}_{alert.id}",
+                on_click=asks.silence_alert,
+                args=(store, alert, for_s),
+            )
 
 
 def _button(store: Store, alert: Alert, state: AlertState, label: str, icon: str) -> None:

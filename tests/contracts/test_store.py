@@ -168,7 +168,8 @@ def test_alerts_are_listed_newest_first_by_run_and_state(filled: Store) -> None:
 
 def test_an_alert_is_undelivered_until_somebody_was_told_or_has_seen_it(filled: Store) -> None:
     for number in range(4):
-        filled.put_alert(replace(ALERT, id=f"a{number}", created_s=float(number)))
+        name = f"a{number}"
+        filled.put_alert(replace(ALERT, id=name, created_s=float(number), dedupe_key=name))
     filled.mark_delivered("a0", 10.0)
     filled.set_alert_state("a1", "silenced", "ann", 10.0)
     filled.mark_delivered("a2", 10.0, "no route to host")
@@ -179,6 +180,47 @@ def test_an_alert_is_undelivered_until_somebody_was_told_or_has_seen_it(filled: 
     filled.mark_delivered("a2", 11.0)
     assert [alert.id for alert in filled.undelivered_alerts()] == ["a3"]
     assert filled.delivery_failures("r1") == {}
+
+
+def test_an_alert_that_ends_by_itself_ends_for_a_person_too(filled: Store) -> None:
+    filled.put_alert(ALERT)
+    filled.set_alert_state("a1", "acknowledged", "ann", 9.0)
+    # an old word from a journal, of before the person spoke
+    filled.put_alert(replace(ALERT, state="resolved", changed_s=8.0))
+    assert filled.alert("a1").state == "acknowledged"
+    filled.put_alert(replace(ALERT, state="resolved", changed_s=10.0))
+    found = filled.alert("a1")
+    assert (found.state, found.changed_by, found.changed_s) == ("resolved", "", 10.0)
+    # it comes back within its cooldown
+    filled.put_alert(ALERT)
+    assert filled.alert("a1").state == "open"
+
+
+def test_a_silence_holds_for_all_of_one_kind_and_then_ends(filled: Store) -> None:
+    for name, key in (("a1", "k"), ("a2", "k"), ("a3", "other")):
+        filled.put_alert(replace(ALERT, id=name, dedupe_key=key, created_s=1.0))
+    filled.mark_delivered("a1", 2.0)
+    filled.set_alert_state("a1", "silenced", "ann", 10.0, 70.0)
+    found = filled.alert("a1")
+    assert (found.changed_by, found.changed_s, found.silenced_until_s) == ("ann", 10.0, 70.0)
+    assert [alert.id for alert in filled.undelivered_alerts()] == ["a3"]
+    filled.put_alert(replace(ALERT, id="a1", dedupe_key="k"))
+    assert filled.alert("a1") == replace(found, created_s=ALERT.created_s)
+    assert filled.end_silences(69.9) == 0
+    assert filled.end_silences(70.0) == 1
+    assert filled.alert("a1").state == "open"
+    # it calls once more, and so does what was raised meanwhile
+    assert sorted(alert.id for alert in filled.undelivered_alerts(60.0)) == ["a1"]
+    assert sorted(alert.id for alert in filled.undelivered_alerts()) == ["a1", "a2", "a3"]
+
+
+def test_what_healed_while_it_was_silenced_calls_nobody(filled: Store) -> None:
+    filled.put_alert(ALERT)
+    filled.set_alert_state("a1", "silenced", "ann", 10.0, 70.0)
+    filled.put_alert(replace(ALERT, state="resolved", changed_s=20.0))
+    assert filled.alert("a1").state == "resolved"
+    assert filled.end_silences(80.0) == 0
+    assert filled.undelivered_alerts() == []
 
 
 def test_an_alert_that_never_goes_through_is_given_up(filled: Store) -> None:

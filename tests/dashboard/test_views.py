@@ -393,6 +393,39 @@ class TestAlerts:
         page.button_group(key="alerts_state").set_value("Acknowledged").run()
         assert r"acknowledged by dashboard" in _words(page)
 
+    def test_it_says_what_an_alert_means_and_what_to_do(
+        self, store: Store, spiked_run: Run, make: Any
+    ) -> None:
+        told = {"meaning": "Bad <b>data</b>.", "advice": "Look at the *clips*."}
+        store.put_alert(make.alert(spiked_run.id, id="told", evidence=told))
+        store.put_alert(make.alert(spiked_run.id, id="own", rule="stalled"))
+        words = _words(_seen(_alerts, store))
+        assert plain("Bad <b>data</b>.") in words
+        assert f"**To do.** {plain('Look at the *clips*.')}" in words
+        assert plain("py-spy dump --pid PID") in words
+        assert "docs/alerts.md" in words
+
+    def test_silencing_says_for_how_long_and_by_whom(self, store: Store, spiked_run: Run) -> None:
+        page = _seen(_alerts, store)
+        alert_id = f"alert-{spiked_run.id}"
+        page.button(key=f"silence_28800_{alert_id}").click().run()
+        found = store.alert(alert_id)
+        assert (found.state, found.changed_by) == ("silenced", "dashboard")
+        assert found.silenced_until_s == pytest.approx(time.time() + 8 * 3600, abs=60)
+        page.segmented_control(key="alerts_state").set_value("Silenced").run()
+        assert "silenced for another 7 h 59 min by dashboard, 0 s ago" in _words(page).replace(
+            "1 s ago", "0 s ago"
+        ).replace("8 h by", "7 h 59 min by")
+        page.button(key=f"open_{alert_id}").click().run()
+        assert store.alert(alert_id).state == "open"
+
+    def test_a_channel_that_fails_is_shown(self, store: Store, spiked_run: Run) -> None:
+        assert "could not be sent" not in _words(_seen(_alerts, store))
+        store.mark_delivered(f"alert-{spiked_run.id}", time.time(), "JSON: connection\nrefused")
+        words = _words(_seen(_alerts, store))
+        assert "1 alert of the last day could not be sent" in words
+        assert "JSON: connection refused" in words
+
     def test_without_alerts_it_says_so(self, store: Store) -> None:
         assert "No open alert" in _words(_seen(_alerts, store))
 

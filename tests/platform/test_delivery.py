@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from moescope.cli import app
 from moescope.platform import leases
 from moescope.platform.delivery import (
     LEASE,
@@ -177,3 +179,70 @@ def test_a_trainer_leaves_delivery_to_the_service_that_does_it(
     time.sleep(0.2)
     thread.close()
     assert receiver.messages == []
+
+
+def test_a_message_says_what_to_do(receiver: Receiver) -> None:
+    Deliverer([receiver.url]).send(alert(evidence={"advice": "Look at the clips."}), "tiny-1")
+    Deliverer([receiver.url]).send(alert(rule="stalled"), "tiny-1")
+    first, second = (message["message"] for message in receiver.messages)
+    assert first.endswith("Look at the clips.")
+    assert "py-spy dump" in second
+
+
+def test_a_silence_stops_delivery_for_its_time_and_then_ends(
+    store: Store, receiver: Receiver
+) -> None:
+    delivery = DeliveryRound(Deliverer([receiver.url]))
+    store.put_alert(alert(dedupe_key="r1/spike"))
+    assert delivery.go(store, NOW_S) == 1
+    store.set_alert_state("a1", "silenced", "ann", NOW_S, NOW_S + 600)
+    # a further one of the same kind, and one of another
+    store.put_alert(alert("a2", dedupe_key="r1/spike", created_s=NOW_S + 10))
+    store.put_alert(alert("b1", rule="drift", dedupe_key="r1/drift", created_s=NOW_S + 10))
+    assert delivery.go(store, NOW_S + 599) == 1
+    assert [message["title"][-5:] for message in receiver.messages] == ["spike", "drift"]
+    assert delivery.go(store, NOW_S + 600) == 2
+    assert store.alert("a1").state == "open"
+    assert delivery.go(store, NOW_S + 700) == 0
+
+
+def test_a_silence_longer_than_alerts_are_sent_for_still_ends(
+    store: Store, receiver: Receiver
+) -> None:
+    store.put_alert(alert())
+    store.set_alert_state("a1", "silenced", "ann", NOW_S, NOW_S + 3 * TOO_OLD_S)
+    delivery = DeliveryRound(Deliverer([receiver.url]))
+    assert delivery.go(store, NOW_S + 2 * TOO_OLD_S) == 0
+    assert delivery.go(store, NOW_S + 3 * TOO_OLD_S) == 1
+
+
+def test_a_silence_ends_where_nobody_is_told_too(store: Store) -> None:
+    store.put_alert(alert())
+    store.set_alert_state("a1", "silenced", "ann", NOW_S, NOW_S + 60)
+    DeliveryRound(Deliverer([])).go(store, NOW_S + 60)
+    assert store.alert("a1").state == "open"
+
+
+def test_an_address_that_nobody_answers_at_is_one_line_and_the_others_are_reached(
+    store: Store, receiver: Receiver
+) -> None:
+    store.put_alert(alert())
+    delivery = DeliveryRound(Deliverer(["json://127.0.0.1:9", receiver.url]))
+    assert delivery.go(store, NOW_S) == 0
+    assert len(receiver.messages) == 1
+    failure = store.delivery_failures("r1")["a1"]
+    assert failure.startswith("JSON: ")
+    assert "\n" not in failure
+    assert store.delivery_failures(since_s=NOW_S + 1) == {}
+
+
+def test_each_channel_is_tried_and_says_what_came_of_it(receiver: Receiver) -> None:
+    invoke = CliRunner().invoke
+    found = invoke(app, ["alerts", "test-channel", receiver.url])
+    assert (found.exit_code, found.stdout) == (0, "JSON: sent\n")
+    assert receiver.messages[0]["title"] == "moescope: a test"
+    words = ["alerts", "test-channel", "json://127.0.0.1:9", receiver.url, "--json"]
+    found = invoke(app, words)
+    assert found.exit_code == 1
+    assert [bool(row["failure"]) for row in json.loads(found.stdout)] == [True, False]
+    assert len(receiver.messages) == 2

@@ -5,6 +5,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from moescope.platform import doctor
 from moescope.platform.doctor import Finding, examine
 from moescope.platform.migrate import versions
+from moescope.platform.records import Alert, Run
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 
@@ -169,3 +171,20 @@ def test_a_look_that_fails_is_a_finding_too(
     monkeypatch.setattr(doctor, "_codecs", broken)
     finding = found(Settings(home=tmp_path), "codecs")
     assert (finding.state, finding.what) == ("bad", "ImportError: libavcodec.so is missing")
+
+
+def test_a_channel_that_fails_is_bad_until_the_alert_went_out(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, notify="json://127.0.0.1:9")
+    with open_store(settings.store_url) as store:
+        store.add_run(Run("r1", "run", "p", {}, "running", "cpu", "0", 1.0, 1.0))
+        now_s = time.time()
+        store.put_alert(
+            Alert("a1", "r1", 0, "spike", "critical", 1, 1, 9.0, 4.0, "up", now_s, "a1")
+        )
+        store.mark_delivered("a1", now_s, "JSON: connection refused")
+        found = doctor._alerts(settings)
+        assert found.state == "bad"
+        assert found.what.endswith("could not be sent: JSON: connection refused")
+        assert "test-channel" in found.todo
+        store.mark_delivered("a1", now_s)
+        assert doctor._alerts(settings).state == "good"

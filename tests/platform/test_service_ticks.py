@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from moescope.platform import leases
+from moescope.platform.alert_kinds import HEARTBEAT_LOST
 from moescope.platform.catalogue import LOSS_TOTAL
 from moescope.platform.delivery import LEASE
 from moescope.platform.engines import StoreAway
@@ -13,7 +14,6 @@ from moescope.platform.records import Alert, Frame, Run, Segment
 from moescope.platform.service_ticks import ServiceTicks
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
-from moescope.platform.watchman import HEARTBEAT_LOST
 
 # apprise 2.2 looks for imghdr, which Python 3.13 no longer has; goes when apprise stops looking
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")

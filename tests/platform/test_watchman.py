@@ -7,15 +7,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moescope.platform.alert_kinds import HEARTBEAT_LOST, STALLED
 from moescope.platform.records import Alert, Run, Segment
-from moescope.platform.watchman import (
-    HEARTBEAT_LOST,
-    STALLED,
-    Look,
-    Watchman,
-    is_stalled,
-    segment_of,
-)
+from moescope.platform.watchman import Look, Watchman, is_stalled, segment_of
 
 RUN = Run("r1", "tiny-1", "p", {}, "running", "cpu", "0", 1.0, 100.0)
 

@@ -45,7 +45,7 @@ def on_step(trainer):
         trainer.policy.skip_batch(kill_at + 3)
     if trainer.state.step == kill_at:
         if sys.argv[4] == "incident":
-            trainer.raise_alert("test", "raised just before the kill")
+            trainer.raise_alert("samples", "raised just before the kill")
         (home / "killed").write_text(repr(time.time()))
         os.kill(os.getpid(), signal.SIGKILL)
 
