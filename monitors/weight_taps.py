@@ -16,9 +16,9 @@ from .collect import Packed
 
 Array = NDArray[np.float32]
 
-MOST_ELEMENTS = 16_384
-"""Of a matrix, evenly spaced: the relative error of a norm is below 1% (1 / sqrt(2 n)), and the
-cost is bounded whatever the model's size."""
+MOST_ELEMENTS = 1024
+"""Of a matrix, evenly spaced: the relative error of its norm is about 2% (1 / sqrt(2 n)), that of a
+block of ten matrices below 1%, and the cost is bounded whatever the model's size."""
 SMALLEST_FP16 = 2.0**-24
 
 
@@ -89,10 +89,12 @@ class WeightTaps:
             has_grad_N.float(),
             (has_grad_N & (grad_N.abs() < SMALLEST_FP16)).float(),
         )
-        value_NC = torch.stack(columns, dim=-1) * self._weight_N[:, None]
-        self._packed["sum_LC"].copy_(
-            torch.segment_reduce(value_NC, "sum", lengths=self._lengths, axis=0)
-        )
+        # column by column: stacked, they would be strided
+        sums = [
+            torch.segment_reduce(column * self._weight_N, "sum", lengths=self._lengths)
+            for column in columns
+        ]
+        self._packed["sum_LC"].copy_(torch.stack(sums, dim=-1))
 
     def send(self) -> None:
         self._packed.send()

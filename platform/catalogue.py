@@ -157,7 +157,7 @@ _FREE = "nothing: the step computes it anyway"
 _HOST = "a few microseconds on the host"
 _PACKED = "part of the one packed copy of a sampled step; nothing between samples"
 _SAMPLED_WEIGHTS = (
-    "of a sampled step: at most 16,384 elements of each matrix, read before and after its update"
+    "of a sampled step: at most 1,024 elements of each matrix, read before and after its update"
 )
 _ROUTED_PROBE = "with the probe loss: the choices of its tokens are counted"
 _PROBED = (
@@ -926,7 +926,7 @@ _SPECS = (
         _LAYER,
         "sampled",
         "activation",
-        "two moments of at most 4,096 tokens of the sampled step",
+        "two moments of at most 256 tokens of the sampled step",
         "Fourth moment over the squared second of each block's output; 3 is Gaussian.",
         "Heavy tails: a few channels carry extreme values.",
         "Evenly spread.",
@@ -938,7 +938,7 @@ _SPECS = (
         _LAYER,
         "sampled",
         "activation",
-        "a comparison on at most 4,096 tokens of the sampled step",
+        "a comparison on at most 256 tokens of the sampled step",
         "Share of each block's output beyond half of what the products' precision can hold.",
         "About to overflow.",
         "0, as it should be.",

@@ -87,13 +87,13 @@ def test_tokens_are_read_in_part_and_heads_are_rows() -> None:
 
 
 def test_kurtosis_is_3_for_a_gaussian_and_grows_with_an_outlying_channel() -> None:
-    x_TD = torch.randn(4000, 32, generator=torch.Generator().manual_seed(0))
-    assert shape_of_tail(x_TD)[0].item() == pytest.approx(3.0, abs=0.1)
+    x_TD = torch.randn(250, 32, generator=torch.Generator().manual_seed(0))
+    assert shape_of_tail(x_TD)[0].item() == pytest.approx(3.0, abs=0.2)
     # an independent reference: about the mean, which is 0 here
     symmetric_TD = torch.cat((x_TD, -x_TD)) ** 3
     want = stats.kurtosis(symmetric_TD.numpy().ravel(), fisher=False)
-    # 8,000 tokens: every one is read
-    assert shape_of_tail(symmetric_TD[:, None])[0].item() == pytest.approx(want, rel=1e-4)
+    # as many tokens as are read
+    assert shape_of_tail(symmetric_TD.view(250, -1))[0].item() == pytest.approx(want, rel=1e-4)
     x_TD[:, 5] *= 100.0
     assert shape_of_tail(x_TD)[0].item() > 50.0
     assert shape_of_tail(torch.zeros(2, 3))[0].item() == 0.0

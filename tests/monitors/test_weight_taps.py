@@ -95,8 +95,8 @@ def test_of_a_large_matrix_a_part_stands_for_the_whole() -> None:
     taps.after(torch.ones(()))
     taps.send()
     values = taps.read()
-    assert values[catalogue.UPDATE_NORM] == pytest.approx(change.norm().item(), rel=0.03)
-    assert values[catalogue.UPDATE_WEIGHT_RATIO] == pytest.approx(np.array([ratio]), rel=0.04)
+    assert values[catalogue.UPDATE_NORM] == pytest.approx(change.norm().item(), rel=0.06)
+    assert values[catalogue.UPDATE_WEIGHT_RATIO] == pytest.approx(np.array([ratio]), rel=0.06)
     # gradients' norms are of all elements
     want = weight.grad.norm().item()
     assert values[catalogue.GRAD_LAYER_NORM] == pytest.approx(np.array([want]), rel=1e-5)
