@@ -5,6 +5,7 @@ arrays of at most about 400 points.
 """
 
 from collections.abc import Mapping, Sequence
+from math import log10
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,13 +18,16 @@ from . import theme
 from .buckets import bucketed
 from .heat_maps import level_over_time
 from .marks import Marks, add_marks
-from .window import Branches, Window, in_range
+from .window import Branches, Window, in_range, with_values
 from .words import in_figure
 
 _LINE_HEIGHT = 280
 _MARKED_HEIGHT = 430
 _MOST_NAMED_LINES = 12
 """More lines than this cannot be told apart; a heat map shows them instead."""
+
+Levels = Sequence[tuple[str, float]]
+"""Named levels that mean something whatever the run: (name, value)."""
 
 
 def scalar_figure(
@@ -65,14 +69,14 @@ def lines_figure(
     window: Window,
     *,
     unit: str,
-    reference: tuple[str, float] | None = None,
+    levels: Levels = (),
     colours: Sequence[str] = palette.SERIES,
-    is_depth: bool = False,
+    dashes: Sequence[str] = palette.DASHES,
     is_peak: bool = False,
 ) -> go.Figure:
-    """Draws several scalars, abandoned branches faded; the reference is a dashed level with a name.
+    """Draws several scalars, abandoned branches faded; levels are dashed, with their names.
 
-    Each line differs from the next by dash as well as by colour, unless they are layers in order.
+    Each line differs from the next by dash as well as by colour; layers in order need not.
     is_peak: where points are thinned, a line follows the maxima instead of the medians.
     """
     figure = go.Figure()
@@ -85,23 +89,13 @@ def lines_figure(
             x=line.steps,
             y=line.high if is_peak else line.middle,
             mode="lines" if line.steps.size > 1 else "markers",
-            line={
-                "color": colour,
-                "width": 1.6,
-                "dash": "solid" if is_depth else palette.DASHES[index % len(palette.DASHES)],
-            },
+            line={"color": colour, "width": 1.6, "dash": dashes[index % len(dashes)]},
             name=in_figure(name),
             hovertemplate=f"%{{y:.4g}} {theme.unit_text(unit)}",
         )
     theme.laid_out(figure, height=_LINE_HEIGHT, unit=unit, is_zoomable=window.is_zoomable)
-    if reference is not None:
-        name, level = reference
-        figure.add_hline(
-            y=level,
-            line={"color": palette.GREY, "dash": "dash", "width": 1},
-            annotation={"text": in_figure(name), "font": {"size": 11}, "yshift": -2},
-            annotation_position="bottom right",
-        )
+    for name, level in levels:
+        _add_level(figure, name, level, window.is_log)
     steps = [series.steps for series in lines.values() if series.steps.size]
     return _with_axes(figure, window, np.concatenate(steps) if steps else np.empty(0, np.int64))
 
@@ -112,24 +106,50 @@ def per_layer_figure(
     *,
     layer: str,
     unit: str,
-    reference: tuple[str, float] | None = None,
+    levels: Levels = (),
+    names: Sequence[str] | None = None,
 ) -> go.Figure:
-    """Draws a signal (points, layers) as a line per layer, or as a heat map from 13 layers on."""
+    """Draws a signal (points, layers) as a line per layer, or as a heat map from 13 layers on.
+
+    names: of the layers, where they have any; else the layers are numbered.
+    """
     num_layers = series.living.values.shape[1]
     if num_layers > _MOST_NAMED_LINES:
         living = in_range(series.living, window.step_range)
-        return level_over_time(living, window, row=layer, unit=unit)
+        return level_over_time(living, window, row=layer, unit=unit, names=names)
     lines = {
-        f"{layer} {i}": Branches(_layer(series.living, i), _layer(series.ghosts, i))
-        for i in range(num_layers)
+        f"{layer} {i}" if names is None else names[i]: _layer(series, i) for i in range(num_layers)
     }
     return lines_figure(
         lines,
         window,
         unit=unit,
-        reference=reference,
+        levels=levels,
         colours=palette.ramp(num_layers),
-        is_depth=True,
+        dashes=("solid",),
+    )
+
+
+def per_modality_figure(
+    series: Branches, window: Window, *, layer: str, unit: str, levels: Levels = ()
+) -> go.Figure:
+    """Draws a signal (points, layers, modalities): a colour per layer, a dash per modality.
+
+    From 13 lines on it is a heat map, one modality above the other, on one scale.
+    """
+    num_layers, num_modalities = series.living.values.shape[1:]
+    flat = Branches(_modalities_first(series.living), _modalities_first(series.ghosts))
+    names = [f"{name} {i}" for name in MODALITIES[:num_modalities] for i in range(num_layers)]
+    if len(names) > _MOST_NAMED_LINES:
+        living = in_range(flat.living, window.step_range)
+        return level_over_time(living, window, row=layer, unit=unit, names=names)
+    return lines_figure(
+        {name: _layer(flat, i) for i, name in enumerate(names)},
+        window,
+        unit=unit,
+        levels=levels,
+        colours=palette.ramp(num_layers) * num_modalities,
+        dashes=[palette.DASHES[m] for m in range(num_modalities) for _ in range(num_layers)],
     )
 
 
@@ -197,9 +217,30 @@ def _spread(figure: go.Figure) -> float:
     return float(values.max() / values.min()) if values.size else 1.0
 
 
-def _layer(series: Series, index: int) -> Series:
-    return Series(
-        series.signal, series.segments, series.steps, series.times_s, series.values[:, index]
+def _layer(series: Branches, index: int) -> Branches:
+    return Branches(*(with_values(s, s.values[:, index]) for s in (series.living, series.ghosts)))
+
+
+def _modalities_first(series: Series) -> Series:
+    """Returns (points, layers, modalities) as (points, modalities * layers)."""
+    values = series.values.swapaxes(1, 2)
+    return with_values(series, values.reshape(len(values), values.shape[1] * values.shape[2]))
+
+
+def _add_level(figure: go.Figure, name: str, level: float, is_log: bool) -> None:
+    if is_log and level <= 0:
+        return
+    figure.add_hline(y=level, line={"color": palette.GREY, "dash": "dash", "width": 1})
+    figure.add_annotation(
+        # on a logarithmic axis a line takes the value, and a text its power of ten
+        y=log10(level) if is_log else level,
+        text=in_figure(name),
+        font={"size": 11},
+        showarrow=False,
+        x=1,
+        xref="x domain",
+        xanchor="right",
+        yanchor="top",
     )
 
 

@@ -3,6 +3,8 @@
 Arrays stay float32 numpy, at most about 400 columns.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
@@ -13,6 +15,10 @@ from .buckets import column_means
 from .window import Window
 
 _MOST_COLUMNS = 400
+_MOST_TICKS = 16
+"""Rows or columns that are all named."""
+_MOST_WRITTEN = 8
+"""Columns whose cells have room for a number on a phone."""
 _FULL_SCALE = 2.0
 """Loads from twice the mean upwards share the scale's last colour; the hover box says the value."""
 
@@ -45,21 +51,92 @@ def load_at_step(load_LE: NDArray[np.float32], window: Window, *, unit: str) -> 
     )  # fmt: skip
 
 
-def level_over_time(living: Series, window: Window, *, row: str, unit: str) -> go.Figure:
-    """Draws a signal (points, layers): layers upwards, steps to the right."""
+def level_over_time(
+    living: Series,
+    window: Window,
+    *,
+    row: str,
+    unit: str,
+    names: Sequence[str] | None = None,
+) -> go.Figure:
+    """Draws a signal (points, layers): layers upwards, steps to the right. names: of the layers."""
     steps, means = column_means(living.steps, living.values, _MOST_COLUMNS)
+    num_rows = means.shape[1]
     figure = go.Figure(
         go.Heatmap(
             x=steps,
-            y=np.arange(means.shape[1]),
+            y=np.arange(num_rows),
             z=means.T,
+            customdata=_rows_text(names or [f"{row} {i}" for i in range(num_rows)], len(steps)),
             colorscale=theme.LEVEL_SCALE,
             colorbar=_bar(unit),
-            hovertemplate=f"step %{{x}}<br>{row} %{{y}}<br>%{{z:.4g}} "
+            hovertemplate=f"step %{{x}}<br>%{{customdata}}<br>%{{z:.4g}} "
             f"{theme.unit_text(unit)}<extra></extra>",
         )
     )
-    return _laid_out(figure, window, unit, x_title="step", y_title=row, num_rows=means.shape[1])
+    _laid_out(figure, window, unit, x_title="step", y_title=row, num_rows=num_rows)
+    if names is not None:
+        shown = range(0, num_rows, 1 + (num_rows - 1) // _MOST_TICKS)
+        _name_rows(figure, {i: names[i] for i in shown})
+    return figure
+
+
+def who_goes_where(
+    share_VE: NDArray[np.float32], names: Sequence[str], window: Window
+) -> go.Figure:
+    """Draws which experts the tokens of each kind go to: kinds downwards, experts to the right.
+
+    share_VE: (values of the trait, experts), each row adds up to 1, or is 0 where no token had that
+    value. Colours are relative to an even share: those of the load.
+    """
+    num_rows, num_experts = share_VE.shape
+    is_there = share_VE.sum(1, keepdims=True) > 0
+    share_VE = np.where(is_there, share_VE, np.nan).astype(np.float32)
+    figure = _load_figure(
+        np.arange(num_experts), np.arange(num_rows), share_VE * num_experts, window, "x even share",
+        x_title="expert", y_title="", hover="",
+        ticks=("0 never", "1 even", "2 or more"),
+    )  # fmt: skip
+    (heat,) = figure.data
+    heat.customdata = np.stack([_rows_text(names, num_experts), share_VE.astype(object)], axis=-1)
+    heat.hovertemplate = (
+        "%{customdata[0]}<br>expert %{x}<br>%{customdata[1]:.1%} of their choices, "
+        "%{z:.2f} x even<extra></extra>"
+    )
+    if num_experts <= _MOST_WRITTEN:
+        heat.texttemplate = "%{customdata[1]:.0%}"
+    _name_rows(figure, dict(enumerate(names)))
+    figure.update_yaxes(title={"text": ""}, autorange="reversed")
+    figure.update_xaxes(**_whole(num_experts))
+    return figure
+
+
+def working_together(share_EE: NDArray[np.float32], window: Window) -> go.Figure:
+    """Draws, of the tokens that an expert (downwards) gets, the share that each other gets too.
+
+    share_EE: (experts, other experts). The diagonal, which is 1, is left out.
+    """
+    num_experts = len(share_EE)
+    shown_EE = share_EE.astype(np.float32).copy()
+    np.fill_diagonal(shown_EE, np.nan)
+    figure = go.Figure(
+        go.Heatmap(
+            x=np.arange(num_experts),
+            y=np.arange(num_experts),
+            z=shown_EE,
+            zmin=0,
+            colorscale=theme.LEVEL_SCALE,
+            colorbar=_bar("share") | {"tickformat": ".0%"},
+            hovertemplate="of the tokens of expert %{y}<br>expert %{x} gets %{z:.1%} too"
+            "<extra></extra>",
+        )
+    )
+    if num_experts <= _MOST_WRITTEN:
+        figure.data[0].texttemplate = "%{z:.0%}"
+    _laid_out(figure, window, "share", x_title="other expert", y_title="", num_rows=num_experts)
+    figure.update_yaxes(title={"text": "of the tokens of expert"}, autorange="reversed")
+    figure.update_xaxes(**_whole(num_experts))
+    return figure
 
 
 def _load_figure(
@@ -72,6 +149,7 @@ def _load_figure(
     x_title: str,
     y_title: str,
     hover: str,
+    ticks: tuple[str, str, str] = ("0 idle", "1 fair", "2 or more"),
 ) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
@@ -81,8 +159,7 @@ def _load_figure(
             zmin=0,
             zmax=_FULL_SCALE,
             colorscale=[list(stop) for stop in theme.LOAD_SCALE],
-            colorbar=_bar(unit)
-            | {"tickvals": [0, 1, 2], "ticktext": ["0 idle", "1 fair", "2 or more"]},
+            colorbar=_bar(unit) | {"tickvals": [0, 1, 2], "ticktext": ticks},
             hovertemplate=f"{hover}<br>%{{z:.3g}} {theme.unit_text(unit)}<extra></extra>",
         )
     )
@@ -110,11 +187,26 @@ def _laid_out(
     theme.laid_out(figure, height=height, unit=unit, is_zoomable=window.is_zoomable)
     # the colour bar and the title of the axis need their room told: they do not make it themselves
     figure.update_layout(hovermode="closest", margin={"l": 8, "r": 8, "t": 48, "b": 48})
-    whole = {"tickformat": "d"} | ({"dtick": 1} if num_rows <= 16 else {})
     figure.update_xaxes(title={"text": ""}, showgrid=False, automargin=False)
     # an axis title is put among the tick labels where a colour bar stands above
     figure.add_annotation(
         text=x_title, showarrow=False, x=0.5, y=0, xref="paper", yref="paper", yshift=-40
     )
-    figure.update_yaxes(title={"text": y_title}, showgrid=False, **whole)
+    figure.update_yaxes(title={"text": y_title}, showgrid=False, **_whole(num_rows))
     return figure
+
+
+def _whole(number: int) -> dict[str, object]:
+    """Returns the ticks of an axis of so many layers or experts."""
+    return {"tickformat": "d"} | ({"dtick": 1} if number <= _MOST_TICKS else {})
+
+
+def _name_rows(figure: go.Figure, names: Mapping[int, str]) -> None:
+    figure.update_yaxes(
+        dtick=None, tickmode="array", tickvals=list(names), ticktext=list(names.values())
+    )
+
+
+def _rows_text(names: Sequence[str], num_columns: int) -> NDArray[np.object_]:
+    """Returns the name of each cell's row, for its hover box."""
+    return np.repeat(np.array(names, object)[:, None], num_columns, axis=1)

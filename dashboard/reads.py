@@ -20,7 +20,7 @@ from ..platform.store import Store, open_store
 from ..platform.watchman import SILENT_AFTER_S, is_stalled
 from .marks import Marks
 from .theme import LampWord
-from .window import Branches, branches, kept
+from .window import Branches, StepRange, branches, in_range, kept
 
 _SQLITE = "sqlite:///"
 
@@ -200,9 +200,28 @@ class RunReader:
         if not steps.size:
             return None
         at = int(steps[max(0, int(np.searchsorted(steps, step, side="right")) - 1)])
-        here = read_series(
-            self._store, self.run_id, catalogue.EXPERT_LOAD, from_step=at, to_step=at
-        )
+        return self._living_at(catalogue.EXPERT_LOAD, at)
+
+    def num_experts(self) -> int | None:
+        """Returns the experts of a MoE layer; None of a dense run, or before the first sample."""
+        load = self.series(catalogue.EXPERT_LOAD, row=0)
+        return None if load is None else load.values.shape[-1]
+
+    def at_probe(
+        self, signal: str, step_range: StepRange = None
+    ) -> tuple[int, NDArray[np.float32]] | None:
+        """Returns the living (step, values) of a matrix at the last probe, of a range if asked for.
+
+        Nothing is kept: a matrix per layer and probe is much. values: (layers, numbers).
+        """
+        probes = self.branches(catalogue.PROBE_LOSS)
+        if signal not in self.signals or probes is None:
+            return None
+        steps = in_range(probes.living, step_range).steps
+        return self._living_at(signal, int(steps[-1])) if steps.size else None
+
+    def _living_at(self, signal: str, at: int) -> tuple[int, NDArray[np.float32]] | None:
+        here = read_series(self._store, self.run_id, signal, from_step=at, to_step=at)
         living = here.values[is_living(here, self.segments)]
         return (at, living[-1]) if len(living) else None
 

@@ -30,6 +30,11 @@ def kept(series: Series, is_kept: NDArray[np.bool_]) -> Series:
     )
 
 
+def with_values(series: Series, values: NDArray[np.float32]) -> Series:
+    """Returns the same points with other values. values: (points, ...)."""
+    return Series(series.signal, series.segments, series.steps, series.times_s, values)
+
+
 def in_range(series: Series, step_range: StepRange) -> Series:
     """Returns the points whose step lies in the range."""
     if step_range is None:

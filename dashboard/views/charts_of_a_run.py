@@ -1,6 +1,4 @@
-"""The charts that tell how a run is: loss, gradient, scores, probe, activations, routers."""
-
-from math import log
+"""The charts that tell how a run is: loss, gradient, scores, probe, blocks, routers."""
 
 import streamlit as st
 
@@ -11,25 +9,9 @@ from ..charts import scalar_figure
 from ..reads import RunReader
 from ..window import Window
 from .panel import CALM_S, LIVE_S, chart, heading, live, nothing_yet
-from .signal_charts import NOT_YET, lines, per_layer, scalar
+from .signal_charts import NOT_YET, lines, scalar, statistic
+from .statistics import BLOCKS, LOG_SIGNALS, ROUTERS, Choices, levels_of
 from .steering import WindowNow
-
-_ACTIVATIONS = {
-    "RMS": catalogue.ACTIVATION_RMS,
-    "largest": catalogue.ACTIVATION_ABSMAX,
-    "outlier ratio": catalogue.ACTIVATION_OUTLIER_RATIO,
-    "clamped": catalogue.ACTIVATION_CLAMPED_SHARE,
-    "attention logits": catalogue.ATTENTION_LOGIT_BOUND,
-}
-_ROUTERS = {
-    "entropy": catalogue.ROUTER_ENTROPY_NATS,
-    "load entropy": catalogue.LOAD_ENTROPY_NATS,
-    "MaxVio": catalogue.MAX_VIOLATION,
-    "dead": catalogue.DEAD_EXPERTS,
-    "bias": catalogue.BIAS_RANGE,
-    "balance": catalogue.ROUTER_BALANCE,
-    "z": catalogue.ROUTER_Z,
-}
 
 
 def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> None:
@@ -50,27 +32,52 @@ def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> N
             _modalities(reader, window)
             scalar(reader, window, "Probe loss", catalogue.PROBE_LOSS)
 
-    def layers() -> None:
-        reader = RunReader(store, run_id)
-        window = window_now(reader)
-        left, right = st.columns(2)
-        with left:
-            signal = _ACTIVATIONS[activation or "RMS"]
-            per_layer(reader, window, "Activation per block", signal, "block")
-        with right:
-            _router(reader, window, _ROUTERS[router or "entropy"])
-
     live(loss, LIVE_S if is_live else None)
     live(gradient_and_scores, CALM_S if is_live else None)
-    st.subheader("Activations and routing")
-    with st.container(horizontal=True, gap="medium"):
-        activation = st.segmented_control(
-            "Activations", list(_ACTIVATIONS), default="RMS", required=True, key="activation"
+    st.subheader("Blocks and routers")
+    left, right = st.columns(2)
+    with left:
+        _statistics(store, run_id, window_now, is_live, BLOCKS, "block")
+    with right:
+        _statistics(store, run_id, window_now, is_live, ROUTERS, "router")
+
+
+def _statistics(
+    store: Store,
+    run_id: str,
+    window_now: WindowNow,
+    is_live: bool,
+    choices: Choices,
+    key: str,
+) -> None:
+    """Draws the choice of a group and of one of its statistics, and the chart of that."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        group = st.segmented_control(
+            "Group",
+            list(choices),
+            default=next(iter(choices)),
+            required=True,
+            key=f"{key}_group",
+            label_visibility="collapsed",
         )
-        router = st.segmented_control(
-            "Routers", list(_ROUTERS), default="entropy", required=True, key="router"
+        of_group = choices[group or next(iter(choices))]
+        chosen = st.selectbox(
+            "Statistic",
+            list(of_group),
+            key=f"{key}_{group}",
+            label_visibility="collapsed",
+            width=240,
         )
-    live(layers, CALM_S if is_live else None)
+
+    def one() -> None:
+        reader = RunReader(store, run_id)
+        signal = of_group[chosen]
+        title = f"{chosen[0].upper()}{chosen[1:]}"
+        is_log = signal in LOG_SIGNALS
+        levels = levels_of(reader, signal)
+        statistic(reader, window_now(reader), title, signal, levels=levels, is_log=is_log)
+
+    live(one, CALM_S if is_live else None)
 
 
 def _loss(reader: RunReader, window: Window) -> None:
@@ -106,13 +113,3 @@ def _scores(reader: RunReader, window: Window) -> None:
         "gradient": catalogue.GRAD_NORM_SCORE,
     }
     lines(reader, window, "Scores of the detectors", signals, is_linear=True, is_peak=True)
-
-
-def _router(reader: RunReader, window: Window, signal: str) -> None:
-    reference = None
-    load = reader.series(catalogue.EXPERT_LOAD, row=0)
-    if load is not None and CATALOGUE[signal].unit == "nats":
-        num_experts = load.values.shape[-1]
-        words = "undecided" if signal == catalogue.ROUTER_ENTROPY_NATS else "balanced"
-        reference = (f"ln {num_experts}: {words}", log(num_experts))
-    per_layer(reader, window, "Router per MoE layer", signal, "MoE layer", reference)

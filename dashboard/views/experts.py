@@ -85,10 +85,10 @@ def _alike(reader: RunReader, window: Window) -> None:
     left, right = st.columns(2)
     with left:
         signal, level = catalogue.EXPERT_OUTPUT_COSINE, ("homogenised", HOMOGENISED)
-        per_layer(reader, linear, "How alike experts answer", signal, "MoE layer", level)
+        per_layer(reader, linear, "How alike experts answer", signal, "MoE layer", [level])
     with right:
         signal, level = catalogue.EXPERT_WEIGHT_COSINE, ("clones", 1.0)
-        per_layer(reader, linear, "How alike their weights are", signal, "MoE layer", level)
+        per_layer(reader, linear, "How alike their weights are", signal, "MoE layer", [level])
 
 
 def _over_time(reader: RunReader, window: Window, signal: str, layer: int) -> None:

@@ -1,13 +1,14 @@
 """What a user logs, and charts that cost nothing until asked for: noise, schedule, data."""
 
+import numpy as np
 import streamlit as st
 
 from ...platform import catalogue
-from ...platform.catalogue import CATALOGUE
+from ...platform.catalogue import CATALOGUE, MODALITIES, NUM_NOISE_BINS
 from ...platform.store import Store
-from ..charts import noise_figure
+from ..charts import noise_figure, per_layer_figure
 from ..reads import RunReader
-from ..window import Window
+from ..window import Branches, Window, with_values
 from .panel import CALM_S, chart, heading, live, nothing_yet
 from .signal_charts import NOT_YET, per_layer, scalar
 from .steering import WindowNow
@@ -39,9 +40,11 @@ def _more(reader: RunReader, window_now: WindowNow) -> None:
     left, right = st.columns(2)
     with left:
         _noise(reader, window)
+        _noise_bins(reader, window, 0)
         scalar(reader, window, "Learning rate", catalogue.LEARNING_RATE)
     with right:
         per_layer(reader, window, "Probe loss by noise", catalogue.PROBE_LOSS_BIN, "bin")
+        _noise_bins(reader, window, 1)
         scalar(reader, window, "Batch of the data order", catalogue.DATA_BATCH)
     bad_clips = reader.newest(catalogue.BAD_CLIPS)
     if bad_clips is not None:
@@ -61,3 +64,26 @@ def _noise(reader: RunReader, window: Window) -> None:
     figure = noise_figure(losses.values, sigmas.values, window, unit=unit)
     says = f"Loss of each sample of the last {NUM_STEPS} steps over its noise level."
     chart(figure, window, "chart_noise", says)
+
+
+def _noise_bins(reader: RunReader, window: Window, modality: int) -> None:
+    name = MODALITIES[modality]
+    heading(f"Loss of {name} by noise level", catalogue.LOSS_NOISE_BIN)
+    series = reader.branches(catalogue.LOSS_NOISE_BIN, row=modality)
+    # 0 stands where no sample has been yet
+    if series is None or not (series.living.values > 0).any():
+        nothing_yet(NOT_YET)
+        return
+    living, ghosts = (
+        with_values(s, np.where(s.values > 0, s.values, np.nan).astype(np.float32))
+        for s in (series.living, series.ghosts)
+    )
+    figure = per_layer_figure(
+        Branches(living, ghosts),
+        window,
+        layer="noise level",
+        unit=CATALOGUE[catalogue.LOSS_NOISE_BIN].unit,
+        names=[f"from {i / NUM_NOISE_BINS:g}" for i in range(NUM_NOISE_BINS)],
+    )
+    says = f"Loss of {name}: a line per part of the noise level, from data to noise."
+    chart(figure, window, f"chart_noise_{name}", says)

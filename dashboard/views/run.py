@@ -21,6 +21,7 @@ from . import (
     noise_experts,
     steering,
     system,
+    who_goes_where,
 )
 from .panel import CALM_S, LIVE_S, badge, live
 
@@ -83,6 +84,7 @@ def render(store: Store, wanted: str) -> None:
     window_now, is_moving = steering.render(is_live)
     charts_of_a_run.render(store, run.id, window_now, is_moving)
     experts.render(store, run.id, window_now, is_moving)
+    who_goes_where.render(store, run.id, window_now, is_moving)
     noise_experts.render(store, run.id, window_now, is_moving)
     system.render(store, run.id, window_now, is_moving)
     more_charts.render(store, run.id, window_now, is_moving)

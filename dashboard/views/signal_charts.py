@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 
 from ...platform.catalogue import signal_spec
-from ..charts import lines_figure, per_layer_figure, scalar_figure
+from ..charts import (
+    Levels,
+    lines_figure,
+    per_layer_figure,
+    per_modality_figure,
+    scalar_figure,
+)
 from ..reads import RunReader
 from ..window import Window
 from .panel import chart, heading, nothing_yet
@@ -33,6 +39,7 @@ def lines(
     *,
     is_linear: bool = False,
     is_peak: bool = False,
+    levels: Levels = (),
 ) -> None:
     """Draws several scalars of one unit: {name of the line: signal}; the first heads the chart."""
     first = next(iter(signals.values()))
@@ -43,7 +50,8 @@ def lines(
         nothing_yet(NOT_YET)
         return
     shown = Window(window.step_range, window.is_log and not is_linear, window.is_zoomable)
-    figure = lines_figure(drawn, shown, unit=signal_spec(first).unit, is_peak=is_peak)
+    unit = signal_spec(first).unit
+    figure = lines_figure(drawn, shown, unit=unit, levels=levels, is_peak=is_peak)
     chart(figure, window, f"chart_{title}", f"{title}: {', '.join(drawn)} over the steps.")
 
 
@@ -53,15 +61,47 @@ def per_layer(
     title: str,
     signal: str,
     layer: str,
-    reference: tuple[str, float] | None = None,
+    levels: Levels = (),
 ) -> None:
-    """Draws a signal of one dimension, called `layer` in the legend, with a named level."""
+    """Draws a signal of one dimension, called `layer` in the legend, with named levels."""
     heading(title, signal)
     series = reader.branches(signal)
     if series is None:
         nothing_yet(NOT_YET)
         return
     figure = per_layer_figure(
-        series, window, layer=layer, unit=signal_spec(signal).unit, reference=reference
+        series, window, layer=layer, unit=signal_spec(signal).unit, levels=levels
     )
     chart(figure, window, f"chart_{signal}", f"{title}: a line per {layer} over the steps.")
+
+
+def statistic(
+    reader: RunReader,
+    window: Window,
+    title: str,
+    signal: str,
+    *,
+    levels: Levels = (),
+    is_log: bool = False,
+) -> None:
+    """Draws a scalar, or a signal of blocks or MoE layers, with modalities or without.
+
+    is_log: even where none is asked.
+    """
+    spec = signal_spec(signal)
+    shown = Window(window.step_range, window.is_log or is_log, window.is_zoomable)
+    if spec.is_scalar:
+        lines(reader, shown, title, {title.lower(): signal}, levels=levels)
+        return
+    layer = "block" if spec.dimensions[0] == "layer" else "MoE layer"
+    if len(spec.dimensions) == 1:
+        per_layer(reader, shown, title, signal, layer, levels)
+        return
+    heading(title, signal)
+    series = reader.branches(signal)
+    if series is None:
+        nothing_yet(NOT_YET)
+        return
+    figure = per_modality_figure(series, shown, layer=layer, unit=spec.unit, levels=levels)
+    says = f"{title}: a line per {layer} and modality over the steps."
+    chart(figure, window, f"chart_{signal}", says)

@@ -23,20 +23,31 @@ _PROCESSORS = {"CPU": catalogue.CPU_SHARE, "GPU": catalogue.GPU_SHARE}
 _MEMORY = {"host": catalogue.MEMORY_GIB, "GPU": catalogue.GPU_MEMORY_GIB}
 
 
+_SPEEDS = {
+    "tokens": catalogue.TOKENS_PER_S,
+    "TFLOP": catalogue.MODEL_TFLOP_PER_S,
+    "utilisation": catalogue.UTILISATION,
+    "slowest step": catalogue.SLOWEST_OVER_MEDIAN,
+}
+
+
 def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> None:
     def system() -> None:
         reader = RunReader(store, run_id)
         window = window_now(reader)
         left, right = st.columns(2)
         with left:
+            scalar(reader, window, "Speed", _SPEEDS[speed or "tokens"])
             _time(reader, window)
-            scalar(reader, window, "Speed", catalogue.TOKENS_PER_S)
         with right:
             lines(reader, window, "Processors", _PROCESSORS, is_linear=True)
             lines(reader, window, "Memory", _MEMORY, is_linear=True)
         _way_to_the_store(reader)
 
     st.subheader("System")
+    speed = st.segmented_control(
+        "Speed", list(_SPEEDS), default="tokens", required=True, key="speed"
+    )
     live(system, CALM_S if is_live else None)
 
 

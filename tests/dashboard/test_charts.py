@@ -8,10 +8,16 @@ from moescope.dashboard.charts import (
     lines_figure,
     noise_figure,
     per_layer_figure,
+    per_modality_figure,
     scalar_figure,
     stacked_figure,
 )
-from moescope.dashboard.heat_maps import load_at_step, load_over_time
+from moescope.dashboard.heat_maps import (
+    load_at_step,
+    load_over_time,
+    who_goes_where,
+    working_together,
+)
 from moescope.dashboard.marks import ROWS, Marks
 from moescope.dashboard.window import Branches, Window, branches
 from moescope.platform.catalogue import LOSS_TOTAL
@@ -173,16 +179,55 @@ def test_many_layers_become_a_heat_map() -> None:
     for num_layers, kind in ((12, "scatter"), (13, "heatmap")):
         series = _series(np.ones((5, num_layers)))
         figure = per_layer_figure(
-            _living(series), Window(), layer="block", unit="1", reference=("limit", 2.0)
+            _living(series), Window(), layer="block", unit="1", levels=[("limit", 2.0)]
         )
         assert figure.data[0].type == kind
 
 
-def test_a_reference_level_has_its_name_written_to_it() -> None:
+def test_a_level_has_its_name_written_to_it() -> None:
     figure = lines_figure(
-        {"a": _living(_series(np.ones(5)))}, Window(), unit="nats", reference=("ln 8", 2)
+        {"a": _living(_series(np.ones(5)))}, Window(), unit="nats", levels=[("ln 8", 2), ("0", 0)]
     )
-    assert figure.layout.annotations[0].text == "ln 8"
+    assert [(note.text, note.y) for note in figure.layout.annotations] == [("ln 8", 2), ("0", 0)]
+
+
+def test_the_name_of_a_level_stands_at_its_line_on_a_log_axis_too() -> None:
+    figure = lines_figure(
+        {"a": _living(_series(np.ones(5)))},
+        Window(is_log=True),
+        unit="1",
+        levels=[("usual", 1e-3), ("none", 0.0)],
+    )
+    # plotly wants a line's value and a text's power of ten; 0 is nowhere on a log axis
+    (line,), (note,) = figure.layout.shapes, figure.layout.annotations
+    assert (line.y0, note.y, note.text) == (1e-3, -3.0, "usual")
+
+
+def test_modalities_differ_by_dash_and_layers_by_colour() -> None:
+    values_PLM = np.arange(5 * 6 * 2.0).reshape(5, 6, 2)
+    figure = per_modality_figure(_living(_series(values_PLM)), Window(), layer="block", unit="1")
+    audio = _named(figure, "audio 5")[0]
+    video = _named(figure, "video 5")[0]
+    np.testing.assert_array_equal(audio.y, values_PLM[:, 5, 1])
+    assert audio.line.color == video.line.color
+    assert audio.line.dash != video.line.dash
+    assert len({trace.line.color for trace in figure.data}) == 6
+
+
+def test_many_layers_of_two_modalities_are_one_heat_map_with_named_rows() -> None:
+    series = _series(np.arange(5 * 7 * 2.0).reshape(5, 7, 2))
+    figure = per_modality_figure(_living(series), Window(), layer="block", unit="1")
+    (heat,) = figure.data
+    assert heat.z.shape == (14, 5)
+    assert figure.layout.yaxis.ticktext[7] == "audio 0"
+    assert heat.z[7][0] == 1.0  # first step, first block, audio
+
+
+def test_named_layers_have_their_names() -> None:
+    figure = per_layer_figure(
+        _living(_series(np.ones((5, 2)))), Window(), layer="part", unit="mse", names=["low", "high"]
+    )
+    assert [trace.name for trace in figure.data] == ["low", "high"]
 
 
 def test_parts_of_a_step_are_stacked_and_patterned() -> None:
@@ -216,6 +261,21 @@ def test_samples_are_drawn_over_their_noise_level_with_a_symbol_per_modality() -
 def test_a_load_map_at_a_step_is_layers_by_experts() -> None:
     (heat,) = load_at_step(np.ones((3, 8), np.float32), Window(), unit="x mean").data
     assert heat.z.shape == (3, 8)
+
+
+def test_who_goes_where_is_relative_to_an_even_share_and_blank_without_tokens() -> None:
+    share_VE = np.array([[0.75, 0.25, 0, 0], [0, 0, 0, 0]], np.float32)
+    figure = who_goes_where(share_VE, ["video", "audio"], Window())
+    (heat,) = figure.data
+    np.testing.assert_array_equal(heat.z, [[3, 1, 0, 0], [np.nan] * 4])  # 0.75 x 4 = 3
+    assert figure.layout.yaxis.ticktext == ("video", "audio")
+    assert heat.customdata[0, 0].tolist() == ["video", 0.75]
+
+
+def test_the_diagonal_of_experts_that_work_together_is_blank() -> None:
+    share_EE = np.array([[1, 0.5], [0.25, 1]], np.float32)
+    (heat,) = working_together(share_EE, Window()).data
+    np.testing.assert_array_equal(heat.z, [[np.nan, 0.5], [0.25, np.nan]])
 
 
 @pytest.mark.parametrize("num_points", [20_000, 200_000])

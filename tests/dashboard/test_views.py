@@ -222,19 +222,6 @@ class TestThePageOfARun:
         assert not page.exception
         assert len(_charts(page)) == 12
 
-    def test_every_statistic_of_routers_and_activations_can_be_chosen(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        page = _seen(_run, store, spiked_run.id)
-        for key, names in (
-            ("router", ("load entropy", "MaxVio", "dead", "bias")),
-            ("activation", ("largest", "outlier ratio")),
-        ):
-            for name in names:
-                page.button_group(key=key).set_value(name).run()
-                assert not page.exception
-                assert len(_charts(page)) == 12
-
     def test_more_charts_come_when_asked_for(self, store: Store, spiked_run: Run) -> None:
         page = _seen(_run, store, spiked_run.id)
         page.toggle(key="more").set_value(True).run()
