@@ -64,10 +64,10 @@ tried again and shown in the dashboard, by `moescope alerts` and by `moescope do
 """
 DOES = {
     "observe": "It is recorded and shown; training is not touched.",
-    "skip_data": "The next batches are judged before they are trained on: odd ones are passed over.",
+    "skip_data": "The next batches are judged before they are trained on, and odd ones passed over.",
     "damp": "The learning rate is lowered for a while (`policy.damp_scale`, `policy.damp_steps`).",
-    "rollback": "The run goes back to the newest certified checkpoint before the onset and vets the "
-    "data from there; a second time at the same place further, and damped; when the budget is used "
+    "rollback": "The run goes back to the newest certified checkpoint before the onset and vets "
+    "the data from there; a second time at the same place further, and damped; when the budget is used "
     "up it halts.",
     "halt": "The run is ended and waits for a person.",
 }

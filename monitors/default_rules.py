@@ -322,6 +322,29 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        name="frozen_experts",
+        signal=catalogue.FROZEN_EXPERTS,
+        detector="above",
+        threshold=0.0,
+        patience=3,
+        of_last=3,
+        calm_steps=2,
+        cooldown_steps=1000,
+        severity="warning",
+        silenced_by=("lost_updates",),
+        delay_p99_steps=40,
+        message="experts do not learn",
+        meaning=(
+            "None of the weights of some expert has moved in three sampled updates, though the "
+            "updates were applied: it is left out of the optimizer, has no tokens and no weight "
+            "decay, or its updates are lost to rounding."
+        ),
+        advice=(
+            "Compare with `router/dead_experts`: without tokens it is a matter of routing. Else "
+            "see which parameters the optimizer has, and whether the expert's gradients are cut."
+        ),
+    ),
+    Rule(
         name="activation_rise",
         signal=catalogue.ACTIVATION_ABSMAX,
         detector="rise",

@@ -20,6 +20,8 @@ MOST_ELEMENTS = 1024
 """Of a matrix, evenly spaced: the relative error of its norm is about 2% (1 / sqrt(2 n)), that of a
 block of ten matrices below 1%, and the cost is bounded whatever the model's size."""
 SMALLEST_FP16 = 2.0**-24
+ELEMENTS_OF_EXPERT = 32
+"""Looked at to see whether an expert's weights move."""
 
 
 class WeightTaps:
@@ -33,8 +35,9 @@ class WeightTaps:
         values = taps.read()
 
     blocks: the parameters of each block, in the network's order. rest: all others, which count in
-    the norm of the whole update. A parameter without a gradient counts as one with zeros. Source:
-    facts, health.md section 4, 4, 5 and 14.
+    the norm of the whole update. experts: of each layer of experts a matrix for each expert, (R *
+    E, ...), R being its routers and E num_experts. A parameter without a gradient counts as one
+    with zeros. Source: facts, health.md section 4, 4, 5 and 14.
     """
 
     def __init__(
@@ -42,6 +45,8 @@ class WeightTaps:
         blocks: Sequence[Sequence[nn.Parameter]],
         rest: Sequence[nn.Parameter],
         device: torch.device | str,
+        experts: Sequence[nn.Parameter] = (),
+        num_experts: int = 1,
     ) -> None:
         self._num_blocks = len(blocks)
         self._rows = [list(block) for block in blocks] + [list(rest)]
@@ -51,8 +56,16 @@ class WeightTaps:
         # an element stands for so many of its matrix
         weights = [torch.full((len(_spaced(p)),), p.numel() / len(_spaced(p))) for p in self._all]
         self._weight_N = torch.cat(weights).to(device) if weights else torch.zeros(0, device=device)
-        self._packed = Packed({"norm_L": (len(blocks),), "sum_LC": (len(lengths), 7)}, device)
-        self._before: tuple[Tensor, Tensor] | None = None
+        self._experts = list(experts)
+        num_rows = sum(len(matrices) // num_experts for matrices in experts)
+        layout = {
+            "norm_L": (len(blocks),),
+            "sum_LC": (len(lengths), 7),
+            "still_M": (num_rows,),
+        }
+        self._num_experts = num_experts
+        self._packed = Packed(layout, device)
+        self._before: tuple[Tensor, Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def before(self) -> None:
@@ -67,14 +80,14 @@ class WeightTaps:
         grads = [
             torch.zeros_like(_spaced(p)) if p.grad is None else _spaced(p.grad) for p in self._all
         ]
-        self._before = self._weights(), torch.cat([g.float() for g in grads])
+        self._before = self._weights(), torch.cat([g.float() for g in grads]), self._of_experts()
 
     @torch.no_grad()
     def after(self, keep: Tensor) -> None:
         """Compares with the weights after the update; 0 in all but the gradients' columns where it
         was held back."""
         assert self._before is not None, "before() comes first"
-        (old_N, grad_N), self._before = self._before, None
+        (old_N, grad_N, old_Xn), self._before = self._before, None
         new_N = self._weights()
         change_N = new_N - old_N
         has_grad_N = grad_N != 0
@@ -95,6 +108,9 @@ class WeightTaps:
             for column in columns
         ]
         self._packed["sum_LC"].copy_(torch.stack(sums, dim=-1))
+        is_still_X = (self._of_experts() == old_Xn).all(-1)
+        still_M = is_still_X.view(-1, self._num_experts).sum(-1)
+        self._packed["still_M"].copy_(still_M * keep)
 
     def send(self) -> None:
         self._packed.send()
@@ -110,7 +126,8 @@ class WeightTaps:
             return {}
         change, weight, lost, lost_bf16, moved, has_grad, underflow = host["sum_LC"].T
         blocks = slice(self._num_blocks)
-        return {
+        found = {catalogue.FROZEN_EXPERTS: host["still_M"]} if self._experts else {}
+        return found | {
             catalogue.GRAD_LAYER_NORM: host["norm_L"],
             catalogue.GRAD_UNDERFLOW_SHARE: _share(underflow, has_grad)[blocks],
             catalogue.UPDATE_NORM: np.asarray(np.sqrt(change.sum()), np.float32),
@@ -118,6 +135,17 @@ class WeightTaps:
             catalogue.UPDATE_LOST_SHARE: _share(lost, has_grad)[blocks],
             catalogue.UPDATE_LOST_IN_BF16_SHARE: _share(lost_bf16, moved)[blocks],
         }
+
+    def _of_experts(self) -> Tensor:
+        """Elements of each expert's matrix, evenly spaced, (all experts, ELEMENTS_OF_EXPERT); of
+        matrices that have fewer the last one fills up."""
+        taken = [self._packed["still_M"].new_zeros(0, ELEMENTS_OF_EXPERT)]
+        for matrices in self._experts:
+            flat_En = matrices.detach().reshape(len(matrices), -1)
+            size = flat_En.shape[1]
+            place_n = torch.linspace(0, size - 1, ELEMENTS_OF_EXPERT, device=flat_En.device).long()
+            taken.append(flat_En[:, place_n].float())
+        return torch.cat(taken)
 
     def _weights(self) -> Tensor:
         """The sampled weights in fp32, which holds what any of their precisions says; a copy."""

@@ -117,6 +117,7 @@ ROUTING_BY_MOTION = "routing/by_motion"
 ROUTING_BY_REGION = "routing/by_region"
 ROUTING_BY_CLASS = "routing/by_class"
 SHARED_TO_ROUTED = "expert/shared_to_routed"
+FROZEN_EXPERTS = "expert/frozen"
 EXPERT_WEIGHT_COSINE = "expert/weight_cosine"
 EXPERT_OUTPUT_COSINE = "expert/output_cosine"
 NOISE_EXPERT_SHARE = "noise_expert/share"
@@ -835,6 +836,17 @@ _SPECS = (
         "moe.contrast_weight, a more expressive moe.router, or --drop-share when upcycling.",
         "Experts answer differently: they have specialised.",
         "arXiv 2605.19378; " + _HEALTH + ", 11",
+    ),
+    _spec(
+        FROZEN_EXPERTS,
+        "experts",
+        _MOE,
+        "sampled",
+        "router",
+        "of a sampled step: 32 weights of each expert, read before and after its update",
+        "Experts none of whose weights moved with an update that was applied.",
+        "They learn nothing: left out of the optimizer, without tokens, or lost to rounding.",
+        "0: all learn.",
     ),
     _spec(
         SHARED_TO_ROUTED,

@@ -79,7 +79,8 @@ class Measure:
         in_blocks = [list(block.parameters()) for block in blocks]
         known = {id(p) for block in in_blocks for p in block}
         rest = [p for p in model.parameters() if id(p) not in known]
-        self._weight_taps = WeightTaps(in_blocks, rest, device)
+        experts = [layer.w_in_EDG for layer in self._layers]
+        self._weight_taps = WeightTaps(in_blocks, rest, device, experts, max(1, num_experts))
         self._since_sample = SinceSample(has_bias=config.moe.bias_update_speed > 0)
 
     def watching(self, is_sampled: bool) -> AbstractContextManager[None]:

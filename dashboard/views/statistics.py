@@ -51,6 +51,8 @@ ROUTERS: Choices = {
         "load entropy": catalogue.LOAD_ENTROPY_NATS,
         "effective experts": catalogue.EFFECTIVE_EXPERTS,
         "dead": catalogue.DEAD_EXPERTS,
+        "frozen": catalogue.FROZEN_EXPERTS,
+        "deadlocked": catalogue.DEADLOCKED,
         "MaxVio": catalogue.MAX_VIOLATION,
         "MinVio": catalogue.MIN_VIOLATION,
         "AvgVio": catalogue.AVG_VIOLATION,

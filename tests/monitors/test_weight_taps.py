@@ -111,3 +111,16 @@ def test_nothing_is_read_where_nothing_was_sent_or_it_was_dropped() -> None:
     taps.send()
     taps.drop()
     assert taps.read() == {}
+
+
+def test_experts_whose_weights_stand_still_are_counted_by_layer() -> None:
+    layers = [nn.Parameter(torch.ones(4, 3, 5)), nn.Parameter(torch.ones(2, 3, 50))]
+    taps = WeightTaps([layers], [], "cpu", experts=layers, num_experts=2)
+    for keep, want in ((1.0, [1, 2, 0]), (0.0, [0, 0, 0])):
+        taps.before()
+        with torch.no_grad():
+            layers[0][1] += 0.5  # of two routers of two experts each one expert moves
+            layers[1] += 0.5
+        taps.after(torch.tensor(keep))
+        taps.send()
+        assert taps.read()[catalogue.FROZEN_EXPERTS].tolist() == want
