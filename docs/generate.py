@@ -20,7 +20,7 @@ from typer.main import get_command
 
 from moescope.cli import app
 from moescope.monitors.default_rules import DEFAULT_RULES
-from moescope.monitors.judge import HARDENS_IN, UNITS
+from moescope.monitors.judge import HARDENS_IN, unit_of
 from moescope.monitors.rules import Rule
 from moescope.platform.alert_kinds import OWN_KINDS
 from moescope.platform.catalogue import CATALOGUE, SignalSpec
@@ -64,11 +64,11 @@ tried again and shown in the dashboard, by `moescope alerts` and by `moescope do
 """
 DOES = {
     "observe": "It is recorded and shown; training is not touched.",
-    "skip_data": "The next batches are judged before they are trained on, and odd ones passed over.",
+    "skip_data": "The next batches are judged before they are trained on; odd ones are passed by.",
     "damp": "The learning rate is lowered for a while (`policy.damp_scale`, `policy.damp_steps`).",
     "rollback": "The run goes back to the newest certified checkpoint before the onset and vets "
-    "the data from there; a second time at the same place further, and damped; when the budget is used "
-    "up it halts.",
+    "the data from there; a second time at the same place further, and damped; when the budget is "
+    "used up it halts.",
     "halt": "The run is ended and waits for a person.",
 }
 """What moescope does on an alert, by the rule's action, where automatic action is on."""
@@ -143,7 +143,7 @@ def alert_page() -> str:
             does = f"{does} It waits neither for the grace nor for a cooldown."
         elif rule.action == "rollback":
             does = f"If it does not heal within `policy.grace_steps`: {does[0].lower()}{does[1:]}"
-            if UNITS[rule.detector] in HARDENS_IN:
+            if unit_of(rule) in HARDENS_IN:
                 does = f"{does} The rule's next rollback takes a higher score for a while."
         if rule.severity == "info":
             does = f"It is a note on the charts, not an alert. {does}"
@@ -174,7 +174,7 @@ def _when(rule: Rule) -> str:
     lasting = f", {rule.patience} of {rule.of_last} times" if rule.of_last > 1 else ""
     return (
         f"Raised where {rule.message}: `{rule.detector}` of `{rule.signal}` above "
-        f"{rule.threshold:g} {UNITS[rule.detector]}{lasting}."
+        f"{rule.threshold:g} {unit_of(rule)}{lasting}."
     )
 
 

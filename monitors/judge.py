@@ -24,7 +24,7 @@ from .windows import Persistence
 VET_THRESHOLD = 3.5
 """Sigmas from which an unseen batch is passed over: 0.02% of normal scores, and below the 4 that
 raises the alarm."""
-UNITS = {
+_UNITS = {
     "spike": "sigma",
     "drift": "sigma",
     "burst": "sigma",
@@ -321,7 +321,7 @@ class Judge:
         evidence: dict[str, Any] = {
             "signal": rule.signal,
             "detector": rule.detector,
-            "unit": _unit(rule),
+            "unit": unit_of(rule),
         }
         if onset_batch is not None:
             evidence["onset_batch"] = onset_batch
@@ -400,8 +400,9 @@ def _key(rule: Rule) -> str:
     return scorer_key(rule) + scope_key(rule)
 
 
-def _unit(rule: Rule) -> str:
-    return UNITS.get(rule.detector) or signal_spec(rule.signal).unit
+def unit_of(rule: Rule) -> str:
+    """Unit of the score of a rule, of its threshold and of its alerts' value."""
+    return _UNITS.get(rule.detector) or signal_spec(rule.signal).unit
 
 
 def _where(evidence: Mapping[str, Any]) -> str:
@@ -437,7 +438,7 @@ def _condition(rule: Rule, alert: Alert, peak: float) -> Condition:
         True,
         alert.evidence.get("onset_batch"),
         peak,
-        _unit(rule) in HARDENS_IN and not rule.is_immediate,
+        unit_of(rule) in HARDENS_IN and not rule.is_immediate,
     )
 
 

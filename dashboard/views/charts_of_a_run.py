@@ -10,7 +10,7 @@ from ..reads import RunReader
 from ..window import Window
 from .panel import CALM_S, LIVE_S, chart, heading, live, nothing_yet
 from .signal_charts import NOT_YET, lines, scalar, statistic
-from .statistics import BLOCKS, LOG_SIGNALS, ROUTERS, Choices, levels_of
+from .choices import BLOCKS, LOG_SIGNALS, ROUTERS, Choices, levels_of
 from .steering import WindowNow
 
 

@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from moescope.dashboard.reads import RunReader
-from moescope.dashboard.views.statistics import BLOCKS, ROUTERS
+from moescope.dashboard.views.choices import BLOCKS, ROUTERS
 from moescope.platform import catalogue
 from moescope.platform.catalogue import CATALOGUE
 from moescope.platform.records import Frame, Run, Segment
@@ -60,7 +60,7 @@ def full_run(store: Store, make: Any) -> Run:
 def _every_statistic(store: "Store", run_id: str) -> None:
     from moescope.dashboard.reads import RunReader
     from moescope.dashboard.views.signal_charts import statistic
-    from moescope.dashboard.views.statistics import BLOCKS, LOG_SIGNALS, ROUTERS, levels_of
+    from moescope.dashboard.views.choices import BLOCKS, LOG_SIGNALS, ROUTERS, levels_of
     from moescope.dashboard.window import Window
 
     reader = RunReader(store, run_id)
