@@ -32,6 +32,7 @@ from .platform.terminal import one_line, say, say_json, say_rows
 from .platform.threads import wait_patiently
 from .studies.shell import study_app
 from .trainer.evaluation.shell import evaluate
+from .trainer.faults.shell import make_faults
 from .trainer.shell import data_app, params, sample, upcycle
 
 EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
@@ -271,7 +272,7 @@ def up(
     )
 
 
-for command in (rollback, params, upcycle, sample, evaluate, score_detectors):
+for command in (rollback, params, upcycle, sample, evaluate, score_detectors, make_faults):
     app.command()(command)
 
 

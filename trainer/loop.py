@@ -96,6 +96,7 @@ class Trainer:
         self._pending: Pending | None = None
         self.own_alerts = OwnAlerts(self.run.id, self.fan_out.say)
         self._num_told = 0
+        self.raised: set[str] = set()
         self._recent_s: deque[float] = deque(maxlen=50)
         tokens = self.config.data.batch * self.config.tokens_per_sample
         self.record = StepRecord(tokens, model_flops(self.config), self._peak_tflops())
@@ -340,6 +341,7 @@ class Trainer:
         for alert in judgement.alerts:
             # journaled before its action starts
             self.fan_out.say(alert)
+            self.raised.add(alert.rule)
             self.progress.say(
                 f"step {pending.step}: {alert.severity} {alert.rule}: {alert.message}"
             )

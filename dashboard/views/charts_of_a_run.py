@@ -8,9 +8,9 @@ from ...platform.store import Store
 from ..charts import scalar_figure
 from ..reads import RunReader
 from ..window import Window
+from .choices import BLOCKS, LOG_SIGNALS, ROUTERS, Choices, levels_of
 from .panel import CALM_S, LIVE_S, chart, heading, live, nothing_yet
 from .signal_charts import NOT_YET, lines, scalar, statistic
-from .choices import BLOCKS, LOG_SIGNALS, ROUTERS, Choices, levels_of
 from .steering import WindowNow
 
 

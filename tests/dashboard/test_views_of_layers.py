@@ -59,8 +59,8 @@ def full_run(store: Store, make: Any) -> Run:
 
 def _every_statistic(store: "Store", run_id: str) -> None:
     from moescope.dashboard.reads import RunReader
-    from moescope.dashboard.views.signal_charts import statistic
     from moescope.dashboard.views.choices import BLOCKS, LOG_SIGNALS, ROUTERS, levels_of
+    from moescope.dashboard.views.signal_charts import statistic
     from moescope.dashboard.window import Window
 
     reader = RunReader(store, run_id)
