@@ -119,7 +119,7 @@ class Change:
 class Multiple:
     """Each entry over the median of its own past, `lag` values ago: 2 is twice the usual.
 
-    The lag keeps a slow change out of its own baseline. 0 for an entry that is still being learnt
+    The lag keeps a slow change out of its own baseline; the median is taken anew every `lag` values. 0 for an entry that is still being learnt
     or is not finite. A value above `reject` times the median is not learnt.
     """
 
@@ -129,12 +129,18 @@ class Multiple:
         self._lag, self._reject = lag, reject
         self.baseline = OwnBaseline(window, min_count, 0.0)
         self._recent: list[Floats] = []
+        self._level_n: Floats = np.zeros(0)
+        self._num_since = 0
 
     def update(self, value_n: Floats) -> Floats:
         """Returns the multiples (n,) and learns."""
         if self._recent and len(self._recent[0]) != len(value_n):
             self._recent.clear()
-        level_n, _ = self.baseline.level_and_spread(len(value_n))
+        # a median over the window is dear beside a step of the judge, and moves slowly
+        if self._num_since % max(1, self._lag) == 0 or len(self._level_n) != len(value_n):
+            self._level_n, _ = self.baseline.level_and_spread(len(value_n))
+        self._num_since += 1
+        level_n = self._level_n
         with np.errstate(divide="ignore", invalid="ignore"):
             multiple_n = np.nan_to_num(value_n / level_n, nan=0.0, posinf=0.0)
         self._recent.append(value_n)
@@ -147,11 +153,18 @@ class Multiple:
     def clear(self) -> None:
         self.baseline.clear()
         self._recent.clear()
+        self._level_n, self._num_since = np.zeros(0), 0
 
     def state_dict(self) -> dict[str, Any]:
-        recent = [value_n.copy() for value_n in self._recent]
-        return {"baseline": self.baseline.state_dict(), "recent": recent}
+        return {
+            "baseline": self.baseline.state_dict(),
+            "recent": [value_n.copy() for value_n in self._recent],
+            "level_n": self._level_n.copy(),
+            "num_since": self._num_since,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.baseline.load_state_dict(state["baseline"])
         self._recent = [np.array(value_n, dtype=np.float64) for value_n in state["recent"]]
+        self._level_n = np.array(state["level_n"], dtype=np.float64)
+        self._num_since = int(state["num_since"])
