@@ -112,8 +112,9 @@ def _false_row(found: FalseEvents) -> dict[str, str]:
         "steps": str(found.num_steps),
         "per 100k": f"{found.per_100k:.1f}",
         "95% at most": f"{found.upper_per_100k:.1f}",
-        "distinct steps": str(found.num_distinct_steps),
-        "95% at most of these": f"{found.upper_per_100k_distinct:.1f}",
+        "longest run: events": str(found.num_distinct_events),
+        "its steps": str(found.num_distinct_steps),
+        "its 95% at most": f"{found.upper_per_100k_distinct:.1f}",
         "curves hit": f"{found.num_curves_hit} of {found.num_curves}",
     }
 

@@ -29,15 +29,16 @@ class FalseEvents:
     num_events: int
     num_steps: int
     """Judged steps of all curves, after their warm-ups."""
+    num_distinct_events: int
     num_distinct_steps: int
-    """Of these, the longest curve of each order of data: what is independent at best."""
+    """Of these, those of the longest curve of each order of data: what is independent at best."""
     num_curves_hit: int
     num_curves: int
     per_100k: float
     upper_per_100k: float
     """95% upper bound, exact for independent steps (Poisson)."""
     upper_per_100k_distinct: float
-    """The bound if the runs of an order are as good as one run."""
+    """The bound by the longest curve of each order alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,23 +131,26 @@ def false_events(
 ) -> FalseEvents:
     """Counts the events of healthy curves. `flagged`: steps of each, after the warm-up."""
     judged = [max(0, curve.loss.size - WARM_UP_STEPS) for curve in curves]
-    longest: dict[str, int] = {}
-    for curve, steps in zip(curves, judged, strict=True):
-        longest[curve.order] = max(longest.get(curve.order, 0), steps)
     events = [num_events(flags) for flags in flagged]
+    longest: dict[str, tuple[int, int]] = {}
+    for curve, steps, count in zip(curves, judged, events, strict=True):
+        if steps > longest.get(curve.order, (-1, 0))[0]:
+            longest[curve.order] = steps, count
+    num_distinct_steps = sum(steps for steps, _ in longest.values())
+    num_distinct_events = sum(count for _, count in longest.values())
     # a curve within its warm-up has nothing to count
-    steps, distinct = max(1, sum(judged)), max(1, sum(longest.values()))
-    upper = poisson_upper(sum(events))
+    all_steps, distinct_steps = max(1, sum(judged)), max(1, num_distinct_steps)
     return FalseEvents(
         rule_name,
         sum(events),
         sum(judged),
-        sum(longest.values()),
+        num_distinct_events,
+        num_distinct_steps,
         sum(count > 0 for count in events),
         len(curves),
-        1e5 * sum(events) / steps,
-        1e5 * upper / steps,
-        1e5 * upper / distinct,
+        1e5 * sum(events) / all_steps,
+        1e5 * poisson_upper(sum(events)) / all_steps,
+        1e5 * poisson_upper(num_distinct_events) / distinct_steps,
     )
 
 

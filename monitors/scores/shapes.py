@@ -75,6 +75,7 @@ SHAPES: tuple[Shape, ...] = (
     Shape("diverges in warm-up", np.array(WARM_UP_DIVERGENCE), is_early=True),
     Shape("one batch x1.5", step_up(1.5, 1, 40), is_wanted=False),
     Shape("one batch x3", step_up(3.0, 1, 40), is_wanted=False),
-    Shape("nothing", np.ones(40), is_wanted=False),
+    Shape("nothing, for 40 steps", np.ones(40), is_wanted=False),
+    Shape("nothing, for 300 steps", np.ones(300), is_wanted=False),
 )
-"""The last three must raise no alarm."""
+"""The last four must raise no alarm."""

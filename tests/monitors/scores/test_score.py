@@ -78,7 +78,9 @@ def test_false_events_are_counted_after_the_warm_up_only(make_curve: MakeCurve) 
     false, found = score_rule("r", lambda n: AboveFour(), curves, (), Places({}, {}))
     assert (false.num_events, false.num_steps) == (2, 500 + 300)
     assert (false.num_curves_hit, false.num_curves) == (1, 2)
-    assert false.num_distinct_steps == 500  # both are of one group, hence of one order
+    # both are of one group, hence of one order of data: the longer one counts for both
+    assert (false.num_distinct_events, false.num_distinct_steps) == (2, 500)
+    assert false.upper_per_100k_distinct == pytest.approx(1e5 * 6.2958 / 500, rel=1e-4)
     assert false.per_100k == pytest.approx(1e5 * 2 / 800)
     assert false.upper_per_100k == pytest.approx(1e5 * 6.2958 / 800, rel=1e-4)
     assert found == []

@@ -39,7 +39,7 @@ def test_all_rules_are_scored_on_the_same_curves(
     assert {row["num_places"] for row in report["detections"]} == {3}
     ours = {r["shape"]: r for r in report["detections"] if r["rule"] == "moescope"}
     assert ours["BLOOM spike x1"]["share"] == ours["one NaN"]["share"] == 1.0
-    assert ours["nothing"]["share"] == ours["one batch x3"]["share"] == 0.0
+    assert ours["nothing, for 40 steps"]["share"] == ours["one batch x3"]["share"] == 0.0
     assert [r["event"] for r in report["recorded"]] == ["x"] * len(rules)
     assert report["roc"]
 
