@@ -273,8 +273,9 @@ def _add_ghosts(
 def _with_axes(figure: go.Figure, window: Window, steps: NDArray[np.int64]) -> go.Figure:
     """Sets scale and range: a zoom made by hand is lost when a figure's data change."""
     if window.is_log:
-        # every digit of a decade gets its label, or 1, 2 and 5 where there are several
-        dtick = "D1" if _spread(figure) < 10 else "D2"
+        # every digit of a decade gets its label, 1, 2 and 5 where there are several, else the 1
+        spread = _spread(figure)
+        dtick = "D1" if spread < 10 else "D2" if spread < 1e4 else 1
         figure.update_layout(yaxis={"type": "log", "dtick": dtick, "tickformat": "~g"})
     if window.step_range is not None:
         low, high = window.step_range

@@ -3,7 +3,7 @@
 Arrays stay float32 numpy, at most about 400 columns.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -75,10 +75,7 @@ def level_over_time(
         )
     )
     _laid_out(figure, window, unit, x_title="step", y_title=row, num_rows=num_rows)
-    if names is not None:
-        shown = range(0, num_rows, 1 + (num_rows - 1) // _MOST_TICKS)
-        _name_rows(figure, {i: names[i] for i in shown})
-    return figure
+    return figure if names is None else _with_named_rows(figure, names)
 
 
 def who_goes_where(
@@ -86,57 +83,55 @@ def who_goes_where(
 ) -> go.Figure:
     """Draws which experts the tokens of each kind go to: kinds downwards, experts to the right.
 
-    share_VE: (values of the trait, experts), each row adds up to 1, or is 0 where no token had that
-    value. Colours are relative to an even share: those of the load.
+    share_VE: (values of the trait, experts); each row adds up to 1, or is 0 where no token had that
+    value, and is left blank. names: of the values.
     """
-    num_rows, num_experts = share_VE.shape
     is_there = share_VE.sum(1, keepdims=True) > 0
-    share_VE = np.where(is_there, share_VE, np.nan).astype(np.float32)
-    figure = _load_figure(
-        np.arange(num_experts), np.arange(num_rows), share_VE * num_experts, window, "x even share",
-        x_title="expert", y_title="", hover="",
-        ticks=("0 never", "1 even", "2 or more"),
-    )  # fmt: skip
-    (heat,) = figure.data
-    heat.customdata = np.stack([_rows_text(names, num_experts), share_VE.astype(object)], axis=-1)
-    heat.hovertemplate = (
-        "%{customdata[0]}<br>expert %{x}<br>%{customdata[1]:.1%} of their choices, "
-        "%{z:.2f} x even<extra></extra>"
-    )
-    if num_experts <= _MOST_WRITTEN:
-        heat.texttemplate = "%{customdata[1]:.0%}"
-    _name_rows(figure, dict(enumerate(names)))
-    figure.update_yaxes(title={"text": ""}, autorange="reversed")
-    figure.update_xaxes(**_whole(num_experts))
-    return figure
+    shown_VE = np.where(is_there, share_VE, np.nan).astype(np.float32)
+    hover = "%{customdata}<br>expert %{x} gets %{z:.1%} of the choices"
+    return _share_figure(shown_VE, names, window, x_title="expert", hover=hover)
 
 
 def working_together(share_EE: NDArray[np.float32], window: Window) -> go.Figure:
     """Draws, of the tokens that an expert (downwards) gets, the share that each other gets too.
 
-    share_EE: (experts, other experts). The diagonal, which is 1, is left out.
+    share_EE: (experts, other experts). The diagonal, which is 1, is left blank.
     """
-    num_experts = len(share_EE)
-    shown_EE = share_EE.astype(np.float32).copy()
+    shown_EE = share_EE.astype(np.float32)
     np.fill_diagonal(shown_EE, np.nan)
+    names = [f"expert {i}" for i in range(len(share_EE))]
+    hover = "of the tokens of %{customdata}<br>expert %{x} gets %{z:.1%} too"
+    return _share_figure(shown_EE, names, window, x_title="is shared with expert", hover=hover)
+
+
+def _share_figure(
+    share_RE: NDArray[np.float32],
+    names: Sequence[str],
+    window: Window,
+    *,
+    x_title: str,
+    hover: str,
+) -> go.Figure:
+    """Draws shares of named rows; few are written into their cells. share_RE: (rows, experts)."""
+    num_rows, num_experts = share_RE.shape
     figure = go.Figure(
         go.Heatmap(
             x=np.arange(num_experts),
-            y=np.arange(num_experts),
-            z=shown_EE,
+            y=np.arange(num_rows),
+            z=share_RE,
             zmin=0,
+            customdata=_rows_text(names, num_experts),
             colorscale=theme.LEVEL_SCALE,
             colorbar=_bar("share") | {"tickformat": ".0%"},
-            hovertemplate="of the tokens of expert %{y}<br>expert %{x} gets %{z:.1%} too"
-            "<extra></extra>",
+            texttemplate="%{z:.0%}" if num_experts <= _MOST_WRITTEN else None,
+            hovertemplate=f"{hover}<extra></extra>",
         )
     )
-    if num_experts <= _MOST_WRITTEN:
-        figure.data[0].texttemplate = "%{z:.0%}"
-    _laid_out(figure, window, "share", x_title="other expert", y_title="", num_rows=num_experts)
-    figure.update_yaxes(title={"text": "of the tokens of expert"}, autorange="reversed")
+    _laid_out(figure, window, "share", x_title=x_title, y_title="", num_rows=num_rows)
+    figure.update_layout(height=int(min(640, 110 + max(100, 24 * num_rows))))
     figure.update_xaxes(**_whole(num_experts))
-    return figure
+    figure.update_yaxes(autorange="reversed")
+    return _with_named_rows(figure, names)
 
 
 def _load_figure(
@@ -149,7 +144,6 @@ def _load_figure(
     x_title: str,
     y_title: str,
     hover: str,
-    ticks: tuple[str, str, str] = ("0 idle", "1 fair", "2 or more"),
 ) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
@@ -159,7 +153,8 @@ def _load_figure(
             zmin=0,
             zmax=_FULL_SCALE,
             colorscale=[list(stop) for stop in theme.LOAD_SCALE],
-            colorbar=_bar(unit) | {"tickvals": [0, 1, 2], "ticktext": ticks},
+            colorbar=_bar(unit)
+            | {"tickvals": [0, 1, 2], "ticktext": ["0 idle", "1 fair", "2 or more"]},
             hovertemplate=f"{hover}<br>%{{z:.3g}} {theme.unit_text(unit)}<extra></extra>",
         )
     )
@@ -186,7 +181,7 @@ def _laid_out(
     height = int(min(640, 110 + max(150, 16 * num_rows)))
     theme.laid_out(figure, height=height, unit=unit, is_zoomable=window.is_zoomable)
     # the colour bar and the title of the axis need their room told: they do not make it themselves
-    figure.update_layout(hovermode="closest", margin={"l": 8, "r": 8, "t": 48, "b": 48})
+    figure.update_layout(hovermode="closest", margin={"l": 8, "r": 8, "t": 8, "b": 48})
     figure.update_xaxes(title={"text": ""}, showgrid=False, automargin=False)
     # an axis title is put among the tick labels where a colour bar stands above
     figure.add_annotation(
@@ -201,9 +196,15 @@ def _whole(number: int) -> dict[str, object]:
     return {"tickformat": "d"} | ({"dtick": 1} if number <= _MOST_TICKS else {})
 
 
-def _name_rows(figure: go.Figure, names: Mapping[int, str]) -> None:
-    figure.update_yaxes(
-        dtick=None, tickmode="array", tickvals=list(names), ticktext=list(names.values())
+def _with_named_rows(figure: go.Figure, names: Sequence[str]) -> go.Figure:
+    """Writes the rows' names beside them, of many rows some."""
+    shown = range(0, len(names), 1 + (len(names) - 1) // _MOST_TICKS)
+    return figure.update_yaxes(
+        title={"text": ""},
+        dtick=None,
+        tickmode="array",
+        tickvals=list(shown),
+        ticktext=[names[i] for i in shown],
     )
 
 

@@ -155,8 +155,8 @@ def test_a_strip_without_marks_is_still_there() -> None:
     assert any(trace.yaxis == "y2" for trace in figure.data)
 
 
-@pytest.mark.parametrize(("top", "dtick"), [(3.0, "D1"), (300.0, "D2")])
-def test_a_log_axis_has_labels_enough(top: float, dtick: str) -> None:
+@pytest.mark.parametrize(("top", "dtick"), [(3.0, "D1"), (300.0, "D2"), (1e6, 1)])
+def test_a_log_axis_has_labels_enough(top: float, dtick: str | int) -> None:
     figure = _draw(_series(np.linspace(1, top, 50)), Window(is_log=True))
     assert (figure.layout.yaxis.type, figure.layout.yaxis.dtick) == ("log", dtick)
 
@@ -263,13 +263,13 @@ def test_a_load_map_at_a_step_is_layers_by_experts() -> None:
     assert heat.z.shape == (3, 8)
 
 
-def test_who_goes_where_is_relative_to_an_even_share_and_blank_without_tokens() -> None:
+def test_who_goes_where_is_blank_without_tokens_and_has_named_rows() -> None:
     share_VE = np.array([[0.75, 0.25, 0, 0], [0, 0, 0, 0]], np.float32)
     figure = who_goes_where(share_VE, ["video", "audio"], Window())
     (heat,) = figure.data
-    np.testing.assert_array_equal(heat.z, [[3, 1, 0, 0], [np.nan] * 4])  # 0.75 x 4 = 3
+    np.testing.assert_array_equal(heat.z, [[0.75, 0.25, 0, 0], [np.nan] * 4])
     assert figure.layout.yaxis.ticktext == ("video", "audio")
-    assert heat.customdata[0, 0].tolist() == ["video", 0.75]
+    assert heat.customdata[1].tolist() == ["audio"] * 4
 
 
 def test_the_diagonal_of_experts_that_work_together_is_blank() -> None:
