@@ -181,7 +181,7 @@ def _laid_out(
     height = int(min(640, 110 + max(150, 16 * num_rows)))
     theme.laid_out(figure, height=height, unit=unit, is_zoomable=window.is_zoomable)
     # the colour bar and the title of the axis need their room told: they do not make it themselves
-    figure.update_layout(hovermode="closest", margin={"l": 8, "r": 8, "t": 8, "b": 48})
+    figure.update_layout(hovermode="closest", margin={"l": 8, "r": 8, "t": 48, "b": 48})
     figure.update_xaxes(title={"text": ""}, showgrid=False, automargin=False)
     # an axis title is put among the tick labels where a colour bar stands above
     figure.add_annotation(

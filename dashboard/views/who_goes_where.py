@@ -72,7 +72,7 @@ def _by_trait(reader: RunReader, window: Window, trait: str, layer: int, num_exp
     at, rows = found
     share_VE = rows[layer].reshape(-1, num_experts)
     row_names = names(len(share_VE)) if callable(names) else names
-    st.caption(f"MoE layer {layer}, probe of step {at:,}. An even share is {1 / num_experts:.3g}.")
+    st.caption(f"MoE layer {layer}, probe of step {at:,}. An even share is {1 / num_experts:.1%}.")
     figure = who_goes_where(share_VE, row_names, window)
     says = f"Share of each of {num_experts} experts in the choices of tokens by {trait}."
     chart(figure, window, "chart_who", says)
