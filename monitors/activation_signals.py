@@ -103,6 +103,6 @@ def mutual_information_nats(score_RTE: Tensor) -> Tensor:
     """
     normal_RTE = score_RTE / score_RTE.sum(dim=-1, keepdim=True).clamp_min(1e-30)
     mean_RE = normal_RTE.mean(dim=-2)
-    of_mean_R = -torch.special.xlogy(mean_RE, mean_RE).sum(dim=-1)
+    of_mean_R: Tensor = -torch.special.xlogy(mean_RE, mean_RE).sum(dim=-1)
     # the difference of two entropies that are equal may round to below 0
     return (of_mean_R - router_entropy_nats(score_RTE)).clamp_min(0.0)

@@ -43,7 +43,7 @@ def load_cv(tokens_LE: NDArray[np.generic]) -> Array:
     count = np.asarray(tokens_LE, dtype=np.float64)
     mean = count.mean(axis=1)
     cv = np.divide(count.std(axis=1), mean, out=np.zeros_like(mean), where=mean > 0)
-    return cv.astype(np.float32)
+    return np.asarray(cv, dtype=np.float32)
 
 
 def effective_experts(tokens_LE: NDArray[np.generic]) -> Array:

@@ -70,4 +70,5 @@ class SinceSample:
 def noise_bins(sigma: NDArray[Any]) -> NDArray[np.intp]:
     """Which of NUM_NOISE_BINS parts of equal width each noise level lies in; 1 is in the last."""
     last = catalogue.NUM_NOISE_BINS - 1
-    return np.clip(sigma * catalogue.NUM_NOISE_BINS, 0, last).astype(np.intp)
+    bins: NDArray[np.intp] = np.clip(sigma * catalogue.NUM_NOISE_BINS, 0, last).astype(np.intp)
+    return bins

@@ -114,4 +114,5 @@ def minority_share(tokens_LE: NDArray[np.generic]) -> Floats:
     if not half:
         return np.full(len(count), 0.5)
     part_L = count[:, :half].sum(axis=1)
-    return np.divide(part_L, total_L, out=np.full(len(count), 0.5), where=total_L > 0)
+    share_L: Floats = np.divide(part_L, total_L, out=np.full(len(count), 0.5), where=total_L > 0)
+    return share_L

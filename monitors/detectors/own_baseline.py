@@ -61,7 +61,8 @@ class OwnBaseline:
         self._rejected_n[:] = 0
 
     def _counts(self) -> NDArray[np.int64]:
-        return np.isfinite(self._values_Wn).sum(axis=0)
+        counts: NDArray[np.int64] = np.isfinite(self._values_Wn).sum(axis=0)
+        return counts
 
     def _fit(self, num: int) -> None:
         if self._values_Wn.shape[1] != num:

@@ -36,6 +36,14 @@ class ProbePass(NamedTuple):
     bin_MB: Tensor
 
 
+Watching = Callable[[ProbePass], AbstractContextManager[None]]
+"""What is opened around each pass of a probe."""
+
+
+def unwatched(one: ProbePass) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 class BinLosses(NamedTuple):
     """Losses by noise level, from data to noise."""
 
@@ -114,7 +122,7 @@ def probe(
     batch: Batch,
     passes: Sequence[ProbePass],
     config: RunConfig,
-    watching: Callable[[ProbePass], AbstractContextManager[None]] = nullcontext,
+    watching: Watching = unwatched,
 ) -> BinLosses:
     """Measures the model's losses by noise level, in evaluation mode. Changes no state, except the
     layers' counts of a step. watching: opened around each pass."""
@@ -127,7 +135,7 @@ def _sums(
     batch: Batch,
     passes: Sequence[ProbePass],
     config: RunConfig,
-    watching: Callable[[ProbePass], AbstractContextManager[None]] = nullcontext,
+    watching: Watching = unwatched,
 ) -> tuple[Tensor, Tensor]:
     """Returns the sum of the losses in each bin, and how many clips hit it; both (2, Q)."""
     loss, hits = torch.zeros(2, len(passes)), torch.zeros(2, len(passes))
