@@ -9,7 +9,7 @@ import streamlit as st
 from moescope.dashboard.reads import open_for_reading
 from moescope.dashboard.sign_in import is_admitted
 from moescope.dashboard.theme import ICON, PAGE_STYLE
-from moescope.dashboard.views import alerts, no_store, overview, run, studies, study
+from moescope.dashboard.views import alerts, no_store, overview, rules, run, studies, study
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store
@@ -47,6 +47,9 @@ def _route(store: Store) -> None:
     def alerts_page() -> None:
         alerts.render(store, link_to_run)
 
+    def rules_page() -> None:
+        rules.render(store)
+
     def studies_page() -> None:
         wanted = st.query_params.get("study")
         if wanted:
@@ -69,6 +72,7 @@ def _route(store: Store) -> None:
         the_run,
         the_studies,
         st.Page(alerts_page, title="Alerts", url_path="alerts", icon=":material/notifications:"),
+        st.Page(rules_page, title="Rules", url_path="rules", icon=":material/rule:"),
     ]
     st.navigation(pages, position="top").run()
 

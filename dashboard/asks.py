@@ -1,16 +1,19 @@
-"""The only writer: commands to a run, states of alerts and of studies, retries of trials.
+"""The only writer: commands to a run, states of alerts and studies, retries of trials, rules.
 
 Nothing here touches training: the trainer obeys or refuses.
 """
 
 import time
+from typing import Literal
 
 from ..platform import trials
 from ..platform.commands import ask
 from ..platform.records import Alert, AlertState, Checkpoint, Command, Mode, StudyState
 from ..platform.store import Store
+from .command_line import Answer, asked
 
 WHO = "dashboard"
+RuleDeed = Literal["on", "off", "remove"]
 
 
 def roll_back(store: Store, run_id: str, to_step: int | None) -> Command:
@@ -35,6 +38,21 @@ def silence_alert(store: Store, alert: Alert, for_s: float) -> None:
     """Sends nothing of the alert, and of others of its rule and run, for so long."""
     now_s = time.time()
     store.set_alert_state(alert.id, "silenced", WHO, now_s, now_s + for_s)
+
+
+def set_rules(store: Store, yaml: str, run_id: str) -> Answer:
+    """Adds or changes rules of all runs, or of one; the command line checks them first."""
+    return _of_rules(store, ["set", "-"], run_id, yaml)
+
+
+def change_rule(store: Store, what: RuleDeed, name: str, run_id: str) -> Answer:
+    """Switches a rule on or off, or takes it away."""
+    return _of_rules(store, [what, name], run_id)
+
+
+def _of_rules(store: Store, words: list[str], run_id: str, text: str = "") -> Answer:
+    of_run = ["--run", run_id] if run_id else []
+    return asked(store, ["rules", *words, *of_run, "--by", WHO], text)
 
 
 def set_study_state(store: Store, name: str, state: StudyState) -> None:

@@ -34,6 +34,7 @@ ICON = (
 PAGE_STYLE = """<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
 [data-testid="stMetricValue"] { font-size: 1.6rem; }
+.st-key-rule_editor textarea { font-family: monospace; font-size: 0.85rem; }
 @media (max-width: 640px) {
   .stMainBlockContainer { padding-left: 0.9rem; padding-right: 0.9rem; }
   [data-testid="stMetricValue"] { font-size: 1.25rem; }

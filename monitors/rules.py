@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ..platform import catalogue
-from ..platform.catalogue import MODALITIES, SignalSpec, signal_spec
+from ..platform.catalogue import ENTRY_NAMES, SignalSpec, signal_spec
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import Frozen, parsed
 from ..platform.records import Severity
@@ -179,10 +179,10 @@ class Rule(Frozen):
                 f"rule {self.name}: detector {self.detector} judges scalars, but {self.signal} has "
                 f"dimensions {' x '.join(spec.dimensions)}"
             )
-        if self.detector == "collapse" and (spec.name != catalogue.LOAD_ENTROPY_NATS or self.scope):
+        if self.detector == "collapse" and spec.name != catalogue.LOAD_ENTROPY_NATS:
             raise ValueError(
                 f"rule {self.name}: detector collapse judges {catalogue.LOAD_ENTROPY_NATS} with "
-                f"{catalogue.ROUTER_ENTROPY_NATS}, of all layers: give it that signal and no scope"
+                f"{catalogue.ROUTER_ENTROPY_NATS}: give it that signal"
             )
         if self.detector in _OWN_PAST and "sample" in spec.dimensions:
             raise ValueError(
@@ -249,11 +249,12 @@ def _faults_of_scope(scope: Mapping[str, tuple[int | str, ...]], spec: SignalSpe
             )
         elif not entries:
             yield f"scope.{dimension} names no entry: leave it out to count all"
-        elif dimension == "modality":
+        elif dimension in ENTRY_NAMES:
+            names = ENTRY_NAMES[dimension]
             for entry in entries:
-                if entry not in MODALITIES:
-                    near = did_you_mean(str(entry), MODALITIES)
-                    yield f"unknown modality {entry}{near} (there are: {', '.join(MODALITIES)})"
+                if entry not in names:
+                    near = did_you_mean(str(entry), names)
+                    yield f"unknown {dimension} {entry}{near} (there are: {', '.join(names)})"
         else:
             for entry in entries:
                 if isinstance(entry, str):

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..platform import catalogue
-from ..platform.catalogue import MODALITIES, signal_spec
+from ..platform.catalogue import CATALOGUE, ENTRY_NAMES, MODALITIES, signal_spec
 from ..platform.records import EventKind
 from .rules import Rule
 from .scoring import Score, Scorer, Values
 
-_PLACES = {"layer": ("layer", "moe_layer"), "expert": ("expert",), "bin": ("timestep_bin",)}
-"""{word of an evidence's name: dimensions that it is an index of}, as in `layer_expert`."""
+_ALIASES = {"layer": ("layer", "moe_layer"), "expert": ("expert", "noise_expert")}
+"""{word of an evidence's name: dimensions that it tells a place in}, as in `layer_expert`; the
+names of dimensions tell one in themselves."""
 
 
 def scope_key(rule: Rule) -> str:
@@ -51,7 +52,8 @@ class ScopedScorer:
         part = self._part(np.asarray(values[self._signal]))
         if part is None:
             return {}
-        scores = self._scorer.update(step, {**values, self._signal: part})
+        seen = {**values, **self._beside(values), self._signal: part}
+        scores = self._scorer.update(step, seen)
         return {name: self._in_places_of_the_whole(score) for name, score in scores.items()}
 
     def announce(self, kind: EventKind) -> None:
@@ -82,33 +84,49 @@ class ScopedScorer:
             part = np.take(part, places, axis=axis)
         return part
 
+    def _beside(self, values: Values) -> Values:
+        """The same part of signals with the same dimensions, which a scorer may look at too."""
+        if self._signal == catalogue.LOSS_PER_SAMPLE:
+            return {}
+        dimensions = signal_spec(self._signal).dimensions
+        parts = {
+            name: self._part(np.asarray(value))
+            for name, value in values.items()
+            if name in CATALOGUE and CATALOGUE[name].dimensions == dimensions
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
     def _in_places_of_the_whole(self, score: Score) -> Score:
         evidence = {name: self._placed(name, told) for name, told in score.evidence.items()}
         scope = {dimension: list(entries) for dimension, entries in self._scope.items()}
         return replace(score, recorded={}, evidence={**evidence, "scope": scope})
 
     def _placed(self, name: str, told: Any) -> Any:
-        """Counts indices that an evidence tells from the start of the whole signal."""
-        words = name.removesuffix("s").split("_")
-        if not all(word in _PLACES for word in words):
+        """Tells places that an evidence names in those of the whole signal."""
+        singular = name.removesuffix("s")
+        words = [singular] if self._of(singular) else singular.split("_")
+        dimensions = [self._of(word) for word in words]
+        if not any(dimensions) or not all(word in _ALIASES or self._of(word) for word in words):
             return told
-        places = [self._places_of(word) for word in words]
-        if isinstance(told, int):
-            return _at(places[0], told)
+        if isinstance(told, int | str):
+            return self._at(dimensions[0], told)
         if len(words) == 1:
-            return [_at(places[0], index) for index in told]
-        return [[_at(p, index) for p, index in zip(places, row, strict=True)] for row in told]
+            return [self._at(dimensions[0], place) for place in told]
+        return [[self._at(d, p) for d, p in zip(dimensions, row, strict=True)] for row in told]
 
-    def _places_of(self, word: str) -> list[int] | None:
-        return next((self._places[d] for d in _PLACES[word] if d in self._places), None)
+    def _of(self, word: str) -> str:
+        """The chosen dimension that a word tells a place in; empty where it tells none."""
+        return next((d for d in (word, *_ALIASES.get(word, ())) if d in self._places), "")
+
+    def _at(self, dimension: str, place: Any) -> Any:
+        if not dimension:
+            return place
+        names = ENTRY_NAMES.get(dimension, ())
+        index = self._places[dimension][names.index(place) if place in names else int(place)]
+        return names[index] if index < len(names) else index
 
 
 def _indices(dimension: str, entries: Sequence[int | str], size: int) -> list[int]:
-    given = {
-        MODALITIES.index(str(entry)) if dimension == "modality" else int(entry) for entry in entries
-    }
+    names = ENTRY_NAMES.get(dimension)
+    given = {names.index(str(entry)) if names else int(entry) for entry in entries}
     return sorted(index for index in given if index < size)
-
-
-def _at(places: list[int] | None, index: int) -> int:
-    return int(index) if places is None else places[int(index)]

@@ -11,20 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..platform import catalogue
-from ..platform.catalogue import signal_spec
+from ..platform.catalogue import ENTRY_NAMES, signal_spec
 from ..platform.records import EventKind
 from .detectors.deadlock import Deadlock
 from .detectors.own_baseline import Change, Multiple, OwnBaseline
 from .scoring import NEW_BASELINES, NEW_DATA, Score, Values
 from .windows import Floats
 
-_NAMES: Mapping[str, tuple[str, ...]] = {
-    "modality": catalogue.MODALITIES,
-    "token_kind": catalogue.TOKEN_KINDS,
-    "motion_bin": catalogue.MOTION_BINS,
-    "region": catalogue.REGIONS,
-}
-"""Dimensions whose entries have names."""
 COLLAPSE_WINDOW, COLLAPSE_MIN_COUNT = 64, 8
 
 
@@ -69,7 +62,7 @@ class EntryScorer:
         """{dimension: index, or its name}; a scope counts `layer` from the start of the whole."""
         named: dict[str, Any] = {}
         for dimension, index in zip(self._dimensions, place, strict=True):
-            names = _NAMES.get(dimension, ())
+            names = ENTRY_NAMES.get(dimension, ())
             key = "layer" if dimension == "moe_layer" else dimension
             named[key] = names[index] if index < len(names) else index
         return named

@@ -3,6 +3,7 @@
 A name that is not in it is an error, unless the user registers it (`user/...`, see `user_signal`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,13 @@ REGIONS = (
     *("bottom left", "bottom", "bottom right"),
 )
 """Order of the region dimension: thirds of the picture."""
+ENTRY_NAMES: Mapping[str, tuple[str, ...]] = {
+    "modality": MODALITIES,
+    "token_kind": TOKEN_KINDS,
+    "motion_bin": MOTION_BINS,
+    "region": REGIONS,
+}
+"""Dimensions whose entries have names; those of the others are counted from 0."""
 NUM_NOISE_BINS = 8
 """Of the timestep_bin dimension: parts of equal width of the noise level, from data to noise; of
 the probe, parts of equal probability."""

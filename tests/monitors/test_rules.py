@@ -84,7 +84,7 @@ def test_every_parameter_has_limits_and_its_default_lies_within_them() -> None:
     ("change", "words"),
     [
         ({"detector": "rise", "signal": "loss/per_sample"}, "which the samples of loss/per_sample"),
-        ({"detector": "collapse", "signal": "router/entropy_nats"}, "give it that signal and no"),
+        ({"detector": "collapse", "signal": "router/entropy_nats"}, "give it that signal"),
         ({"detector": "rise", "parameters": {"min_count": 100}}, "make it longer"),
         ({"detector": "above", "parameters": {"window": 9}}, "has no parameter window"),
         ({"detector": "deadlock"}, "does not fit signal user/reward"),

@@ -55,6 +55,48 @@ def test_two_dimensions_are_chosen_from_together() -> None:
     assert first_alert(rule, (0, 3))[0].evidence["layer_expert"] == [[0, 3]]
 
 
+def test_an_entry_of_a_vector_is_named_in_the_whole() -> None:
+    row = DEAD | {
+        "signal": catalogue.ACTIVATION_ABSMAX,
+        "detector": "above",
+        "parameters": {},
+        "threshold": 5.0,
+        "scope": {"layer": [2, 4]},
+    }
+    judge = Judge(read_rules([row]), "run")
+    for values, expected in (([9, 9, 1, 9, 1, 9], None), ([1, 1, 1, 1, 8, 1], 4)):
+        found = judge.step(0, 0, 0.0, {catalogue.ACTIVATION_ABSMAX: np.array(values)}).alerts
+        assert [alert.evidence["layer"] for alert in found] == [expected] * bool(expected)
+
+
+def test_a_named_entry_keeps_its_name() -> None:
+    signal = catalogue.ROUTING_BY_REGION
+    row = DEAD | {
+        "signal": signal,
+        "detector": "above",
+        "parameters": {},
+        "threshold": 5.0,
+        "scope": {"region": ["middle", "bottom"]},
+    }
+    share_LRE = np.zeros((2, 9, 4))
+    share_LRE[1, 7, 3], share_LRE[0, 0, 0] = 9.0, 99.0
+    (alert,) = Judge(read_rules([row]), "run").step(0, 0, 0.0, {signal: share_LRE}).alerts
+    found = [alert.evidence[name] for name in ("layer", "region", "expert")]
+    assert found == [1, "bottom", 3]
+
+
+def test_signals_that_are_judged_together_are_chosen_from_together() -> None:
+    collapse = next(rule for rule in DEFAULT_RULES if rule.detector == "collapse")
+    (rule,) = read_rules([collapse.model_dump() | {"scope": {"moe_layer": [1]}, "patience": 1}])
+    judge = Judge([rule], "run")
+    found = []
+    for step in range(80):
+        entropy_L = np.array([2.0, 2.0 if step < 70 else 0.05])
+        values = {catalogue.LOAD_ENTROPY_NATS: entropy_L, catalogue.ROUTER_ENTROPY_NATS: entropy_L}
+        found += judge.step(step, 0, 0.0, values).alerts
+    assert [alert.evidence["layer"] for alert in found] == [1]
+
+
 def test_a_scope_outside_of_what_was_measured_gives_no_score() -> None:
     (rule,) = read_rules([DEAD | {"scope": {"moe_layer": [7]}}])
     assert first_alert(rule, (2, 3))[0] is None
