@@ -21,7 +21,7 @@ READY := .venv/.ready
 # two cores: a test process each, and no threads on top of them
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-.PHONY: help .venv demo up test stories story-spine story-trainer story-dashboard story-studies check lint format types docs bench score clean
+.PHONY: help .venv demo up test stories story-spine story-trainer story-health story-dashboard story-studies check lint format types docs bench score clean
 
 help:
 	@echo "make demo     trains on made clips, meets poisoned ones, rolls back, recovers; a browser shows it"
@@ -52,7 +52,7 @@ up: $(READY)
 test: $(READY)
 	$(PYTEST) -n 2 -m "not story"
 
-stories: story-spine story-trainer story-dashboard story-studies
+stories: story-spine story-trainer story-health story-dashboard story-studies
 
 # the demo has five minutes on two cores: nothing else runs beside it
 story-spine: $(READY)
@@ -61,6 +61,9 @@ story-spine: $(READY)
 
 story-trainer: $(READY)
 	$(PYTEST) -n 2 -m story tests/stories/trainer tests/trainer --durations=0
+
+story-health: $(READY)
+	$(PYTEST) -n 2 -m story tests/stories/health tests/monitors --durations=0
 
 story-dashboard: $(READY)
 	$(PYTEST) -m story tests/stories/dashboard --durations=0

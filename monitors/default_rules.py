@@ -203,7 +203,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         calm_steps=20,
         cooldown_steps=200,
         severity="warning",
-        delay_p99_steps=150,
+        delay_p99_steps=170,
         message="few experts do nearly all the work",
         meaning=(
             "In some layer as many experts as a token may have do nearly all the work: the layer"

@@ -185,7 +185,7 @@ def faults() -> tuple[Fault, ...]:
             "monopoly",
             "the bias of one expert is so high that every token chooses it",
             ("expert_monopoly", "layer_deadlock"),
-            160,
+            170,
             # a second chosen expert would share the work with whomever
             changes={"moe.num_chosen": 1},
             plant=_favour,
