@@ -85,8 +85,9 @@ class DataConfig(Frozen):
     """Share of samples that are mirrored; captions that say left or right would lie."""
     validation_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the clips held out for the probe, chosen by the hash of their name."""
-    workers: PositiveInt = Field(default=1, le=256)
-    """Processes that decode ahead of the step."""
+    workers: NonNegativeInt = Field(default=1, le=256)
+    """Processes that decode ahead of the step. 0: the trainer decodes itself when it needs a batch,
+    for small runs of clips that are known; a clip that crashes its decoder ends the run then."""
 
 
 class ObjectiveConfig(Frozen):

@@ -190,6 +190,8 @@ def small(clips_folder: Path) -> RunConfig:
             "steps": 60,
             "data.folder": str(clips_folder),
             "data.batch": 4,
+            # a process takes most of a second to start, which is more than many a test's steps do
+            "data.workers": 0,
             "data.num_frames": 4,
             "data.height": 16,
             "data.width": 16,

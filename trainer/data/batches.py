@@ -17,6 +17,7 @@ from ...platform.errors import MoescopeError
 from ..config import DataConfig
 from .clips import Clip, ClipIndex
 from .decode import DecodedSample
+from .decode_here import DecodeHere
 from .decode_pool import DecodePool
 from .decode_worker import Failure, Task
 from .order import DrawOrder, split
@@ -87,7 +88,7 @@ class Batches:
         """{name: reason} of clips that failed while they were read, so far."""
         self._order = DrawOrder(self.training_clips, data, seed)
         self._ahead = ahead
-        self._pool = DecodePool(data, seed)
+        self._pool = DecodePool(data, seed) if data.workers else DecodeHere(data, seed)
         self._kept: Batch | None = None
 
     def which(self, batch_index: int) -> list[tuple[int, Clip]]:

@@ -12,6 +12,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+from ..config import DataConfig
 from .clips import Clip
 from .decode import DecodedSample, read_sample
 from .headers import UnreadableClip
@@ -36,6 +37,16 @@ class Answer(NamedTuple):
     outcome: DecodedSample | Failure
 
 
+def outcome_of(task: Task, data: DataConfig, seed: int) -> DecodedSample | Failure:
+    """Decodes a sample, or says why that cannot be done; never raises."""
+    try:
+        return read_sample(task.clip, data, seed, task.position)
+    except UnreadableClip as reason:
+        return Failure(str(reason))
+    except Exception as error:  # a clip that nobody foresaw must not end the run
+        return Failure(f"{type(error).__name__}: {error}")
+
+
 def serve(descriptor: int, parent: int) -> None:
     """Answers tasks until the other end of the socket is closed. The first message is (data, seed),
     echoed when ready.
@@ -49,13 +60,7 @@ def serve(descriptor: int, parent: int) -> None:
             connection.send("ready")
             while True:
                 task: Task = connection.recv()
-                outcome: DecodedSample | Failure
-                try:
-                    outcome = read_sample(task.clip, data, seed, task.position)
-                except UnreadableClip as reason:
-                    outcome = Failure(str(reason))
-                except Exception as error:  # a clip that nobody foresaw must not end the run
-                    outcome = Failure(f"{type(error).__name__}: {error}")
+                outcome = outcome_of(task, data, seed)
                 connection.send(Answer(task.position, task.clip.name, outcome))
         except (EOFError, ConnectionError):
             return

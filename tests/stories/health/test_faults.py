@@ -12,7 +12,6 @@ pytestmark = pytest.mark.story
 NAMED = [fault.name for fault in asked_faults([]) if fault.named_by]
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", NAMED)
 def test_a_planted_fault_is_named_within_its_delay(name: str, tmp_path: Path) -> None:
     [fault] = asked_faults([name])

@@ -47,6 +47,17 @@ def batches(made_index: ClipIndex) -> Iterator[Batches]:
         yield batches
 
 
+def test_decoding_in_the_own_process_gives_the_same_batches(made_index: ClipIndex) -> None:
+    here = Batches(made_index, changed(DATA, {"workers": 0}), seed=0)
+    with here, Batches(made_index, DATA, seed=0) as ahead:
+        for index in (0, 3, 1):
+            one, other = here.get(index), ahead.get(index)
+            assert one.names == other.names
+            assert torch.equal(one.video_BCFHW, other.video_BCFHW)
+            assert torch.equal(one.mel_BNM, other.mel_BNM)
+    assert here._pool.process_ids() == []
+
+
 def test_a_batch_has_its_shapes_types_and_ranges(batches: Batches) -> None:
     batch = batches.get(2)
     assert batch.index == 2
