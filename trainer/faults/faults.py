@@ -5,7 +5,7 @@ that watches a run knows of it.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -70,11 +70,25 @@ def _grow(trainer: "Trainer") -> None:
     layer.w_out_EHD.mul_(1.05)
 
 
+class _InBf16:
+    """Keeps weights as bf16 would, rounded by every update, while the rate is what it is late in a
+    training."""
+
+    def __init__(self) -> None:
+        self._is_planted = False
+
+    def __call__(self, trainer: "Trainer") -> None:
+        trainer.state.damp_scale, trainer.state.damp_until = 0.01, trainer.state.step + 1
+        if not self._is_planted:
+            self._is_planted = True
+            parameters = list(trainer.state.model.parameters())
+            _round(parameters)
+            trainer.state.optimizer.register_step_post_hook(lambda *_: _round(parameters))
+
+
 @torch.no_grad()
-def _round_weights(trainer: "Trainer") -> None:
-    """Weights are kept in bf16, and the rate is what it is late in a training."""
-    trainer.state.damp_scale, trainer.state.damp_until = 0.01, trainer.state.step + 1
-    for parameter in trainer.state.model.parameters():
+def _round(parameters: Iterable[Tensor]) -> None:
+    for parameter in parameters:
         parameter.copy_(parameter.bfloat16().float())
 
 
@@ -216,7 +230,7 @@ def faults() -> tuple[Fault, ...]:
             "weights are kept in bf16 while the rate is small",
             ("lost_updates",),
             60,
-            plant=_round_weights,
+            plant=_InBf16(),
         ),
         Fault(
             "not_a_number",
