@@ -443,3 +443,18 @@ def test_a_memory_of_before_there_was_hardening_is_read(tmp_path: Path) -> None:
     assert policy.hardness("loss_spike") == 1.0
     action = decide(policy, 295, condition(291, 293, segment=1), segment=1)
     assert action.to_step == 270, "the rollback itself is remembered"
+
+
+def test_a_rule_that_asks_for_a_halt_gets_one_and_the_highest_rung_comes_first(
+    policy: Policy,
+) -> None:
+    holding = [
+        condition(290, 292, action=action, rule=f"rule_{action}")
+        for action in ("observe", "skip_data", "damp", "rollback", "halt")
+    ]
+    found = []
+    while holding:
+        action = decide(policy, 304, *holding)
+        found.append(action.kind)
+        holding.pop()
+    assert found == ["halt", "rollback", "damp", "skip_data", "carry_on"]

@@ -111,7 +111,7 @@ def test_a_kill_loses_no_alert_and_not_the_memory_of_the_policy(
     train(small, settings=settings, resume="r", progress=False, on_step=on_step)
     assert seen == [{33}]
     with opened(settings) as store:
-        assert [a.message for a in store.alerts("r") if a.rule == "test"] == [
+        assert [a.message for a in store.alerts("r") if a.rule == "samples"] == [
             "raised just before the kill"
         ]
         batches = read_series(store, "r", catalogue.DATA_BATCH)
