@@ -482,9 +482,11 @@ def test_many_threads_share_one_store(filled: Store) -> None:
 
 
 def test_every_signal_of_the_catalogue_can_be_kept(filled: Store) -> None:
-    shapes = {spec.name: (2, 3)[: len(spec.dimensions)] for spec in catalogue.CATALOGUE.values()}
+    shapes = {spec.name: (2, 3, 4)[: len(spec.dimensions)] for spec in catalogue.CATALOGUE.values()}
     values = {name: np.ones(shape, "f4") for name, shape in shapes.items()}
     filled.write_frames([Frame("r1", 0, 0, 1.0, values)])
     assert known_signals(filled, "r1") == sorted(shapes)
     found = latest(filled, "r1", list(shapes))
-    assert {name: value.shape for name, (_, value) in found.items()} == shapes
+    # what lies behind the first dimension comes back as one row
+    rows = {n: (*shape[:1], 12) if len(shape) == 3 else shape for n, shape in shapes.items()}
+    assert {name: value.shape for name, (_, value) in found.items()} == rows

@@ -166,6 +166,7 @@ KEPT_BY: dict[str, str] = {
     "watch.sample_every": "test_what_is_watched_how_often",
     "watch.probe_every": "test_what_is_watched_how_often",
     "watch.num_probe_clips": "test_what_is_watched_how_often",
+    "watch.peak_tflops": "test_utilisation_is_of_the_peak_that_was_told",
     "watch.are_checkpoints_sampled": "test_at_checkpoints.py",
     "watch.sample_prompts": "test_at_checkpoints.py",
     "guard.is_on": "test_watching_a_run.py",

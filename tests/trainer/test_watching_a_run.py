@@ -11,6 +11,7 @@ from moescope.platform.series import read_series
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 from moescope.trainer.config import RunConfig
+from moescope.trainer.counts.flops import count_flops
 from moescope.trainer.loop import Trainer
 from moescope.trainer.run import open_trainer, train
 
@@ -41,6 +42,24 @@ def test_what_is_watched_how_often(small: RunConfig, settings: Settings) -> None
         store.close()
     # all clips with the same noise, but another number of them
     assert one[0] != two[0]
+
+
+def test_utilisation_is_of_the_peak_that_was_told(small: RunConfig, settings: Settings) -> None:
+    changes = {"steps": 3, "watch.sample_every": 2, "compute.are_blocks_recomputed": True}
+    for run_id, peak in (("told", 2.0), ("not", 0.0)):
+        config = changed(small, {**changes, "watch.peak_tflops": peak})
+        train(config, settings=settings, run_id=run_id, progress=False)
+    with open_store(settings.store_url) as store:
+        names = (catalogue.MODEL_TFLOP_PER_S, catalogue.UTILISATION, catalogue.STEP_TIME_S)
+        speed, share, step_s = (read_series(store, "told", name).values for name in names)
+        # a CPU's peak is not known
+        assert len(read_series(store, "not", catalogue.UTILISATION).steps) == 0
+        slowest = read_series(store, "told", catalogue.SLOWEST_OVER_MEDIAN).values
+    # what is computed again is work of the machine, not of the model
+    flops = count_flops(changed(config, {"compute.are_blocks_recomputed": False})).training
+    assert speed == pytest.approx(flops * config.data.batch / 1e12 / step_s, rel=1e-4)
+    assert share == pytest.approx(speed / 2.0, rel=1e-5)
+    assert slowest == pytest.approx([1.0, step_s.max() / np.median(step_s)], rel=1e-4)
 
 
 def test_the_number_of_steps_is_what_is_trained(small: RunConfig, settings: Settings) -> None:
