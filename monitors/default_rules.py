@@ -462,13 +462,13 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         name="slow_steps",
         signal=catalogue.STEP_TIME_S,
         detector="multiple",
-        threshold=2.0,
-        patience=50,
-        of_last=60,
+        threshold=2.5,
+        patience=40,
+        of_last=50,
         calm_steps=20,
         cooldown_steps=1000,
         severity="warning",
-        delay_p99_steps=70,
+        delay_p99_steps=60,
         message="steps take far longer than they did",
         meaning=(
             "For some fifty steps nearly every one has taken more than twice the median of the "

@@ -110,16 +110,16 @@ def test_absolute_rules_speak_of_what_is_bad_at_any_past() -> None:
         assert [name for name, _ in raised(of_default(rule), steps)] == [rule]
 
 
-def test_steps_that_stay_twice_as_long_are_told_and_single_slow_ones_are_not() -> None:
+def test_steps_that_stay_three_times_as_long_are_told_and_single_slow_ones_are_not() -> None:
     chance = np.random.default_rng(0)
     signal = catalogue.STEP_TIME_S
     usual = [{signal: 0.2 * np.exp(0.1 * chance.standard_normal())} for _ in range(400)]
     now_and_then = [v if step % 20 else {signal: 3.0} for step, v in enumerate(usual)]
     assert raised(of_default("slow_steps"), now_and_then) == []
-    slow = [{signal: 0.5}] * 80
+    slow = [{signal: 0.6}] * 80
     [(rule, step)] = raised(of_default("slow_steps"), usual + slow)
     assert rule == "slow_steps"
-    assert 49 <= step - 400 <= 70
+    assert 39 <= step - 400 <= 60
 
 
 def test_a_rule_may_look_at_some_layers_only() -> None:

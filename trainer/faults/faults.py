@@ -22,7 +22,7 @@ Plant = Callable[["Trainer"], None]
 
 LAYER, EXPERT = 0, 1
 """Where faults of one expert are planted."""
-SLEEP_TIMES = 3.0
+SLEEP_TIMES = 5.0
 """How many steps' time a slow step waits in addition."""
 
 
@@ -241,9 +241,9 @@ def faults() -> tuple[Fault, ...]:
         ),
         Fault(
             "slow_steps",
-            "every step waits three steps' time for its batch",
+            "every step waits five steps' time for its batch",
             ("slow_steps",),
-            70,
+            60,
             plant=_Slow(),
         ),
     )
