@@ -471,7 +471,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         delay_p99_steps=60,
         message="steps take far longer than they did",
         meaning=(
-            "For some fifty steps nearly every one has taken more than twice the median of the "
+            "For some fifty steps most have taken more than two and a half times the median of the "
             "run so far."
         ),
         advice=(
