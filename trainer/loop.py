@@ -48,7 +48,7 @@ from .progress import Lamp, ProgressLine
 from .rollback import Vetting, carry_out, end_vetting
 from .sampling.at_checkpoints import CheckpointSamples
 from .state import TrainState
-from .step_record import StepRecord, scalar
+from .step_record import StepRecord, scalar, stages_s
 from .take_commands import obey
 
 MOST_TOLD = 20
@@ -326,6 +326,8 @@ class Trainer:
             on_disk = [c.step for c in self.keeper.checkpoints if c.is_on_disk]
             saved_step = max(on_disk, default=None)
             values |= self.probe.measure(self.state.model, pending.step, saved_step)
+        # what is judged of the step's time is without the judging
+        values[catalogue.STEP_TIME_S] = scalar(stages_s(pending.host_values))
         now_s = time.time()
         judgement = self.state.judge.step(pending.step, self.segment.index, now_s, values)
         values |= judgement.scores

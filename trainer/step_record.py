@@ -32,6 +32,11 @@ def scalar(value: float) -> NDArray[np.float32]:
     return np.asarray(value, np.float32)
 
 
+def stages_s(host_values: Mapping[str, float]) -> float:
+    """Returns the seconds of a step's stages, without reading and judging it."""
+    return sum(host_values[name] for name in _TIMES)
+
+
 class StepRecord:
     """Completes the values of a step. Reads the system every SYSTEM_EVERY_S; keeps what a user
     logs until the next step."""
@@ -60,7 +65,7 @@ class StepRecord:
         host_values: seconds of the step's stages among them. judged_s: seconds of reading and
         judging.
         """
-        step_s = sum(host_values[name] for name in _TIMES) + judged_s
+        step_s = stages_s(host_values) + judged_s
         self._recent_s.append(step_s)
         numbers = {
             catalogue.MONITOR_S: host_values[catalogue.MONITOR_S] + judged_s,

@@ -1,9 +1,13 @@
 """What a run records, how often, and what becomes of steps that the guard holds back."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from moescope.monitors.default_rules import DEFAULT_RULES
+from moescope.monitors.judge import Judge
 from moescope.platform import catalogue
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
@@ -107,3 +111,19 @@ def poison(trainer: Trainer) -> None:
     def remove(grad: torch.Tensor) -> torch.Tensor:
         handle.remove()
         return torch.full_like(grad, torch.nan)
+
+
+def test_the_judge_sees_every_signal_that_a_default_rule_is_about(
+    small: RunConfig, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    judged = Judge.step
+
+    def step(judge: Judge, *args: Any) -> Any:
+        seen.update(args[-1])
+        return judged(judge, *args)
+
+    monkeypatch.setattr(Judge, "step", step)
+    changes = {"steps": 4, "watch.sample_every": 2, "watch.probe_every": 2}
+    train(changed(small, changes), settings=settings, progress=False)
+    assert {rule.signal for rule in DEFAULT_RULES} - seen == set()
