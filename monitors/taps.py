@@ -72,6 +72,7 @@ class Taps:
         signal.
     modality_tokens: how many tokens of each modality stand at the end of what a block returns, (B,
         S, D), in the catalogue's order; where there are several, each has its own RMS and absmax.
+    is_one_network: whether the blocks follow each other, so that the stream can grow over them.
 
     A block or router that did not run while it was watched has what it had when it last did, and
     zeros before: an expert by noise level that sat a step out is no news. What modules fill
@@ -90,6 +91,7 @@ class Taps:
         attentions: Sequence[Sequence[nn.Module]] = (),
         mixtures: Sequence[Sequence[nn.Module]] = (),
         modality_tokens: Sequence[int] = (),
+        is_one_network: bool = True,
         device: torch.device | str | None = None,
     ) -> None:
         self._blocks = list(blocks)
@@ -97,6 +99,7 @@ class Taps:
         self._bounded = [list(modules) for modules in bounded] if any(bounded) else []
         self._attentions = [list(modules) for modules in attentions] if any(attentions) else []
         self._mixtures = [list(modules) for modules in mixtures] if any(mixtures) else []
+        self._is_one_network = is_one_network
         self._modality_tokens = list(modality_tokens) if len(modality_tokens) > 1 else []
         if device is None:
             parameter = next((p for block in self._blocks for p in block.parameters()), None)
@@ -167,15 +170,16 @@ class Taps:
     def _of_blocks(self, host: Mapping[str, Array]) -> dict[str, Array]:
         rms, absmax = host["activation_L2"].T
         kurtosis, saturated = host["tail_L2"].T
-        growth = rms[-1] / rms[0] if rms.size and rms[0] else 0.0
         values = {
             catalogue.ACTIVATION_RMS: rms,
             catalogue.ACTIVATION_ABSMAX: absmax,
             catalogue.ACTIVATION_OUTLIER_RATIO: _ratio(absmax, rms),
             catalogue.ACTIVATION_KURTOSIS: kurtosis,
             catalogue.ACTIVATION_SATURATED_SHARE: saturated,
-            catalogue.ACTIVATION_DEPTH_GROWTH: np.asarray(growth, np.float32),
         }
+        if self._is_one_network and rms.size:
+            growth = rms[-1] / rms[0] if rms[0] else 0.0
+            values[catalogue.ACTIVATION_DEPTH_GROWTH] = np.asarray(growth, np.float32)
         if self._modality_tokens:
             values[catalogue.ACTIVATION_MODALITY_RMS] = host["modality_LN2"][..., 0]
             values[catalogue.ACTIVATION_MODALITY_ABSMAX] = host["modality_LN2"][..., 1]

@@ -18,6 +18,7 @@ from .detectors.own_baseline import Change, Multiple, OwnBaseline
 from .scoring import NEW_BASELINES, NEW_DATA, Score, Values
 from .windows import Floats
 
+_LARGEST = float(np.finfo(np.float32).max)
 COLLAPSE_WINDOW, COLLAPSE_MIN_COUNT = 64, 8
 
 
@@ -48,11 +49,14 @@ class EntryScorer:
         elif self._multiple is not None:
             is_ready, score_n = self._multiple.baseline.is_ready, self._multiple.update(flat_n)
         else:
-            score_n = np.where(np.isfinite(flat_n), flat_n, -math.inf)
-            if not np.isfinite(score_n).any():
+            if np.isnan(flat_n).all():
                 return {}
+            # infinite is above anything; the store and its readers want a number
+            score_n = np.nan_to_num(np.where(np.isnan(flat_n), -math.inf, flat_n))
+            score_n = np.clip(score_n, -_LARGEST, _LARGEST)
         worst = int(score_n.argmax())
-        evidence: dict[str, Any] = {"measured": float(np.float32(flat_n[worst]))}
+        measured = float(np.clip(flat_n[worst], -_LARGEST, _LARGEST))
+        evidence: dict[str, Any] = {"measured": float(np.float32(measured))}
         if value.ndim:
             place = np.unravel_index(worst, value.shape)
             evidence |= self._named([int(index) for index in place])

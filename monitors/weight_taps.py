@@ -17,8 +17,8 @@ from .collect import Packed
 Array = NDArray[np.float32]
 
 MOST_ELEMENTS = 1024
-"""Of a matrix, evenly spaced: the relative error of its norm is about 2% (1 / sqrt(2 n)), that of a
-block of ten matrices below 1%, and the cost is bounded whatever the model's size."""
+"""Of a matrix, drawn once: its norm is off by about 2% where its elements are alike (1
+/ sqrt(2 n)), and the cost is bounded whatever the model's size."""
 SMALLEST_FP16 = 2.0**-24
 ELEMENTS_OF_EXPERT = 32
 """Looked at to see whether an expert's weights move."""
@@ -51,10 +51,14 @@ class WeightTaps:
         self._num_blocks = len(blocks)
         self._rows = [list(block) for block in blocks] + [list(rest)]
         self._all = [p for row in self._rows for p in row]
-        lengths = [sum(len(_spaced(p)) for p in row) for row in self._rows]
+        # drawn, not evenly spaced: a stride that fits the rows would look at one column
+        chance = torch.Generator().manual_seed(0)
+        self._places = {id(p): _places(p.numel(), chance).to(device) for p in self._all}
+        lengths = [sum(len(self._places[id(p)]) for p in row) for row in self._rows]
         self._lengths = torch.tensor(lengths, dtype=torch.int64, device=device)
         # an element stands for so many of its matrix
-        weights = [torch.full((len(_spaced(p)),), p.numel() / len(_spaced(p))) for p in self._all]
+        sizes = [(p.numel(), len(self._places[id(p)])) for p in self._all]
+        weights = [torch.full((taken,), numel / taken) for numel, taken in sizes]
         self._weight_N = torch.cat(weights).to(device) if weights else torch.zeros(0, device=device)
         self._experts = list(experts)
         num_rows = sum(len(matrices) // num_experts for matrices in experts)
@@ -78,7 +82,10 @@ class WeightTaps:
                 else self._packed["norm_L"].new_zeros(())
             )
         grads = [
-            torch.zeros_like(_spaced(p)) if p.grad is None else _spaced(p.grad) for p in self._all
+            self._weight_N.new_zeros(len(self._places[id(p)]))
+            if p.grad is None
+            else p.grad.reshape(-1)[self._places[id(p)]]
+            for p in self._all
         ]
         self._before = self._weights(), torch.cat([g.float() for g in grads]), self._of_experts()
 
@@ -108,9 +115,10 @@ class WeightTaps:
             for column in columns
         ]
         self._packed["sum_LC"].copy_(torch.stack(sums, dim=-1))
-        is_still_X = (self._of_experts() == old_Xn).all(-1)
-        still_M = is_still_X.view(-1, self._num_experts).sum(-1)
-        self._packed["still_M"].copy_(still_M * keep)
+        is_still_ME = (self._of_experts() == old_Xn).all(-1).view(-1, self._num_experts)
+        # where none moves the layer did not run: a network by noise level without a sample
+        has_run_M = ~is_still_ME.all(-1)
+        self._packed["still_M"].copy_(is_still_ME.sum(-1) * has_run_M * keep)
 
     def send(self) -> None:
         self._packed.send()
@@ -149,13 +157,17 @@ class WeightTaps:
 
     def _weights(self) -> Tensor:
         """The sampled weights in fp32, which holds what any of their precisions says; a copy."""
-        return torch.cat([_spaced(p).float() for p in self._all])
+        taken = [p.detach().reshape(-1)[self._places[id(p)]].float() for p in self._all]
+        return torch.cat(taken)
 
 
-def _spaced(x: Tensor) -> Tensor:
-    """At most about MOST_ELEMENTS of a tensor's elements, evenly spaced."""
-    flat = x.detach().reshape(-1)
-    return flat[:: max(1, -(-len(flat) // MOST_ELEMENTS))]
+def _places(numel: int, chance: torch.Generator) -> Tensor:
+    """Up to MOST_ELEMENTS different places, in order."""
+    if numel <= MOST_ELEMENTS:
+        return torch.arange(numel)
+    # of twice as many draws enough are different
+    drawn = torch.randint(numel, (2 * MOST_ELEMENTS,), generator=chance).unique()
+    return drawn[torch.randperm(len(drawn), generator=chance)[:MOST_ELEMENTS]].sort().values
 
 
 def _share(part: Array, whole: Array) -> Array:

@@ -647,7 +647,7 @@ _SPECS = (
         DEAD_EXPERTS,
         "experts",
         _MOE,
-        "sampled",
+        "step",
         "router",
         _HOST,
         "Experts that received nothing over the window.",

@@ -231,6 +231,10 @@ class Trainer:
         vetting = self.vetting
         if vetting is None or batch.index < vetting.first:
             return False
+        if self.mode != "on":
+            # somebody took the automatic action away in the middle of it
+            end_vetting(self)
+            return False
         if vetting.is_over(batch.index):
             end_vetting(self)
             return False

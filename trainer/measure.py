@@ -74,6 +74,7 @@ class Measure:
             attentions=[attentions(block) for block in blocks],
             mixtures=[[layer] if _has_shared(layer) else [] for layer in self._layers],
             modality_tokens=modality_tokens(config),
+            is_one_network=self._noise_experts is None,
             device=device,
         )
         in_blocks = [list(block.parameters()) for block in blocks]

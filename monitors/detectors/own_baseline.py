@@ -47,6 +47,7 @@ class OwnBaseline:
         """Takes the values that were not rejected."""
         self._fit(len(value_n))
         # one that is not finite is neither: it says nothing of where the entry is
+        is_rejected_n = is_rejected_n & np.isfinite(value_n)
         learnt = np.flatnonzero(np.isfinite(value_n) & ~is_rejected_n)
         self._values_Wn[self._next_n[learnt], learnt] = value_n[learnt]
         self._next_n[learnt] = (self._next_n[learnt] + 1) % self._size
@@ -121,7 +122,7 @@ class Change:
         if self._is_log:
             x_n = np.log(np.where(value_n > 0, value_n, np.nan))
         level_n, spread_n = self.baseline.level_and_spread(len(x_n))
-        z_n = np.nan_to_num(self._sign * (x_n - level_n) / spread_n, nan=0.0)
+        z_n = np.nan_to_num(self._sign * (x_n - level_n) / spread_n, posinf=0.0, neginf=0.0)
         self.baseline.learn(x_n, z_n > self._reject)
         return z_n
 

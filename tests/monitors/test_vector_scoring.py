@@ -36,10 +36,25 @@ def varied(level: float, num: int, spread: float = 0.05) -> list[np.ndarray]:
 
 def test_the_worst_entry_counts_and_is_named() -> None:
     scorer = EntryScorer(catalogue.ACTIVATION_MODALITY_RMS, "above", {})
-    value = np.array([[1.0, 2.0], [np.nan, 7.0], [3.0, np.inf]])
+    value = np.array([[1.0, 2.0], [np.nan, 7.0], [3.0, -np.inf]])
     score = scorer.update(0, {catalogue.ACTIVATION_MODALITY_RMS: value})["above"]
     assert score.value == 7.0
     assert score.evidence == {"measured": 7.0, "layer": 1, "modality": "audio"}
+
+
+def test_what_is_infinite_is_above_any_limit_and_no_change_of_anything() -> None:
+    signal = catalogue.ATTENTION_LOGIT_BOUND
+    row = np.array([1.0, np.inf, 2.0, np.nan])
+    score = EntryScorer(signal, "above", {}).update(0, {signal: row})["above"]
+    assert 1e38 < score.value < np.inf
+    assert score.evidence["layer"] == 1
+    rise = EntryScorer(signal, "rise", {"min_count": 4, "window": 8})
+    for _ in range(6):
+        rise.update(0, {signal: np.ones(4)})
+    # as many as would make it learn anew
+    for _ in range(20):
+        assert rise.update(0, {signal: row})["rise"].value < 20
+    assert rise.update(0, {signal: np.array([1.0, 9.0, 1.0, 1.0])})["rise"].value > 20
 
 
 def test_what_was_not_measured_or_is_nowhere_finite_gives_no_score() -> None:

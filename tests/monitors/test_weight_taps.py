@@ -1,5 +1,7 @@
 """What one update does to weights, against numbers worked out by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ def parameter(values: list[float], dtype: torch.dtype = torch.float32) -> nn.Par
 def measured(
     blocks: list[list[nn.Parameter]],
     rest: list[nn.Parameter],
-    changes: dict[nn.Parameter, list[float]],
+    changes: dict[nn.Parameter, list[Any]],
     keep: float = 1.0,
 ) -> dict[str, np.ndarray]:
     taps = WeightTaps(blocks, rest, "cpu")
@@ -116,7 +118,8 @@ def test_nothing_is_read_where_nothing_was_sent_or_it_was_dropped() -> None:
 def test_experts_whose_weights_stand_still_are_counted_by_layer() -> None:
     layers = [nn.Parameter(torch.ones(4, 3, 5)), nn.Parameter(torch.ones(2, 3, 50))]
     taps = WeightTaps([layers], [], "cpu", experts=layers, num_experts=2)
-    for keep, want in ((1.0, [1, 2, 0]), (0.0, [0, 0, 0])):
+    # the second router's experts stand still both: its layer did not run
+    for keep, want in ((1.0, [1, 0, 0]), (0.0, [0, 0, 0])):
         taps.before()
         with torch.no_grad():
             layers[0][1] += 0.5  # of two routers of two experts each one expert moves
@@ -124,3 +127,14 @@ def test_experts_whose_weights_stand_still_are_counted_by_layer() -> None:
         taps.after(torch.tensor(keep))
         taps.send()
         assert taps.read()[catalogue.FROZEN_EXPERTS].tolist() == want
+
+
+def test_columns_of_very_different_size_are_all_looked_at() -> None:
+    weight = nn.Parameter(torch.ones(2048, 64))
+    weight.grad = torch.ones_like(weight)
+    with torch.no_grad():
+        weight[:, ::2] = 100.0
+    values = measured([[weight]], [], {weight: torch.full((2048, 64), 0.5).tolist()})
+    norm = torch.full((2048, 64), 0.5).norm().item()
+    want = norm / (weight.detach() - 0.5).norm().item()
+    assert values[catalogue.UPDATE_WEIGHT_RATIO] == pytest.approx(np.array([want]), rel=0.06)
