@@ -176,7 +176,15 @@ class Judge:
         they were."""
         if catalogue.DATA_BATCH in values:
             self._batches.append((step, int(np.asarray(values[catalogue.DATA_BATCH]))))
-        scores = {key: scorer.update(step, values) for key, scorer in self._scorers.items()}
+        notes: list[Event] = []
+        scores: dict[str, Mapping[str, Score]] = {}
+        for key, scorer in list(self._scorers.items()):
+            try:
+                scores[key] = scorer.update(step, values)
+            except Exception as error:  # a rule that cannot be judged must not end a training
+                names = self._switch_off(key)
+                text = f"switched off: {', '.join(names)}: {type(error).__name__}: {error}"
+                notes.append(Event(self._run_id, segment, step, time_s, "note", text))
         recorded: dict[str, NDArray[np.float32]] = {}
         for by_detector in scores.values():
             for score in by_detector.values():
@@ -184,7 +192,6 @@ class Judge:
         alerts: list[Alert] = []
         healed = [replace(a, state="resolved", changed_s=time_s) for a in self._dropped]
         self._dropped.clear()
-        notes: list[Event] = []
         can_judge = True
         for watch in self._watches:
             found = scores[watch.key].get(watch.rule.detector)
@@ -251,6 +258,15 @@ class Judge:
             reason = f"loss {score:.1f} sigma above its usual range (limit {VET_THRESHOLD:g})"
             return Vetting(True, score, reason)
         return Vetting(False, score)
+
+    def _switch_off(self, key: str) -> list[str]:
+        """Judges no more by a scorer and the rules that share it; returns their names. It lasts as
+        long as this judge: a resume tries them again."""
+        del self._scorers[key]
+        off = [watch for watch in self._watches if watch.key == key]
+        self._dropped += [watch.condition.alert for watch in off if watch.condition is not None]
+        self._watches = [watch for watch in self._watches if watch.key != key]
+        return [watch.rule.name for watch in off]
 
     def _fresh_scorers(self) -> dict[str, Scorer]:
         scorers: dict[str, Scorer] = {}

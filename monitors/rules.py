@@ -53,6 +53,8 @@ PARAMETERS: Mapping[str, frozenset[str]] = {
 """What each detector can be told; a parameter that is not given has the detector's own default."""
 
 MOST_STEPS = 1_000_000
+MOST_OF_ENTRIES = 1000
+"""Values that a window of every entry of a vector may have."""
 LIMITS: Mapping[str, tuple[float, float]] = {
     "window": (2, 100_000),
     "min_count": (2, 100_000),
@@ -183,6 +185,16 @@ class Rule(Frozen):
             raise ValueError(
                 f"rule {self.name}: detector collapse judges {catalogue.LOAD_ENTROPY_NATS} with "
                 f"{catalogue.ROUTER_ENTROPY_NATS}: give it that signal"
+            )
+        if self.detector in _OWN_PAST and "other_expert" in spec.dimensions:
+            raise ValueError(
+                f"rule {self.name}: {self.signal} has an entry for each pair of experts, too many "
+                f"for a window each: use detector above, or another signal than {self.signal}"
+            )
+        if self.detector in _OWN_PAST and self.parameters.get("window", 0) > MOST_OF_ENTRIES:
+            raise ValueError(
+                f"rule {self.name}: parameters.window is {self.parameters['window']:g}, but "
+                f"{self.detector} holds one for each entry: {MOST_OF_ENTRIES} at most"
             )
         if self.detector in _OWN_PAST and "sample" in spec.dimensions:
             raise ValueError(

@@ -48,7 +48,7 @@ from .progress import Lamp, ProgressLine
 from .rollback import Vetting, carry_out, end_vetting
 from .sampling.at_checkpoints import CheckpointSamples
 from .state import TrainState
-from .step_record import StepRecord, scalar, stages_s
+from .step_record import StepRecord, scalar
 from .take_commands import obey
 
 MOST_TOLD = 20
@@ -96,6 +96,7 @@ class Trainer:
         self._pending: Pending | None = None
         self.own_alerts = OwnAlerts(self.run.id, self.fan_out.say)
         self._num_told = 0
+        self._judging_s = 0.0
         self.raised: set[str] = set()
         self._recent_s: deque[float] = deque(maxlen=50)
         tokens = self.config.data.batch * self.config.tokens_per_sample
@@ -330,15 +331,15 @@ class Trainer:
             on_disk = [c.step for c in self.keeper.checkpoints if c.is_on_disk]
             saved_step = max(on_disk, default=None)
             values |= self.probe.measure(self.state.model, pending.step, saved_step)
-        # what is judged of the step's time is without the judging
-        values[catalogue.STEP_TIME_S] = scalar(stages_s(pending.host_values))
-        now_s = time.time()
-        judgement = self.state.judge.step(pending.step, self.segment.index, now_s, values)
-        values |= judgement.scores
         values |= self.record.system(self.fan_out.status())
         self.last_loss = float(values[catalogue.LOSS_TOTAL])
-        judged_s = time.perf_counter() - start_s
-        values = self.record.complete(values, pending.host_values, judged_s)
+        # before it is judged: a rule may be about anything that is recorded
+        read_s = time.perf_counter() - start_s + self._judging_s
+        values = self.record.complete(values, pending.host_values, read_s)
+        start_s, now_s = time.perf_counter(), time.time()
+        judgement = self.state.judge.step(pending.step, self.segment.index, now_s, values)
+        self._judging_s = time.perf_counter() - start_s
+        values |= judgement.scores
         self.fan_out.record(Frame(self.run.id, self.segment.index, pending.step, now_s, values))
         for note in judgement.notes:
             self.fan_out.say(note)

@@ -32,11 +32,6 @@ def scalar(value: float) -> NDArray[np.float32]:
     return np.asarray(value, np.float32)
 
 
-def stages_s(host_values: Mapping[str, float]) -> float:
-    """Returns the seconds of a step's stages, without reading and judging it."""
-    return sum(host_values[name] for name in _TIMES)
-
-
 class StepRecord:
     """Completes the values of a step. Reads the system every SYSTEM_EVERY_S; keeps what a user
     logs until the next step."""
@@ -59,16 +54,17 @@ class StepRecord:
         for name, value in values.items():
             self._logged[f"user/{name}"] = float(value)
 
-    def complete(self, values: Values, host_values: Mapping[str, float], judged_s: float) -> Values:
-        """Returns the values with step time, speed and a user's scalars.
+    def complete(self, values: Values, host_values: Mapping[str, float], read_s: float) -> Values:
+        """Returns the values with step time, speed and a user's scalars, all that a rule may be
+        about.
 
-        host_values: seconds of the step's stages among them. judged_s: seconds of reading and
-        judging.
+        host_values: seconds of the step's stages among them. read_s: seconds of reading the step,
+        and of judging and recording the one before it, since this one's come later.
         """
-        step_s = stages_s(host_values) + judged_s
+        step_s = sum(host_values[name] for name in _TIMES) + read_s
         self._recent_s.append(step_s)
         numbers = {
-            catalogue.MONITOR_S: host_values[catalogue.MONITOR_S] + judged_s,
+            catalogue.MONITOR_S: host_values[catalogue.MONITOR_S] + read_s,
             catalogue.STEP_TIME_S: step_s,
             catalogue.TOKENS_PER_S: self._tokens / max(step_s, 1e-9),
             **self._logged,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from moescope.monitors.default_rules import DEFAULT_RULES
 from moescope.monitors.judge import Judge, Judgement
 from moescope.monitors.rules import read_rules
+from moescope.monitors.scoring import ExpertScorer
 from moescope.platform import catalogue
 from moescope.platform.errors import MoescopeError
 
@@ -489,3 +490,23 @@ def test_a_rollback_to_before_a_rule_was_added_lets_it_begin_anew(loss_stream: C
     run(other, stream, range(10, 80))
     other.load_state_dict(saved)
     assert plain(other.state_dict()) == fresh
+
+
+def test_a_rule_that_cannot_be_judged_is_switched_off_with_a_note_and_the_others_go_on(
+    loss_stream: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(self: Any, step: int, values: Any) -> Any:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(ExpertScorer, "update", breaks)
+    judged, stream = judge(), loss_stream(0)
+    notes: list[str] = []
+    rules: set[str] = set()
+    for step in range(170):
+        factor = 3.0 if step >= 150 else 1.0
+        found = judged.step(step, 0, 0.0, stream.step(step, (factor, factor)))
+        notes += [note.text for note in found.notes if "switched off" in note.text]
+        rules |= {alert.rule for alert in found.alerts}
+    assert len(notes) == 2  # dead experts and the monopoly have a scorer each
+    assert any("dead_experts" in note and "MemoryError: no room" in note for note in notes)
+    assert "loss_spike" in rules

@@ -227,8 +227,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def same() -> Callable[[Any, Any], list[str]]:
-    """Returns the paths at which two states differ in any bit."""
-    return _differing
+    """Returns the paths at which two states differ in any bit, but for how long steps took."""
+
+    def differing(one: Any, two: Any) -> list[str]:
+        by_the_clock = ("/judge/scorers/time/", "/judge/rules/slow_steps/")
+        return [path for path in _differing(one, two) if not path.startswith(by_the_clock)]
+
+    return differing
 
 
 def _differing(one: Any, two: Any, path: str = "") -> list[str]:

@@ -18,6 +18,7 @@ from ..model.noise_experts import NoiseExperts
 from ..moe.experts import MoeLayer
 from ..moe.latent import LatentMoe
 from ..moe.steps import moe_layers
+from ..numerics import exact
 from .token_traits import NONE, Trait
 
 # R routers of a layer (its heads)  T tokens, B * S  E experts  V values of a trait  M rows of all
@@ -85,9 +86,17 @@ class RoutingProbe:
         def count(router: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
             goes_RTE = membership(output, layer)
             counts = self._counts[index]
-            _add(counts, catalogue.CO_ACTIVATION, goes_RTE.transpose(1, 2) @ goes_RTE)
             if isinstance(output, Routing):
                 _add(counts, catalogue.FLIP_RATE, _flips(layer, args, goes_RTE))
+            # a product in bf16 would round counts above 256
+            with exact(goes_RTE.device):
+                tally(counts, goes_RTE)
+            num = min(TOKENS_PER_PASS, goes_RTE.shape[1])
+            place_n = torch.arange(num, device=goes_RTE.device) * goes_RTE.shape[1] // max(1, num)
+            self._kept[index].append(goes_RTE[:, place_n] > 0)
+
+        def tally(counts: dict[str, Tensor], goes_RTE: Tensor) -> None:
+            _add(counts, catalogue.CO_ACTIVATION, goes_RTE.transpose(1, 2) @ goes_RTE)
             for name, trait in traits.items():
                 value_T = self._tokens_of(trait, goes_RTE.shape[1])
                 if value_T is not None:
@@ -100,9 +109,6 @@ class RoutingProbe:
                 else:
                     shape = (len(goes_RTE), trait.num_values, goes_RTE.shape[2])
                     _add(counts, name, goes_RTE.new_zeros(shape))
-            num = min(TOKENS_PER_PASS, goes_RTE.shape[1])
-            place_n = torch.arange(num, device=goes_RTE.device) * goes_RTE.shape[1] // max(1, num)
-            self._kept[index].append(goes_RTE[:, place_n] > 0)
 
         return count
 

@@ -143,7 +143,8 @@ def test_choices_that_hang_on_rounding_flip_in_bf16_and_others_do_not(small: Run
 
 
 @pytest.mark.parametrize(
-    "family", ["softmax", "expert choice", "batch choice", "latent", "jitmoe", "two noise experts"]
+    "family",
+    ["softmax", "bf16", "expert choice", "batch choice", "latent", "jitmoe", "two noise experts"],
 )
 def test_every_family_tells_where_its_tokens_go(
     small: RunConfig, family: str, ways: dict[str, dict[str, Any]], tmp_path: Path
