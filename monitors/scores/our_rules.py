@@ -1,4 +1,4 @@
-"""Our rules as they run in a training: the judge itself, fed with a curve."""
+"""A table of our rules at work: the judge itself, fed with a curve."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
