@@ -348,7 +348,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         name="activation_rise",
         signal=catalogue.ACTIVATION_ABSMAX,
         detector="rise",
-        parameters={"is_log": 1, "floor": 0.1},
+        parameters={"is_log": 1, "floor": 0.2},
         threshold=8.0,
         patience=3,
         of_last=5,
@@ -359,8 +359,8 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         delay_p99_steps=50,
         message="activations have grown far beyond their own past",
         meaning=(
-            "The largest activation of a block is more than twice what it was, sampled step after "
-            "sampled step: the residual stream runs away, which bf16 and attention feel first."
+            "The largest activation of a block is more than five times what it was, sampled step "
+            "after sampled step: the residual stream runs away, which bf16 and attention feel first."
         ),
         advice=(
             "Look at which block moved first, and at the attention logits. Lower the learning "

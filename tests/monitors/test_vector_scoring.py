@@ -67,7 +67,7 @@ def test_what_was_not_measured_or_is_nowhere_finite_gives_no_score() -> None:
 @pytest.mark.parametrize(
     ("rule", "signal", "level", "factor"),
     [
-        ("activation_rise", catalogue.ACTIVATION_ABSMAX, 9.0, 4.0),
+        ("activation_rise", catalogue.ACTIVATION_ABSMAX, 9.0, 7.0),
         ("activation_outliers", catalogue.ACTIVATION_KURTOSIS, 5.0, 6.0),
         ("update_ratio_rise", catalogue.UPDATE_WEIGHT_RATIO, 2e-3, 6.0),
     ],
