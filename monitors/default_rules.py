@@ -360,7 +360,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         message="activations have grown far beyond their own past",
         meaning=(
             "The largest activation of a block is more than five times what it was, sampled step "
-            "after sampled step: the residual stream runs away, which bf16 and attention feel first."
+            "after sampled step: the residual stream runs away; bf16 and attention feel it first."
         ),
         advice=(
             "Look at which block moved first, and at the attention logits. Lower the learning "

@@ -4,13 +4,15 @@ import time
 
 import pytest
 
+from moescope.monitors.judge import Vetting as Vetted
 from moescope.platform.commands import ask, commands
 from moescope.platform.frozen import changed
-from moescope.platform.records import Command, CommandKind
+from moescope.platform.records import Command, CommandKind, Mode
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
 from moescope.trainer.config import RunConfig
 from moescope.trainer.loop import Trainer
+from moescope.trainer.rollback import Vetting
 from moescope.trainer.run import open_trainer
 
 
@@ -72,3 +74,22 @@ def test_what_cannot_be_done_is_refused_with_the_reason(
         store.close()
     assert command.state == "refused"
     assert command.answer.startswith(answer)
+
+
+@pytest.mark.parametrize("mode", ["advisory", "off"])
+def test_who_takes_the_automatic_action_away_ends_the_vetting_of_data(
+    small: RunConfig, settings: Settings, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_trainer(changed(small, {"steps": 100}), settings) as trainer:
+        for _ in range(3):
+            trainer.train_step()
+        monkeypatch.setattr(trainer.state.judge, "vet", lambda values: Vetted(True, 9.0, "bad"))
+        trainer.vetting = Vetting(trainer.state.batch, trainer.state.batch + 50)
+        trainer.train_step()
+        assert (trainer.state.step, trainer.state.batch) == (3, 4)  # passed over
+        trainer.set_mode(mode)
+        for _ in range(3):
+            trainer.train_step()
+        assert (trainer.state.step, trainer.state.batch) == (6, 7)
+        assert trainer.vetting is None
+        assert trainer.status == "running"
