@@ -118,7 +118,7 @@ class DeliveryRound:
             return 0
         num_sent = 0
         names: dict[str, str] = {}
-        for alert in store.undelivered_alerts(since_s=now_s - TOO_OLD_S):
+        for alert in store.undelivered_alerts(now_s, now_s - TOO_OLD_S):
             num_failed, due_s = self._failures.get(alert.id, (0, 0.0))
             if alert.severity == "info":
                 store.mark_delivered(alert.id, now_s)

@@ -132,7 +132,7 @@ class Alert:
     changed_by: str = ""
     changed_s: float | None = None
     silenced_until_s: float | None = None
-    """silenced: when it opens again, unless it was resolved before."""
+    """Until when its rule is silenced in its run; an alert that is silenced opens again then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -280,48 +280,82 @@ class Store:
         now_s: float,
         silenced_until_s: float | None = None,
     ) -> None:
-        """What a person decides about an alert: acknowledge, silence (for good, or until then),
-        resolve, open again."""
-        self._change_alert(
-            alert_id,
-            state=state,
-            changed_by=who,
-            changed_s=now_s,
-            silenced_until_s=silenced_until_s if state == "silenced" else None,
+        """What is decided about an alert: acknowledge, silence (until then, or until it is opened),
+        resolve, open again. A silence that has an end holds for its rule and run until then,
+        whatever becomes of the alert; only opening one of them ends it sooner.
+        """
+        alert = tables.alerts.c
+        values: dict[str, Any] = {"state": state, "changed_by": who, "changed_s": now_s}
+        if state == "silenced":
+            values["silenced_until_s"] = silenced_until_s
+        found = self.alert(alert_id)
+        is_ended = and_(
+            alert.run_id == found.run_id,
+            alert.rule == found.rule,
+            or_(alert.id == alert_id, alert.state != "silenced"),
         )
 
+        def work(connection: Connection) -> None:
+            if state == "open":
+                connection.execute(
+                    update(tables.alerts).where(is_ended).values(silenced_until_s=None)
+                )
+            connection.execute(update(tables.alerts).where(alert.id == alert_id).values(values))
+
+        self._write(work)
+
     def end_silences(self, now_s: float) -> int:
-        """Opens alerts again whose silence is over; they call once more. Returns how many."""
+        """Opens alerts again whose silence is over; they call once more, and so do those that
+        healed and came back meanwhile. Returns how many."""
         alert = tables.alerts.c
+        is_over = and_(
+            alert.silenced_until_s <= now_s,
+            or_(
+                alert.state == "silenced",
+                and_(alert.state == "open", alert.delivered_s < alert.silenced_until_s),
+            ),
+        )
         statement = (
             update(tables.alerts)
-            .where(alert.state == "silenced", alert.silenced_until_s <= now_s)
+            .where(is_over)
             .values(
                 state="open", changed_by="", changed_s=now_s, delivered_s=None, num_deliveries=0
             )
         )
-        is_over = select(alert.id).where(alert.state == "silenced", alert.silenced_until_s <= now_s)
         # a look costs nobody anything, while changing needs the writer's turn
-        if self.database.read(lambda c: c.scalar(is_over.limit(1))) is None:
+        if self.database.read(lambda c: c.scalar(select(alert.id).where(is_over).limit(1))) is None:
             return 0
         return self._write(lambda c: c.execute(statement).rowcount)
 
-    def undelivered_alerts(self, since_s: float = 0.0) -> list[Alert]:
+    def undelivered_alerts(self, now_s: float, since_s: float = 0.0) -> list[Alert]:
         """Alerts since then that nobody was told of and nobody has seen, oldest first; after
-        many failures an alert is given up. While an alert is silenced, so are those with its
-        deduplication key.
+        many failures an alert is given up. While an alert is silenced, so are those of its rule
+        and run; what healed before the silence was over is no news.
         """
         alert = tables.alerts.c
         other = tables.alerts.alias().c
-        silenced = select(other.dedupe_key).where(other.state == "silenced")
+        of_its_kind = and_(other.run_id == alert.run_id, other.rule == alert.rule)
+        until_s = (
+            select(func.max(other.silenced_until_s))
+            .where(of_its_kind)
+            .correlate(tables.alerts)
+            .scalar_subquery()
+        )
+        for_good = (
+            select(other.id)
+            .where(of_its_kind, other.state == "silenced", other.silenced_until_s.is_(None))
+            .correlate(tables.alerts)
+            .exists()
+        )
         found = self._alerts(
             alert.delivered_s.is_(None),
             alert.num_deliveries < MOST_DELIVERIES,
-            or_(alert.created_s >= since_s, alert.silenced_until_s >= since_s),
-            alert.dedupe_key.not_in(silenced),
+            or_(alert.created_s >= since_s, until_s >= since_s),
+            func.coalesce(until_s, now_s) <= now_s,
+            not_(for_good),
             # a run that healed by itself is still news; what a person has dealt with is not
             or_(alert.state == "open", alert.changed_by == ""),
-            or_(alert.state != "resolved", alert.silenced_until_s.is_(None)),
+            or_(alert.state != "resolved", until_s.is_(None), alert.changed_s > until_s),
         )
         return found[::-1]
 

@@ -169,16 +169,16 @@ def test_alerts_are_listed_newest_first_by_run_and_state(filled: Store) -> None:
 def test_an_alert_is_undelivered_until_somebody_was_told_or_has_seen_it(filled: Store) -> None:
     for number in range(4):
         name = f"a{number}"
-        filled.put_alert(replace(ALERT, id=name, created_s=float(number), dedupe_key=name))
+        filled.put_alert(replace(ALERT, id=name, created_s=float(number), rule=name))
     filled.mark_delivered("a0", 10.0)
     filled.set_alert_state("a1", "silenced", "ann", 10.0)
     filled.mark_delivered("a2", 10.0, "no route to host")
-    assert [alert.id for alert in filled.undelivered_alerts()] == ["a2", "a3"]
-    assert [alert.id for alert in filled.undelivered_alerts(since_s=2.5)] == ["a3"]
+    assert [alert.id for alert in filled.undelivered_alerts(10.0)] == ["a2", "a3"]
+    assert [alert.id for alert in filled.undelivered_alerts(10.0, since_s=2.5)] == ["a3"]
     assert filled.delivery_failures("r1") == {"a2": "no route to host"}
     filled.put_alert(replace(ALERT, id="a0"))
     filled.mark_delivered("a2", 11.0)
-    assert [alert.id for alert in filled.undelivered_alerts()] == ["a3"]
+    assert [alert.id for alert in filled.undelivered_alerts(10.0)] == ["a3"]
     assert filled.delivery_failures("r1") == {}
 
 
@@ -197,21 +197,21 @@ def test_an_alert_that_ends_by_itself_ends_for_a_person_too(filled: Store) -> No
 
 
 def test_a_silence_holds_for_all_of_one_kind_and_then_ends(filled: Store) -> None:
-    for name, key in (("a1", "k"), ("a2", "k"), ("a3", "other")):
-        filled.put_alert(replace(ALERT, id=name, dedupe_key=key, created_s=1.0))
+    for name, rule in (("a1", "k"), ("a2", "k"), ("a3", "other")):
+        filled.put_alert(replace(ALERT, id=name, rule=rule, dedupe_key=name, created_s=1.0))
     filled.mark_delivered("a1", 2.0)
     filled.set_alert_state("a1", "silenced", "ann", 10.0, 70.0)
     found = filled.alert("a1")
     assert (found.changed_by, found.changed_s, found.silenced_until_s) == ("ann", 10.0, 70.0)
-    assert [alert.id for alert in filled.undelivered_alerts()] == ["a3"]
-    filled.put_alert(replace(ALERT, id="a1", dedupe_key="k"))
+    assert [alert.id for alert in filled.undelivered_alerts(69.9)] == ["a3"]
+    filled.put_alert(replace(ALERT, id="a1", rule="k", dedupe_key="a1"))
     assert filled.alert("a1") == replace(found, created_s=ALERT.created_s)
     assert filled.end_silences(69.9) == 0
     assert filled.end_silences(70.0) == 1
     assert filled.alert("a1").state == "open"
-    # it calls once more, and so does what was raised meanwhile
-    assert sorted(alert.id for alert in filled.undelivered_alerts(60.0)) == ["a1"]
-    assert sorted(alert.id for alert in filled.undelivered_alerts()) == ["a1", "a2", "a3"]
+    # it calls once more, and so does what it held back, however old
+    assert sorted(alert.id for alert in filled.undelivered_alerts(70.0, 60.0)) == ["a1", "a2"]
+    assert sorted(alert.id for alert in filled.undelivered_alerts(70.0)) == ["a1", "a2", "a3"]
 
 
 def test_what_healed_while_it_was_silenced_calls_nobody(filled: Store) -> None:
@@ -220,13 +220,40 @@ def test_what_healed_while_it_was_silenced_calls_nobody(filled: Store) -> None:
     filled.put_alert(replace(ALERT, state="resolved", changed_s=20.0))
     assert filled.alert("a1").state == "resolved"
     assert filled.end_silences(80.0) == 0
-    assert filled.undelivered_alerts() == []
+    assert filled.undelivered_alerts(80.0) == []
+
+
+def test_a_silence_holds_whatever_becomes_of_its_alert(filled: Store) -> None:
+    filled.put_alert(ALERT)
+    filled.mark_delivered("a1", 5.0)
+    filled.set_alert_state("a1", "silenced", "ann", 10.0, 70.0)
+    filled.put_alert(replace(ALERT, state="resolved", changed_s=20.0))
+    filled.put_alert(replace(ALERT, id="a2", created_s=30.0))
+    filled.add_run(replace(RUN, id="r2"))
+    filled.put_alert(replace(ALERT, id="b1", run_id="r2", created_s=30.0))
+    assert [alert.id for alert in filled.undelivered_alerts(69.0)] == ["b1"]
+    # the first comes back under its own name, which is no end of the silence
+    filled.put_alert(ALERT)
+    assert (filled.alert("a1").state, filled.end_silences(69.0)) == ("open", 0)
+    assert [alert.id for alert in filled.undelivered_alerts(69.0)] == ["b1"]
+    assert (filled.end_silences(70.0), filled.end_silences(71.0)) == (1, 0)
+    assert sorted(a.id for a in filled.undelivered_alerts(70.0)) == ["a1", "a2", "b1"]
+
+
+def test_opening_an_alert_ends_the_silence_of_its_rule(filled: Store) -> None:
+    for name in ("a1", "a2"):
+        filled.put_alert(replace(ALERT, id=name))
+    filled.set_alert_state("a1", "silenced", "ann", 10.0, 70.0)
+    filled.set_alert_state("a1", "resolved", "ann", 11.0)
+    assert filled.undelivered_alerts(12.0) == []
+    filled.set_alert_state("a2", "open", "ann", 12.0)
+    assert [alert.id for alert in filled.undelivered_alerts(12.0)] == ["a2"]
 
 
 def test_an_alert_that_never_goes_through_is_given_up(filled: Store) -> None:
     filled.put_alert(ALERT)
     attempts = 0
-    while filled.undelivered_alerts():
+    while filled.undelivered_alerts(10.0):
         filled.mark_delivered("a1", 10.0, "refused")
         attempts += 1
         assert attempts < 1000

@@ -121,12 +121,12 @@ def test_what_failed_is_written_down_and_tried_again_later(
     receiver.status = 503
     delivery = DeliveryRound(Deliverer([receiver.url]))
     assert delivery.go(store, NOW_S) == 0
-    assert [waiting.id for waiting in store.undelivered_alerts()] == ["a1"]
+    assert [waiting.id for waiting in store.undelivered_alerts(NOW_S)] == ["a1"]
     assert "503" in store.delivery_failures("r1")["a1"]
     receiver.status = 200
     assert delivery.go(store, NOW_S + 1) == 0, "not before its time"
     assert delivery.go(store, NOW_S + 6) == 1
-    assert store.undelivered_alerts() == []
+    assert store.undelivered_alerts(NOW_S) == []
 
 
 @pytest.mark.parametrize("state", ["acknowledged", "silenced", "resolved"])
@@ -157,7 +157,7 @@ def test_what_nobody_needs_to_be_told_is_not_sent(
 def test_without_addresses_alerts_stay_for_whoever_has_some(store: Store) -> None:
     store.put_alert(alert())
     assert DeliveryRound(Deliverer([])).go(store, NOW_S) == 0
-    assert len(store.undelivered_alerts()) == 1
+    assert len(store.undelivered_alerts(NOW_S)) == 1
 
 
 def test_a_trainer_alone_delivers_even_the_alert_of_its_last_moment(
@@ -214,6 +214,28 @@ def test_a_silence_longer_than_alerts_are_sent_for_still_ends(
     delivery = DeliveryRound(Deliverer([receiver.url]))
     assert delivery.go(store, NOW_S + 2 * TOO_OLD_S) == 0
     assert delivery.go(store, NOW_S + 3 * TOO_OLD_S) == 1
+
+
+def test_a_silence_holds_though_its_alert_heals_and_then_ends(
+    store: Store, receiver: Receiver
+) -> None:
+    delivery = DeliveryRound(Deliverer([receiver.url]))
+    kind = {"rule": "heartbeat_lost"}
+    store.put_alert(alert(dedupe_key="r1/heartbeat_lost/1", **kind))
+    assert delivery.go(store, NOW_S) == 1
+    store.set_alert_state("a1", "silenced", "ann", NOW_S, NOW_S + 7200)
+    # another key for each time that the run falls silent, as the watchman has it
+    store.put_alert(alert("a2", created_s=NOW_S + 30, dedupe_key="r1/heartbeat_lost/2", **kind))
+    store.set_alert_state("a1", "resolved", "watchman", NOW_S + 60)
+    store.put_alert(alert("a3", created_s=NOW_S + 90, dedupe_key="r1/heartbeat_lost/3", **kind))
+    healed = alert("a4", created_s=NOW_S + 95, state="resolved", changed_s=NOW_S + 99, **kind)
+    store.put_alert(healed)
+    for now_s in (NOW_S + 120, NOW_S + 7199):
+        assert delivery.go(store, now_s) == 0
+    # what still stands calls, what healed meanwhile does not
+    assert delivery.go(store, NOW_S + 7200) == 2
+    store.put_alert(alert("a5", created_s=NOW_S + 7300, **kind))
+    assert delivery.go(store, NOW_S + 7300) == 1
 
 
 def test_a_silence_ends_where_nobody_is_told_too(store: Store) -> None:
