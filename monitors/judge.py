@@ -188,7 +188,8 @@ class Judge:
         recorded: dict[str, NDArray[np.float32]] = {}
         for by_detector in scores.values():
             for score in by_detector.values():
-                recorded.update(score.recorded)
+                # the first rule of the table is the one whose score is recorded
+                recorded = {**score.recorded, **recorded}
         alerts: list[Alert] = []
         healed = [replace(a, state="resolved", changed_s=time_s) for a in self._dropped]
         self._dropped.clear()

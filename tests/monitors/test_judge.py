@@ -510,3 +510,23 @@ def test_a_rule_that_cannot_be_judged_is_switched_off_with_a_note_and_the_others
     assert len(notes) == 2  # dead experts and the monopoly have a scorer each
     assert any("dead_experts" in note and "MemoryError: no room" in note for note in notes)
     assert "loss_spike" in rules
+
+
+def test_of_two_scores_of_one_name_the_first_rule_of_the_table_is_recorded() -> None:
+    row = {
+        "name": "my_gradient_spike",
+        "signal": catalogue.GRAD_NORM,
+        "detector": "spike",
+        "parameters": {"window": 8, "min_count": 4, "floor": 100.0},
+        "threshold": 6.0,
+        "severity": "warning",
+        "delay_p99_steps": 1,
+        "message": "gradients jump",
+    }
+    chance = np.random.default_rng(0)
+    alone, beside = judge(), Judge([*DEFAULT_RULES, *read_rules([row])], "run")
+    for step in range(80):
+        values = {catalogue.GRAD_NORM: np.float32(np.exp(chance.standard_normal()))}
+        of_one, of_two = (j.step(step, 0, 0.0, values).scores for j in (alone, beside))
+        assert of_one == of_two
+    assert of_one[catalogue.GRAD_NORM_SCORE] != 0.0
