@@ -136,7 +136,7 @@ class Rule(Frozen):
     silenced_by: tuple[str, ...] = ()
     """Rules of the table while whose alarms this one takes its score for 0: one incident, one
     alert. An alarm of its own that holds already is not touched."""
-    delay_p99_steps: NonNegativeInt
+    delay_p99_steps: NonNegativeInt = Field(le=MOST_STEPS)
     """Steps from the onset to the alarm, 99th percentile: what a certificate must wait for if the
     rule rolls back."""
     message: str
@@ -159,31 +159,30 @@ class Rule(Frozen):
             raise ValueError(str(error)) from None
         if self.patience > self.of_last:
             raise ValueError(
-                f"rule {self.name}: patience is {self.patience}, "
-                f"but of_last is {self.of_last}: use at most as much"
+                f"patience is {self.patience}, but of_last is {self.of_last}: use at most as much"
             )
         for parameter in self.parameters:
             if parameter not in PARAMETERS[self.detector]:
                 known = sorted(PARAMETERS[self.detector])
                 raise ValueError(
-                    f"rule {self.name}: detector {self.detector} has no parameter {parameter}"
+                    f"detector {self.detector} has no parameter {parameter}"
                     f"{did_you_mean(parameter, known)} (there are: {', '.join(known) or 'none'})"
                 )
         is_counts = spec.name == catalogue.EXPERT_TOKENS
         if is_counts != (self.detector in _EXPERT_DETECTORS):
             raise ValueError(
-                f"rule {self.name}: detector {self.detector} does not fit signal "
+                f"detector {self.detector} does not fit signal "
                 f"{self.signal}: {' and '.join(_EXPERT_DETECTORS)} judge "
                 f"{catalogue.EXPERT_TOKENS}, the others judge values"
             )
         if self.detector in _SCALAR_DETECTORS and spec.dimensions:
             raise ValueError(
-                f"rule {self.name}: detector {self.detector} judges scalars, but {self.signal} has "
+                f"detector {self.detector} judges scalars, but {self.signal} has "
                 f"dimensions {' x '.join(spec.dimensions)}"
             )
         if self.detector == "collapse" and spec.name != catalogue.LOAD_ENTROPY_NATS:
             raise ValueError(
-                f"rule {self.name}: detector collapse judges {catalogue.LOAD_ENTROPY_NATS} with "
+                f"detector collapse judges {catalogue.LOAD_ENTROPY_NATS} with "
                 f"{catalogue.ROUTER_ENTROPY_NATS}: give it that signal"
             )
         if self.detector in _OWN_PAST and "other_expert" in spec.dimensions:
@@ -198,18 +197,23 @@ class Rule(Frozen):
             )
         if self.detector in _OWN_PAST and "sample" in spec.dimensions:
             raise ValueError(
-                f"rule {self.name}: detector {self.detector} compares entries with their own past, "
+                f"detector {self.detector} compares entries with their own past, "
                 f"which the samples of {self.signal} do not have"
             )
         is_vector = bool(spec.dimensions) and spec.name != catalogue.LOSS_PER_SAMPLE
         if self.detector in ("spike", "drift") and is_vector:
             raise ValueError(
-                f"rule {self.name}: detector {self.detector} judges scalars and "
+                f"detector {self.detector} judges scalars and "
                 f"{catalogue.LOSS_PER_SAMPLE}, but {self.signal} has dimensions "
                 f"{' x '.join(spec.dimensions)}"
             )
+        if self.severity == "info" and self.action != "observe":
+            raise ValueError(
+                f"action is {self.action}, but of severity info only a note is made: give it "
+                "severity warning or critical, or action observe"
+            )
         for fault in (*_faults_of_parameters(self), *_faults_of_scope(self.scope, spec)):
-            raise ValueError(f"rule {self.name}: {fault}")
+            raise ValueError(fault)
         return self
 
     @property
@@ -230,6 +234,11 @@ def _faults_of_parameters(rule: Rule) -> Iterator[str]:
             yield f"parameters.{name} is {value:g}: {least:g} to {most:g} is allowed"
         elif name in COUNTS and value != int(value):
             yield f"parameters.{name} is {value:g}: a whole number is expected"
+    if rule.signal == catalogue.LOSS_PER_SAMPLE and "level_rate" in rule.parameters:
+        yield (
+            f"parameters.level_rate has no effect on {rule.signal}, whose level follows the "
+            "training by itself: leave it out"
+        )
     if rule.detector not in _WINDOWED:
         return
     known = inspect.signature(_WINDOWED[rule.detector]).parameters

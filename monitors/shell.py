@@ -331,17 +331,14 @@ def _table(store: "Store", run: "Run | None") -> "RuleTable":
 
 def _read(file: str) -> "tuple[Rule, ...]":
     """Reads rules from YAML. Raises MoescopeError, one line, on anything that is none."""
-    import yaml
-
+    from ..platform.strict_yaml import read_yaml
     from .rules import read_rules
 
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
-        rows = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise MoescopeError(f"{file} cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise MoescopeError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+    rows = read_yaml(text, file)
     rows = [rows] if isinstance(rows, dict) else rows
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise MoescopeError(

@@ -1264,6 +1264,8 @@ CATALOGUE: dict[str, SignalSpec] = {spec.name: spec for spec in _SPECS}
 
 def signal_spec(name: str) -> SignalSpec:
     """Returns what is known of a signal. Raises MoescopeError for a name that nobody defined."""
+    if name == "user/":
+        raise MoescopeError("signal user/ has no name: use user/NAME, as in user/reward")
     if name.startswith("user/"):
         return user_signal(name)
     if name not in CATALOGUE:

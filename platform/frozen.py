@@ -119,6 +119,8 @@ def _advice(error: Any, known: list[str]) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}{did_you_mean(key, known)}"
     message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "missing":  # its input is all that is there
+        return f"{key}: {message[0].lower()}{message[1:]}"
     if error["type"] == "value_error" and key == "values":
         return message
     # the words nan and inf, as YAML 1.1 reads them, are numbers to whoever wrote them

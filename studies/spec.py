@@ -1,11 +1,9 @@
 """What a study can say: `study.yaml`, read and checked before anything is planned."""
 
 import math
-import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-import yaml
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -17,6 +15,7 @@ from pydantic import (
 
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import Frozen, parsed
+from ..platform.strict_yaml import read_yaml
 
 LIBRARY = Path(__file__).parent / "library"
 """Named studies, each a file of its own."""
@@ -374,43 +373,13 @@ def read_spec(place: str) -> StudySpec:
             )
             raise MoescopeError(f"unknown study {place}{hint}; or give a file.yaml")
     try:
-        values = yaml.load(path.read_text(), _Loader)
+        text = path.read_text()
     except OSError as error:
         raise MoescopeError(f"study {place} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise MoescopeError(f"study {place} is no YAML: {said[:160]}") from None
+    except UnicodeDecodeError as error:
+        raise MoescopeError(f"study {place} is no YAML: {error}") from None
+    values = read_yaml(text, f"study {place}")
     if not isinstance(values, dict):
         raise MoescopeError(f"study {place} is no YAML of keys and values: start with `name: ...`")
     spec: StudySpec = parsed(StudySpec, values, f"study {place}")
     return spec
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as a person means it: 1e6 is a number, on and off are words, a key stands once, and
-    nothing refers to something else."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it refers to another part of itself (*): write it out")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"{key} is given twice: keep one")
-        return super().construct_mapping(node, deep)
-
-
-_NUMBER, _WORD = "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool"
-# YAML 1.1 reads 1e6 as text, being a number without a dot, and on, off, yes and no as true or false
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if not (tag == _WORD and first in "yYnNoO")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    _NUMBER, re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)

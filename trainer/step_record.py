@@ -50,7 +50,10 @@ class StepRecord:
         self._logged: dict[str, float] = {}
 
     def log(self, values: Mapping[str, float]) -> None:
-        """Takes a user's own scalars, to be recorded with the next step as `user/NAME`."""
+        """Takes a user's own scalars, to be recorded with the next step as `user/NAME`. Raises
+        ValueError where one has no name."""
+        if "" in values:
+            raise ValueError("a value is logged under an empty name: give it one, as in reward")
         for name, value in values.items():
             self._logged[f"user/{name}"] = float(value)
 

@@ -52,6 +52,14 @@ def test_a_users_own_signal_can_have_a_rule() -> None:
         pytest.param({"parameters": {"floor": 0}}, "1e-12 to 1e+12", id="division-by-zero"),
         pytest.param({"parameters": {"window": 3.5}}, "whole number", id="half-a-step"),
         pytest.param({"parameters": {"window": 20}}, "before 48 values", id="never-ready"),
+        pytest.param({"signal": "user/"}, "user/ has no name", id="no-name"),
+        pytest.param({"delay_p99_steps": 10**9}, "1000000", id="no-end-of-delay"),
+        pytest.param({"severity": "info", "action": "halt"}, "action is halt", id="idle-action"),
+        pytest.param(
+            {"signal": "loss/per_sample", "parameters": {"level_rate": 0.1}},
+            "level_rate has no effect on loss/per_sample",
+            id="level-of-its-own",
+        ),
     ],
 )
 def test_a_wrong_rule_is_one_line_that_names_it(change: dict[str, Any], expected: str) -> None:
@@ -59,8 +67,15 @@ def test_a_wrong_rule_is_one_line_that_names_it(change: dict[str, Any], expected
         read_rules([ROW | change])
     message = str(caught.value)
     assert expected in message
-    assert "my_spike" in message
+    assert message.count("rule my_spike: ") == 1
     assert "\n" not in message
+
+
+def test_a_field_that_is_missing_is_named_and_the_rest_is_not_repeated() -> None:
+    row = {name: value for name, value in ROW.items() if name != "threshold"}
+    with pytest.raises(MoescopeError) as caught:
+        read_rules([row])
+    assert str(caught.value) == "rule my_spike: threshold: field required"
 
 
 def test_every_parameter_has_limits_and_its_default_lies_within_them() -> None:

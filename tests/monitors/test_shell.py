@@ -113,6 +113,11 @@ def test_a_rule_is_switched_off_and_on_again(rules: Invoke, store: Store) -> Non
         pytest.param("", "holds no rule", id="empty"),
         pytest.param("a: [", "no YAML", id="no-yaml"),
         pytest.param("1: 2", "rule ?", id="odd-key"),
+        pytest.param("[" * 5000, "nested too deeply", id="deep"),
+        pytest.param("a: &a [x, x]\nb: [*a, *a]\n", "refers to another part", id="bomb"),
+        pytest.param(JUMP + "threshold: 7\n", "threshold is given twice", id="twice"),
+        pytest.param(JUMP + 'advice: "\\ud800"\n', "half a character", id="surrogate"),
+        pytest.param(JUMP + "advice: 2026-99-99\n", "no YAML", id="no-date"),
     ],
 )
 def test_a_rule_that_cannot_be_is_one_line_and_nothing_is_stored(
