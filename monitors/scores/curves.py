@@ -135,7 +135,8 @@ def read_curve(path: Path) -> Curve:
 def read_table(path: Path) -> list[dict[str, str]]:
     """Reads the rows of a CSV file with a header. Raises MoescopeError where there is none."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        # a byte order mark is no part of the first column's name
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             rows = list(reader)
             header = reader.fieldnames

@@ -9,7 +9,7 @@ leaves something open, the docstring says what is done here.
 import copy
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from statistics import fmean
 from typing import Protocol, Self
 
@@ -56,11 +56,12 @@ class SigmaRule(_PublicRule):
         before = self._values[: min(self._count, size)]
         found = -math.inf
         if before.size >= size // 2:
-            mean = float(before.sum()) / before.size
-            spread = math.sqrt(float(np.square(before - mean).sum()) / (before.size - 1))
-            above = loss - mean
+            # what is too large for a number is infinite
+            with np.errstate(over="ignore", invalid="ignore"):
+                mean = float(before.sum()) / before.size
+                spread = math.sqrt(float(np.square(before - mean).sum()) / (before.size - 1))
             # of equal values: nothing above them is within any number of deviations
-            found = above / spread if spread else math.copysign(math.inf, above) if above else 0.0
+            found = _rise(loss - mean, spread)
         self._values[self._count % size] = loss
         self._count += 1
         return found
@@ -82,7 +83,7 @@ class TripleRule(_PublicRule):
         if not math.isfinite(loss):
             return True
         if len(self._values) >= self._warm_up and loss > self._values[-1]:
-            mean = fmean(self._values)
+            mean = _mean(self._values)
             if abs(loss - mean) >= self._relative * abs(mean):
                 return True
         self._values.append(loss)
@@ -169,10 +170,24 @@ class FifthRule(_PublicRule):
         if not math.isfinite(loss):
             return False
         last = self._accepted
-        if last is not None and (loss - last) / last >= self._relative:
+        if last is not None and _rise(loss - last, last) >= self._relative:
             return True
         self._accepted = loss
         return False
+
+
+def _rise(above: float, base: float) -> float:
+    """above / base; of a base of 0 any rise is infinite."""
+    if base:
+        return above / base
+    return math.copysign(math.inf, above) if above else 0.0
+
+
+def _mean(values: Collection[float]) -> float:
+    try:
+        return fmean(values)
+    except OverflowError:  # their sum is too large for a number, their mean is not
+        return sum(value / len(values) for value in values)
 
 
 PUBLIC_RULES: Mapping[str, Callable[[int], LossRule]] = {

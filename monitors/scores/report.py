@@ -13,6 +13,7 @@ from .recorded import Recorded, RecordedFinding, label, score_recorded
 from .roc import Point, operating_points
 from .score import (
     SAME_EVENT_STEPS,
+    SETTLED_STEPS,
     WARM_UP_STEPS,
     Detection,
     FalseEvents,
@@ -22,6 +23,9 @@ from .score import (
 from .shapes import SHAPES, SMALL_SPIKE
 
 OURS = "moescope"
+_LONGEST_STEPS = max(shape.factor.size for shape in SHAPES)
+TOO_SHORT_STEPS = SETTLED_STEPS + _LONGEST_STEPS
+"""Nothing is planted in a curve of so many steps: it has no place where a shape would fit."""
 Table = tuple[str, list[dict[str, str]]]
 
 
@@ -79,8 +83,7 @@ def make_report(
 ) -> Report:
     """Scores our rules and the public ones. Curves too short to plant in still count for false
     events."""
-    longest = max(shape.factor.size for shape in SHAPES)
-    places = choose_places(curves, num_places, longest, np.random.default_rng(seed))
+    places = choose_places(curves, num_places, _LONGEST_STEPS, np.random.default_rng(seed))
     makers: Mapping[str, Callable[[int], LossRule]] = {OURS: own_rule(PLAIN_RULES), **PUBLIC_RULES}
     false: list[FalseEvents] = []
     detections: list[Detection] = []

@@ -62,8 +62,15 @@ def score_detectors(
 
 def say_report(report: "Report") -> None:
     """Prints the tables of a report."""
+    from .report import TOO_SHORT_STEPS
+
     for title, rows in report.tables():
         if not rows:
             continue
         say(f"\n{title}")
         say_rows(rows, "nothing to show")
+    if not report.detections:
+        say(
+            f"\nNothing was planted: no curve has more than {TOO_SHORT_STEPS} steps, which it "
+            "takes to settle and to hold the longest shape."
+        )

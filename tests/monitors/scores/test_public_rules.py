@@ -114,3 +114,15 @@ def test_a_fork_goes_on_alike_and_leaves_the_original(system: str) -> None:
     for _ in range(50):
         other.update(100.0, NAN)
     assert [200 + i for i in flags(rule, values[200:])] == [i for i in whole if i >= 200]
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_RULES))
+@pytest.mark.parametrize("odd", [0.0, 1e308, -1e308])
+def test_losses_at_the_ends_of_numbers_break_no_rule(name: str, odd: float) -> None:
+    rule = PUBLIC_RULES[name](2000)
+    usual = [float(value) for value in rough(300, 0)]
+    flags(rule, [odd] * 300 + usual + [odd, -odd] * 150 + [odd] * 300)
+
+
+def test_any_rise_from_zero_is_a_fifth_or_more() -> None:
+    assert flags(FifthRule(), [0.0, 0.0, 1e-9, -1.0]) == [2]

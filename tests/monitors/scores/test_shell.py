@@ -52,6 +52,22 @@ def test_the_tables_say_what_was_judged(write_curve: Callable[..., Path]) -> Non
         assert text in told.stdout
     # too short to plant anything in
     assert "BLOOM" not in told.stdout
+    assert "Nothing was planted: no curve has more than" in told.stdout
+
+
+@pytest.mark.parametrize("odd", [0.0, 1e308, -1e308])
+def test_losses_at_the_ends_of_numbers_are_scored(
+    write_curve: Callable[..., Path], odd: float
+) -> None:
+    path = write_curve("run.csv", 1010)
+    header, *rows = path.read_text().splitlines()
+    rows[620:632] = [f"{i},{odd}," for i in range(620, 632)]
+    # as a spreadsheet saves it
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8-sig")
+    options = [str(path), "--places", "2", "--seed", "1", "--json"]
+    told = CliRunner().invoke(app, ["score-detectors", *options])
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["detections"]
 
 
 @pytest.mark.parametrize(
