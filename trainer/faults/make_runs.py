@@ -32,6 +32,8 @@ class FaultRun:
     steps: int
     """Trained, of those that were asked for; less where it ended at the alert."""
     alerts: tuple[Alert, ...]
+    is_stopped: bool = False
+    """Whether somebody asked for its end: a signal, or a command."""
 
     def delay(self, named_by: Sequence[str]) -> int | None:
         """Steps from the onset to the first alert of these rules; None where there was none."""
@@ -103,11 +105,16 @@ def make_fault_run(
     folder: of its clips. ends_when_named: whether it ends with the alert that names the fault.
     """
     config = fault_config(fault, folder, seed, steps)
+    has_asked = False
+    newest: Trainer | None = None
 
     def on_step(trainer: Trainer) -> None:
+        nonlocal has_asked, newest
+        newest = trainer
         if fault.plant is not None and trainer.state.step >= ONSET:
             fault.plant(trainer)
         if ends_when_named and trainer.raised.intersection(fault.named_by):
+            has_asked = True
             trainer.stop()
 
     result = train(
@@ -120,4 +127,7 @@ def make_fault_run(
     with open_store(settings.store_url) as store:
         alerts = tuple(store.alerts(result.run_id))
     say(f"{result.name}: {result.step} steps, {len(alerts)} alerts")
-    return FaultRun(fault.name, seed, result.run_id, ONSET, result.step, alerts)
+    # a signal in the last step comes too late for the run, and not for those after it
+    is_stopping = newest is None or newest.is_stopping
+    is_stopped = is_stopping and result.status in ("stopped", "finished") and not has_asked
+    return FaultRun(fault.name, seed, result.run_id, ONSET, result.step, alerts, is_stopped)

@@ -33,38 +33,42 @@ def make_faults(
     as_json: Json = False,
 ) -> None:
     """Train small runs with a planted fault each, and say which alerts named it and how late. Exit
-    code 1 where one was not named in time, or an alert was false."""
+    code 1 where one was not named in time, an alert was false, or a run was stopped, with which all
+    ends."""
     from .make_runs import asked_faults, make_fault_run
 
-    chosen = asked_faults(names or [])
+    asked_faults(names or [])
     settings = asked_settings(home).model_copy(update={"mlflow": "off", "notify": ""})
     rows: list[dict[str, Any]] = []
-    for seed in range(seeds):
-        # a fault is planted once: each run has its own
-        for fault in asked_faults([fault.name for fault in chosen]):
-            with TemporaryDirectory() as folder:
-                run = make_fault_run(
-                    fault,
-                    Path(folder),
-                    seed,
-                    settings,
-                    steps=steps,
-                    ends_when_named=ends_when_named,
-                    say=(lambda _: None) if as_json else say,
-                )
-            rows.append(told(fault, run))
+    # a fault is planted once: each run has its own
+    asked = ((seed, fault) for seed in range(seeds) for fault in asked_faults(names or []))
+    for seed, fault in asked:
+        with TemporaryDirectory() as folder:
+            run = make_fault_run(
+                fault,
+                Path(folder),
+                seed,
+                settings,
+                steps=steps,
+                ends_when_named=ends_when_named,
+                say=(lambda _: None) if as_json else say,
+            )
+        rows.append(told(fault, run))
+        if run.is_stopped:
+            break
     if as_json:
         say_json(rows)
     else:
         shown = ("fault", "seed", "verdict", "delay", "alerts")
         say_rows([{name: _words(row[name]) for name in shown} for row in rows], "no faults")
-    if any(row["verdict"] in ("no", "late", "false alarm") for row in rows):
+    if any(row["verdict"] in ("no", "late", "false alarm", "stopped") for row in rows):
         raise typer.Exit(1)
 
 
 def told(fault: "Fault", run: "FaultRun") -> dict[str, Any]:
     """What is told of a run. verdict: named, late, no; for a fault that need not be seen: quiet,
-    or seen; without any: quiet, or false alarm."""
+    or seen; without any: quiet, or false alarm. Of a run that somebody stopped only what was raised
+    until then; else: stopped."""
     delay = run.delay(fault.named_by)
     early = any(alert.fired_step < run.onset for alert in run.alerts)
     if fault.named_by:
@@ -73,6 +77,8 @@ def told(fault: "Fault", run: "FaultRun") -> dict[str, Any]:
         verdict = "seen" if run.alerts else "quiet"
     if early or (fault.name == "none" and run.alerts):
         verdict = "false alarm"
+    if run.is_stopped and verdict in ("no", "quiet"):
+        verdict = "stopped"
     return {
         "fault": fault.name,
         "about": fault.about,

@@ -1,7 +1,14 @@
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from moescope.cli import app
 from moescope.monitors.default_rules import DEFAULT_RULES
 from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Alert
@@ -61,3 +68,43 @@ def test_what_is_said_of_a_run(
     [fault] = asked_faults([name])
     row = told(fault, run_of(name, *alerts))
     assert (row["verdict"], row["delay"]) == (verdict, delay)
+
+
+@pytest.mark.parametrize(
+    ("name", "alerts", "verdict"),
+    [
+        ("dead_expert", [], "stopped"),
+        ("none", [], "stopped"),
+        ("dead_expert", [alert("dead_experts", ONSET + 60)], "named"),
+        ("dead_expert", [alert("loss_spike", 9)], "false alarm"),
+    ],
+)
+def test_a_run_that_was_stopped_has_no_verdict_but_what_was_raised(
+    name: str, alerts: list[Alert], verdict: str
+) -> None:
+    [fault] = asked_faults([name])
+    assert told(fault, replace(run_of(name, *alerts), is_stopped=True))["verdict"] == verdict
+
+
+def test_a_signal_ends_all_runs(tmp_path: Path) -> None:
+    is_over = threading.Event()
+    usual = signal.getsignal(signal.SIGTERM)
+
+    def kill() -> None:
+        while signal.getsignal(signal.SIGTERM) == usual and not is_over.wait(0.01):
+            pass
+        if not is_over.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        words = ["make-faults", "none", "beta2", "--steps", "160", "--json"]
+        told = CliRunner().invoke(app, words, env={"MOESCOPE_HOME": str(tmp_path)})
+    finally:
+        is_over.set()
+        killer.join()
+    assert told.exit_code == 1, told.output
+    (row,) = json.loads(told.stdout)
+    assert (row["fault"], row["verdict"]) == ("none", "stopped")
+    assert row["steps"] < 160
