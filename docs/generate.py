@@ -58,9 +58,10 @@ have others: each alert carries its own meaning and advice along.
 An alert is raised once for an incident, with its onset (the step where the change began, not where
 it was noticed) and its evidence. It is open until somebody acknowledges it or its cause is gone:
 then it is resolved by itself. `moescope alerts silence ALERT --for 2h` sends nothing of it, and of
-further ones of its rule and run, for that long; what still holds then calls again. Where alerts are
-sent is `MOESCOPE_NOTIFY`, and `moescope alerts test-channel` tries it; what could not be sent is
-tried again and shown in the dashboard, by `moescope alerts` and by `moescope doctor`.
+further ones of its rule and run, for that long, also where it is resolved meanwhile; what still
+holds then calls again. Where alerts are sent is `MOESCOPE_NOTIFY`, and `moescope alerts
+test-channel` tries it; what could not be sent is tried again and shown in the dashboard, by
+`moescope alerts` and by `moescope doctor`.
 """
 DOES = {
     "observe": "It is recorded and shown; training is not touched.",

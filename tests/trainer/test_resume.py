@@ -250,6 +250,8 @@ def test_a_users_own_scalars_are_recorded_with_the_step(
     def on_step(trainer: Trainer) -> None:
         if trainer.state.step == 3:
             trainer.log({"fid": 12.5})
+            with pytest.raises(ValueError, match="empty name"):
+                trainer.log({"": 1.0})
 
     train(
         changed(small, {"steps": 5}), settings=settings, run_id="r", progress=False, on_step=on_step
