@@ -72,7 +72,13 @@ class RuleTable:
 
 def rule_of(version: RuleVersion) -> Rule:
     """Reads the rule of a version. Raises MoescopeError where it is none of this program's."""
-    (rule,) = read_rules([{**version.body, "name": version.name, "is_on": version.is_on}])
+    try:
+        (rule,) = read_rules([{**version.body, "name": version.name, "is_on": version.is_on}])
+    except MoescopeError as error:
+        of_run = f" --run {version.run_id}" if version.run_id else ""
+        raise MoescopeError(
+            f"{error} (moescope rules remove {version.name}{of_run} takes it away)"
+        ) from None
     return rule
 
 

@@ -137,8 +137,8 @@ def remove_rule(
         found = _run(open_store, run)
         run_id = found.id if found else ""
         table = _table(open_store, found)
-        entry = table.entry(name)
         if not any(v.name == name and v.run_id == run_id and v.body for v in table.versions):
+            entry = table.entry(name)
             whose = f"of run {found.name}" if found else "of all runs"
             raise MoescopeError(
                 f"there is no rule {name} {whose} to take away, it comes from {entry.source}: "

@@ -16,7 +16,7 @@ from moescope.monitors.rule_table import RuleTable, write_record
 from moescope.platform import catalogue
 from moescope.platform.commands import commands
 from moescope.platform.records import Frame, Run, Segment
-from moescope.platform.rule_versions import newest
+from moescope.platform.rule_versions import RuleChange, change, newest
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
 
@@ -223,3 +223,11 @@ def test_a_rule_that_had_nothing_to_judge_is_said(rules: Invoke, store: Store) -
     out = rules("test", "current", "one").stdout
     assert "rule loss_spike had nothing to judge" in out
     assert "no alarm in 101 steps of one" in out
+
+
+def test_a_stored_rule_that_is_refused_now_can_be_taken_away(rules: Invoke, store: Store) -> None:
+    body = yaml.safe_load(JUMP) | {"severity": "info", "action": "halt"}
+    change(store, [RuleChange("", body.pop("name"), body)], "ann", 1.0)
+    assert said(rules("list")).endswith("(moescope rules remove total_jumps takes it away)")
+    assert rules("remove", "total_jumps").exit_code == 0
+    assert rules("list").exit_code == 0
