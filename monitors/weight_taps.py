@@ -167,7 +167,8 @@ def _places(numel: int, chance: torch.Generator) -> Tensor:
         return torch.arange(numel)
     # of twice as many draws enough are different
     drawn = torch.randint(numel, (2 * MOST_ELEMENTS,), generator=chance).unique()
-    return drawn[torch.randperm(len(drawn), generator=chance)[:MOST_ELEMENTS]].sort().values
+    chosen: Tensor = drawn[torch.randperm(len(drawn), generator=chance)[:MOST_ELEMENTS]]
+    return chosen.sort().values
 
 
 def _share(part: Array, whole: Array) -> Array:
