@@ -22,7 +22,7 @@ from .scoring import NEW_BASELINES, LossScorer, Score, Scorer
 from .windows import Persistence
 
 VET_THRESHOLD = 3.5
-"""Sigmas from which an unseen batch is passed over: 0.02% of normal scores, and below the 4 that
+"""Sigmas from which an unseen batch is passed over: 0.02% of normal scores, and no more than what
 raises the alarm."""
 _UNITS = {
     "spike": "sigma",

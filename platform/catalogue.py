@@ -304,7 +304,7 @@ _SPECS = (
         "step",
         _HOST,
         "Robust z-score of the step's loss residuals, each sample's timestep accounted for.",
-        "Above 4 in three of five steps is a lasting spike: odd data or a broken state.",
+        "Above 3.5 in three of five steps is a lasting spike: odd data or a broken state.",
         "Usual.",
         _HEALTH + ", 1 and 16",
     ),

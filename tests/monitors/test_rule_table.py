@@ -34,14 +34,14 @@ def threshold(table: RuleTable) -> float:
 
 def test_a_run_goes_before_all_runs_and_these_before_the_default() -> None:
     table = RuleTable()
-    assert (threshold(table), table.entry("loss_spike").source) == (4.0, "default")
+    assert (threshold(table), table.entry("loss_spike").source) == (3.5, "default")
     table = table.overlaid([version(SPIKE, threshold=7.0, run_id="r1")])
     table = table.overlaid([version(SPIKE, threshold=5.0)])
     assert (threshold(table), table.entry("loss_spike").source) == (7.0, "run")
     table = table.overlaid([version(SPIKE, 2, run_id="r1", is_removal=True)])
     assert (threshold(table), table.entry("loss_spike").source) == (5.0, "all runs")
     table = table.overlaid([version(SPIKE, 2, is_removal=True)])
-    assert (threshold(table), table.entry("loss_spike").source) == (4.0, "default")
+    assert (threshold(table), table.entry("loss_spike").source) == (3.5, "default")
 
 
 def test_an_older_version_changes_nothing() -> None:
@@ -84,7 +84,7 @@ def test_a_rule_that_cannot_be_used_is_left_out_and_the_others_are_taken() -> No
     odd = RuleVersion("", "odd", 1, {"signal": "loss/totl"}, True, "ann", 1.0)
     drift = next(rule for rule in DEFAULT_RULES if rule.name == "loss_drift")
     table, lines = usable(RuleTable(), [slow, odd, version(drift, threshold=30.0)], 20)
-    assert threshold(table) == 4.0
+    assert threshold(table) == 3.5
     assert table.entry("loss_drift").rule.threshold == 30.0
     assert len(lines) == 2
     assert "use at least 90" in lines[0]

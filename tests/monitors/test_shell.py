@@ -73,14 +73,14 @@ def test_the_list_says_where_each_rule_comes_from(rules: Invoke, store: Store) -
     assert found["total_jumps"]["source"] == "all runs"
     assert found["total_jumps"]["version"]["version"] == 1
     assert found["loss_spike"]["source"] == "default"
-    assert yaml.safe_load(found["loss_spike"]["yaml"])["threshold"] == 4.0
+    assert yaml.safe_load(found["loss_spike"]["yaml"])["threshold"] == 3.5
     assert "total_jumps" in rules("list").stdout
 
 
 def test_what_show_prints_is_what_set_takes(rules: Invoke, store: Store, tmp_path: Path) -> None:
     text = rules("show", "loss_spike").stdout
     file = tmp_path / "spike.yaml"
-    file.write_text(text.replace("threshold: 4.0", "threshold: 5.5"))
+    file.write_text(text.replace("threshold: 3.5", "threshold: 5.5"))
     assert "rule loss_spike of all runs: version 1" in rules("set", str(file)).stdout
     assert json.loads(rules("show", "loss_spike", "--json").stdout)["rule"]["threshold"] == 5.5
     assert rules("remove", "loss_spike").exit_code == 0
