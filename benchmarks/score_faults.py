@@ -2,7 +2,7 @@
 
     python benchmarks/score_faults.py [SEEDS]
 
-The same as `moescope make-faults --seeds SEEDS`, with a store that is thrown away. `docs/lab.md` has
+The same as `moescope make-faults --seeds SEEDS`, with a store that is thrown away. docs/lab.md has
 what was found.
 """
 
