@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from ..model.make import watched_blocks
 from ..moe.steps import moe_layers
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 Plant = Callable[["Trainer"], None]
 
-LAYER, EXPERT = 0, 1
-"""Where faults of one expert are planted."""
+LAYER, EXPERT, BLOCK = 0, 1, 1
+"""Where faults of one expert, or of one block, are planted."""
 SLEEP_TIMES = 5.0
 """How many steps' time a slow step waits in addition."""
 
@@ -63,11 +64,17 @@ def _starve(trainer: "Trainer") -> None:
     _bias(trainer)[EXPERT] = -10.0
 
 
-@torch.no_grad()
-def _grow(trainer: "Trainer") -> None:
-    """The last matrix of a block grows by a twentieth at every step."""
-    layer = moe_layers(trainer.state.model)[LAYER]
-    layer.w_out_EHD.mul_(1.05)
+class _Growing:
+    """Makes what a block returns a tenth larger at every step."""
+
+    def __init__(self) -> None:
+        self._scale = 1.0
+
+    def __call__(self, trainer: "Trainer") -> None:
+        if self._scale == 1.0:
+            block = watched_blocks(trainer.state.model)[BLOCK]
+            block.register_forward_hook(lambda module, args, output: output * self._scale)
+        self._scale *= 1.1
 
 
 class _InBf16:
@@ -220,10 +227,10 @@ def faults() -> tuple[Fault, ...]:
         ),
         Fault(
             "growing_block",
-            "what one layer of experts adds grows by a twentieth at every step",
+            "what one block returns is a tenth larger at every step",
             ("activation_rise", "activation_outliers", "loss_spike", "gradient_spike"),
             80,
-            plant=_grow,
+            plant=_Growing(),
         ),
         Fault(
             "lost_updates",

@@ -8,9 +8,10 @@ import torch
 from moescope.platform.frozen import changed
 from moescope.platform.settings import Settings
 from moescope.trainer.config import RunConfig
-from moescope.trainer.faults.faults import EXPERT, LAYER
+from moescope.trainer.faults.faults import BLOCK, EXPERT, LAYER
 from moescope.trainer.faults.make_runs import asked_faults
 from moescope.trainer.loop import Trainer
+from moescope.trainer.model.make import watched_blocks
 from moescope.trainer.moe.steps import moe_layers
 from moescope.trainer.run import open_trainer
 
@@ -82,14 +83,26 @@ def test_gradients_that_are_not_a_number_come_at_every_step_and_the_guard_holds_
     assert not all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
-def test_a_growing_block_grows(trainer: Trainer) -> None:
-    layer = moe_layers(trainer.state.model)[LAYER]
-    norm = layer.w_out_EHD.norm().item()
+def test_a_growing_block_returns_more_at_every_step(trainer: Trainer) -> None:
+    block = watched_blocks(trainer.state.model)[BLOCK]
+    seen: list[float] = []
     [fault] = asked_faults(["growing_block"])
     assert fault.plant is not None
     for _ in range(10):
         fault.plant(trainer)
-    assert layer.w_out_EHD.norm().item() == pytest.approx(norm * 1.05**10, rel=1e-3)
+    # hooks are called in their order, so that this one sees what the fault returns
+    handle = block.register_forward_hook(
+        lambda module, args, output: seen.append(output.norm().item())
+    )
+    trainer.train_step()
+    assert len(seen) == 1
+    first = seen[0]
+    for _ in range(10):
+        fault.plant(trainer)
+    trainer.train_step()
+    handle.remove()
+    # the training moves it, too
+    assert seen[1] / first == pytest.approx(1.1**10, rel=0.3)
 
 
 def test_slow_batches_come_late_and_are_the_same(trainer: Trainer) -> None:
