@@ -183,7 +183,8 @@ def test_whatever_happens_to_jobs_each_trial_is_done_once(
         first = run()
         wait_until(lambda: trials.studies(store) and len(running(store)) == 2, "two trainers")
         preempted = set(running(store).values())
-        urgent = said("sbatch", "--parsable", "-p", "urgent", "-c", "2", "--wrap", "sleep 4")
+        quiet = ("--parsable", "--output=/dev/null")
+        urgent = said("sbatch", *quiet, "-p", "urgent", "-c", "2", "--wrap", "sleep 4")
         wait_until(lambda: len(jobs(store, "PENDING")) == 2, "both jobs to wait again")
 
         # held and drained while they wait: a person is told what to do
