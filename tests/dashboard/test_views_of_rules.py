@@ -67,7 +67,7 @@ def test_each_rule_says_what_it_judges_and_where_it_comes_from(
     rule = yaml.safe_load(TEMPLATE) | {"scope": {}, "message": "a <b>jump</b>"}
     change(store, [RuleChange("", "my_rule", rule)], "ann", time.time())
     found = words(page())
-    assert "the loss stays far above its usual range: spike of `loss/per_sample` above 4" in found
+    assert "the loss stays far above its usual range: spike of `loss/per_sample` above 3.5" in found
     assert "3 of 5 times · **rolls back**" in found
     assert ":gray[changed for all runs, version 1 by ann]" in found
     assert "a <b>jump</b>" in found
