@@ -70,10 +70,18 @@ class RoutingProbe:
         if not self._layers:
             return {}, np.zeros((0, 0, 0), np.bool_)
         values: dict[str, Array] = {}
-        for name in self._counts[0]:
-            found = torch.cat([counts[name] for counts in self._counts]).cpu().numpy()
+        # a layer that no token reached, as of an expert without a noise level, counts nothing
+        zeros = {n: torch.zeros_like(f) for counts in self._counts for n, f in counts.items()}
+        for name, none in zeros.items():
+            found = torch.cat([counts.get(name, none) for counts in self._counts]).cpu().numpy()
             values[name] = _SHARES.get(name, _rows_share)(found)
-        kept = [torch.cat(taken, dim=1).cpu().numpy() for taken in self._kept]
+        kept = [
+            torch.cat([layer.tally.counts_RE.new_zeros(rows, 0, num).bool(), *taken], dim=1)
+            .cpu()
+            .numpy()
+            for layer, taken in zip(self._layers, self._kept, strict=True)
+            for rows, num in [layer.tally.counts_RE.shape]
+        ]
         most = max(part.shape[1] for part in kept)
         # layers that saw fewer tokens are filled up with tokens that went nowhere
         filled = [np.pad(k, ((0, 0), (0, most - k.shape[1]), (0, 0))) for k in kept]
@@ -87,7 +95,7 @@ class RoutingProbe:
             goes_RTE = membership(output, layer)
             counts = self._counts[index]
             if isinstance(output, Routing):
-                _add(counts, catalogue.FLIP_RATE, _flips(layer, args, goes_RTE))
+                _add(counts, catalogue.FLIP_RATE, _flips(layer, args))
             # a product in bf16 would round counts above 256
             with exact(goes_RTE.device):
                 tally(counts, goes_RTE)
@@ -139,10 +147,10 @@ def membership(output: Routing | ExpertChoice, layer: MoeLayer | LatentMoe) -> T
     return goes_TRE.scatter_(2, chosen_TRK, 1.0).transpose(0, 1)
 
 
-def _flips(layer: MoeLayer | LatentMoe, args: tuple[Tensor, ...], goes_RTE: Tensor) -> Tensor:
-    """Returns (R, 2): tokens whose set of experts is another in bf16 than here, and all tokens."""
+def _flips(layer: MoeLayer | LatentMoe, args: tuple[Tensor, ...]) -> Tensor:
+    """Returns (R, 2): tokens whose set of experts is another in bf16 than in fp32, and all."""
     router, is_exact = layer.router, layer.router.is_exact
-    device = goes_RTE.device
+    device = args[0].device
     answers = []
     try:
         for router.is_exact in (True, False):

@@ -76,6 +76,22 @@ def test_who_works_with_whom_is_counted_over_the_tokens_of_an_expert(
     assert kept_MTE.sum(2).tolist() == [[2] * 6]
 
 
+def test_a_layer_that_no_token_reached_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    router = FixedRouter([[0, 1], [0, 2]], 4)
+    layers = [layer_of(nn.Identity(), 4), layer_of(router, 4)]
+    monkeypatch.setattr(
+        "moescope.trainer.evaluation.routing_probe.moe_layers", lambda model: layers
+    )
+    routing = RoutingProbe(router, num_samples=2)
+    assert routing.read()[0] == {}
+    with routing.watching({}):
+        router(torch.zeros(2, 1))
+    values, kept_MTE = routing.read()
+    assert values[catalogue.CO_ACTIVATION][0].sum() == 0
+    assert values[catalogue.CO_ACTIVATION][1, 0].tolist() == [1.0, 0.5, 0.5, 0.0]
+    assert kept_MTE.sum((1, 2)).tolist() == [0, 4]
+
+
 def test_who_goes_where_is_a_share_of_the_choices_of_the_tokens_with_a_value(
     probe: tuple[RoutingProbe, FixedRouter],
 ) -> None:
