@@ -23,7 +23,8 @@ from moescope.monitors.default_rules import DEFAULT_RULES
 from moescope.monitors.judge import HARDENS_IN, unit_of
 from moescope.monitors.rules import Rule
 from moescope.platform.alert_kinds import OWN_KINDS
-from moescope.platform.catalogue import CATALOGUE, SignalSpec
+from moescope.platform.catalogue import CATALOGUE
+from moescope.platform.signals.spec import SignalSpec
 
 ROOT = Path(__file__).parent.parent
 TREE_START, TREE_END = "<!-- tree: written by `make docs` -->\n```\n", "```\n<!-- end of tree -->"
@@ -37,7 +38,7 @@ TIERS = {
 }
 SIGNALS_HEAD = """# Signals
 
-Written by `make docs` from `platform/catalogue.py`, the one table from which the dashboard and the
+Written by `make docs` from `platform/signals/`, the one table from which the dashboard and the
 rules take their words too. A program's own scalars are called `user/...` (`run.log`). Scalars are
 lossless: no fault of a sink costs one. Vectors may be left out when a sink falls behind;
 `sink/coalesced` counts how many.

@@ -15,6 +15,7 @@ from ..platform import catalogue
 from ..platform.catalogue import signal_spec
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.records import Alert, Event, EventKind
+from ..platform.signals.spec import Dimension
 from .rules import Rule, RuleAction
 from .scope import scope_key, scoped
 from .scorers import make_scorer, scorer_key
@@ -426,7 +427,7 @@ def _where(evidence: Mapping[str, Any]) -> str:
     """Says in which entry of a vector it was found."""
     told = [
         f"{name.replace('_', ' ')} {evidence[name]}"
-        for name in (*get_args(catalogue.Dimension), "layers")
+        for name in (*get_args(Dimension), "layers")
         if isinstance(evidence.get(name), int | str | list)
     ]
     return f" ({', '.join(told)})" if told else ""

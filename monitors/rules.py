@@ -7,10 +7,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ..platform import catalogue
-from ..platform.catalogue import ENTRY_NAMES, SignalSpec, signal_spec
+from ..platform.catalogue import ENTRY_NAMES, signal_spec
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.frozen import Frozen, parsed
 from ..platform.records import Severity
+from ..platform.signals.spec import SignalSpec
 from .detectors.drift import DriftScore
 from .detectors.level_shift import LevelShift
 from .detectors.own_baseline import Change, Multiple

@@ -20,10 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .catalogue import GRAD_NORM, LOSS_SPIKE_SCORE, LOSS_TOTAL, TOKENS_PER_S, Tier, signal_spec
+from .catalogue import GRAD_NORM, LOSS_SPIKE_SCORE, LOSS_TOTAL, TOKENS_PER_S, signal_spec
 from .mlflow_door import be_impatient, experiment_of, find_or_create, make_database
 from .record_codec import Record
 from .records import Alert, Event, Frame, Run, RunStatus, Segment
+from .signals.spec import Tier
 from .sink_thread import RecordRefused
 
 if TYPE_CHECKING:

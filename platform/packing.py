@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .catalogue import SignalSpec, signal_spec
+from .catalogue import signal_spec
 from .errors import MoescopeError
 from .records import Frame
+from .signals.spec import SignalSpec
 
 BETWEEN_NAMES = "\n"
 """Divides the names of a layout; a blank may be part of a user's name."""
