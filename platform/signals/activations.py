@@ -130,8 +130,8 @@ SPECS = (
         ),
         "sampled",
         "activation",
-        "two moments of at most about 256 tokens of each modality of the sampled step: 0.05 ms of a "
-        "processor for each block and modality",
+        "two moments of at most about 256 tokens of each modality of the sampled step: 0.05 ms "
+        "of a processor for each block and modality",
         "Fourth moment over the squared second of each block's output, of video and of audio "
         "tokens; 3 is Gaussian.",
         "Heavy tails: a few channels carry extreme values, for this modality.",
