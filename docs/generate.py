@@ -60,7 +60,14 @@ An alert is raised once for an incident, with its onset (the step where the chan
 it was noticed) and its evidence. It is open until somebody acknowledges it or its cause is gone:
 then it is resolved by itself. `moescope alerts silence ALERT --for 2h` sends nothing of it, and of
 further ones of its rule and run, for that long, also where it is resolved meanwhile; what still
-holds then calls again. Where alerts are sent is `MOESCOPE_NOTIFY`, and `moescope alerts
+holds then calls again.
+
+Where values stay high until the rule has learnt a new baseline, its alert ends too, but nothing has
+healed: it is shown as `new baseline`. Where that rule lowers the rate, rolls back or halts, no
+state is certified that was saved from the onset (less `policy.margin_steps`) to
+`policy.window_steps` after the end.
+
+Where alerts are sent is `MOESCOPE_NOTIFY`, and `moescope alerts
 test-channel` tries it; what could not be sent is tried again and shown in the dashboard, by
 `moescope alerts` and by `moescope doctor`.
 """

@@ -42,7 +42,8 @@ def kurtosis(x: Tensor) -> Tensor:
     square = some_tokens(x).float().square()
     # shares of the sum: a fourth power overflows fp32 from 1e9 on
     share = square / square.sum().clamp_min(1e-30)
-    return torch.linalg.vector_norm(share).square() * share.numel()
+    moment: Tensor = torch.linalg.vector_norm(share).square() * share.numel()
+    return moment
 
 
 def shape_of_tail(x: Tensor) -> Tensor:

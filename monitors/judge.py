@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..platform import catalogue
+from ..platform.alert_kinds import ENDED, NEW_BASELINE
 from ..platform.catalogue import signal_spec
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.records import Alert, Event, EventKind
@@ -90,6 +91,9 @@ class Condition:
     """The highest score since the alarm."""
     can_harden: bool = False
     """Whether the policy may ask for more than the rule's threshold before it rolls back again."""
+    is_explained_away: bool = False
+    """Whether its detector has learnt a new baseline since its last high score: where it ends now,
+    nothing has healed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,10 @@ class Judgement:
     """Fired with this step, critical ones first. One that had healed and comes back within its
     rule's cooldown is here again under the id it had."""
     healed: tuple[Alert, ...] = ()
-    """Alerts whose stretch ended with this step, as resolved."""
+    """Alerts whose stretch ended with this step, as resolved; `ended` in the evidence says where
+    that was a new baseline."""
+    explained_away: tuple[Condition, ...] = ()
+    """Those of them that ended because their detector learnt a new baseline."""
     notes: tuple[Event, ...] = ()
     """What rules of severity info saw: worth a mark, not an alert."""
     conditions: tuple[Condition, ...] = ()
@@ -194,6 +201,7 @@ class Judge:
         alerts: list[Alert] = []
         healed = [replace(a, state="resolved", changed_s=time_s) for a in self._dropped]
         self._dropped.clear()
+        explained_away: list[Condition] = []
         can_judge = True
         for watch in self._watches:
             found = scores[watch.key].get(watch.rule.detector)
@@ -201,7 +209,13 @@ class Judge:
                 continue
             if watch.rule.action == "rollback" and watch.rule.acts:
                 can_judge = can_judge and found.is_ready
-            fired = self._apply(watch, found, step, segment, time_s, healed)
+            before = watch.condition
+            fired = self._apply(watch, found, step, segment, time_s)
+            if before is not None and watch.condition is None:
+                is_explained_away = _is_explained_away(before, watch.persistence, found)
+                ended = _ended(before.alert, is_explained_away, time_s)
+                healed.append(ended)
+                explained_away += [before] * is_explained_away
             if fired is None:
                 continue
             if _is_only_noted(watch.rule):
@@ -215,6 +229,7 @@ class Judge:
             recorded,
             tuple(alerts),
             tuple(healed),
+            tuple(explained_away),
             tuple(notes),
             conditions,
             not any(condition.impugns_state for condition in conditions),
@@ -235,11 +250,13 @@ class Judge:
         """
         if kind not in NEW_BASELINES:
             return
-        for scorer in self._scorers.values():
-            scorer.announce(kind)
+        anew = {key: scorer.announce(kind) for key, scorer in self._scorers.items()}
         for watch in self._watches:
             if not watch.persistence.is_active:
                 watch.persistence.clear()
+            # the other events explain a change, a resume explains none
+            elif kind == "resume" and watch.rule.detector in anew[watch.key] and watch.condition:
+                watch.condition = replace(watch.condition, is_explained_away=True)
 
     def vet(self, values: Mapping[str, NDArray[Any]]) -> Vetting:
         """Judges a batch that was not trained on by its per-sample losses (loss/per_sample,
@@ -286,7 +303,6 @@ class Judge:
         step: int,
         segment: int,
         time_s: float,
-        healed: list[Alert],
     ) -> Alert | None:
         """Feeds a rule its score; returns the alert that it raises with this step."""
         rule = watch.rule
@@ -297,13 +313,13 @@ class Judge:
         onset = watch.persistence.update(step, 0.0 if is_silent else found.value)
         if watch.condition is not None:
             if not watch.persistence.is_active:
-                healed.append(replace(watch.condition.alert, state="resolved", changed_s=time_s))
                 watch.condition = None
             else:
                 watch.condition = replace(
                     watch.condition,
                     is_raised=watch.persistence.is_raised,
                     peak=max(watch.condition.peak, found.value),
+                    is_explained_away=_is_explained_away(watch.condition, watch.persistence, found),
                 )
         if onset is None:
             return None
@@ -321,7 +337,8 @@ class Judge:
             alert = self._alert(rule, found, onset, onset_batch, step, segment, time_s)
             watch.last_alert = alert
         if not _is_only_noted(rule):
-            watch.condition = _condition(rule, alert, peak=found.value)
+            condition = _condition(rule, alert, peak=found.value)
+            watch.condition = replace(condition, is_explained_away=found.is_learnt_anew is True)
         return alert
 
     def _alert(
@@ -405,7 +422,11 @@ class Judge:
                 if condition is not None and not _is_only_noted(held.rule):
                     # it may ask for another action now
                     new = _condition(held.rule, condition.alert, condition.peak)
-                    held.condition = replace(new, is_raised=condition.is_raised)
+                    held.condition = replace(
+                        new,
+                        is_raised=condition.is_raised,
+                        is_explained_away=condition.is_explained_away,
+                    )
             if condition is not None and (held is None or held.condition is None):
                 self._dropped.append(condition.alert)
         holding = self.holding() | {alert.id for alert in self._dropped}
@@ -458,6 +479,18 @@ def _condition(rule: Rule, alert: Alert, peak: float) -> Condition:
         peak,
         unit_of(rule) in HARDENS_IN and not rule.is_immediate,
     )
+
+
+def _is_explained_away(condition: Condition, persistence: Persistence, found: Score) -> bool:
+    if found.is_learnt_anew is not None:
+        return found.is_learnt_anew
+    return condition.is_explained_away and not persistence.is_raised
+
+
+def _ended(alert: Alert, is_explained_away: bool, time_s: float) -> Alert:
+    """An alert that no longer holds; its evidence says where only a new baseline has ended it."""
+    evidence = {**alert.evidence, ENDED: NEW_BASELINE} if is_explained_away else alert.evidence
+    return replace(alert, state="resolved", changed_s=time_s, evidence=evidence)
 
 
 def _note(alert: Alert, rule: Rule) -> Event:

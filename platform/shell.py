@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from .alert_kinds import is_explained_away
 from .errors import MoescopeError
 from .terminal import ago, one_line, say, say_json, say_rows
 
@@ -206,7 +207,7 @@ def list_alerts(
             "run": names.get(alert.run_id, alert.run_id),
             "severity": alert.severity,
             "rule": alert.rule,
-            "state": alert.state,
+            "state": "new baseline" if is_explained_away(alert) else alert.state,
             "onset": alert.onset_step,
             "alarm": alert.fired_step,
             "what": alert.message,

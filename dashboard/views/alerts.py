@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from ...platform.alert_kinds import PAGE, words_of
+from ...platform.alert_kinds import PAGE, is_explained_away, words_of
 from ...platform.catalogue import CATALOGUE
 from ...platform.records import Alert, AlertState
 from ...platform.store import Store
@@ -134,6 +134,8 @@ def _state(alert: Alert, now_s: float) -> str:
     """A state that is not open, and who brought it about when."""
     who = f" by {plain(alert.changed_by, 40)}" if alert.changed_by else ""
     when = f", {age(now_s - alert.changed_s)} ago" if alert.changed_s is not None else ""
+    if is_explained_away(alert):
+        return f"ended{when}: its rule learnt a new baseline, nothing has healed"
     if alert.state == "resolved" and not who:
         who = " by itself"
     until = ""

@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from moescope.dashboard.views.overview import matches
 from moescope.dashboard.views.steering import from_address, step_range
 from moescope.dashboard.words import plain
+from moescope.platform.alert_kinds import ENDED, NEW_BASELINE
 from moescope.platform.commands import answer, ask, commands
 from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Alert, Frame, Run
@@ -405,6 +406,21 @@ class TestAlerts:
         ).replace("8 h by", "7 h 59 min by")
         page.button(key=f"open_{alert_id}").click().run()
         assert store.alert(alert_id).state == "open"
+
+    def test_an_alert_that_a_new_baseline_ended_is_not_said_to_have_healed(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        found = store.alert(f"alert-{spiked_run.id}")
+        evidence = {**found.evidence, ENDED: NEW_BASELINE}
+        ended = dataclasses.replace(
+            found, state="resolved", changed_s=time.time(), evidence=evidence
+        )
+        store.put_alert(ended)
+        page = _seen(_alerts, store)
+        page.segmented_control(key="alerts_state").set_value("All").run()
+        words = _words(page)
+        assert "its rule learnt a new baseline, nothing has healed" in words
+        assert "resolved by itself" not in words
 
     def test_a_channel_that_fails_is_shown(self, store: Store, spiked_run: Run) -> None:
         assert "could not be sent" not in _words(_seen(_alerts, store))
