@@ -19,8 +19,8 @@ from typing import Any
 from typer.main import get_command
 
 from moescope.cli import app
+from moescope.monitors.alert_words import HARDENS_IN, unit_of
 from moescope.monitors.default_rules import DEFAULT_RULES
-from moescope.monitors.judge import HARDENS_IN, unit_of
 from moescope.monitors.rules import Rule
 from moescope.platform.alert_kinds import OWN_KINDS
 from moescope.platform.catalogue import CATALOGUE

@@ -6,17 +6,15 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..platform import catalogue
-from ..platform.alert_kinds import ENDED, NEW_BASELINE
-from ..platform.catalogue import signal_spec
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.records import Alert, Event, EventKind
-from ..platform.signals.spec import Dimension
+from .alert_words import HARDENS_IN, alert_of, ended_alert, note_of, unit_of
 from .rules import Rule, RuleAction
 from .scope import scope_key, scoped
 from .scorers import make_scorer, scorer_key
@@ -26,28 +24,8 @@ from .windows import Persistence
 VET_THRESHOLD = 3.5
 """Sigmas from which an unseen batch is passed over: 0.02% of normal scores, and no more than what
 raises the alarm."""
-_UNITS = {
-    "spike": "sigma",
-    "drift": "sigma",
-    "burst": "sigma",
-    "level_shift": "sigma",
-    "divergence": "times",
-    "non_finite": "share",
-    "dead_experts": "experts",
-    "monopoly": "share",
-    "deadlock": "layers",
-    "collapse": "share",
-    "rise": "sigma",
-    "fall": "sigma",
-    "multiple": "times",
-}
-"""Unit of each detector's score, which is an alert's value and threshold; of `above` it is the
-signal's own."""
 BATCH_MEMORY_STEPS = 512
 """Steps whose batch index is remembered, so that an onset can be told as a place in the data."""
-
-HARDENS_IN = ("sigma",)
-"""Units of scores without an upper end: a limit on them can rise without blinding its rule."""
 
 _JUDGED_BY = (
     *("signal", "detector", "parameters", "scope", "threshold", "patience", "of_last"),
@@ -55,22 +33,6 @@ _JUDGED_BY = (
 )
 """Fields of a rule that its scores and flags depend on: with others they begin anew."""
 _SEVERITIES = ("critical", "warning", "info")
-_SCORE_WORDS = {
-    "spike": "{:.1f} sigma",
-    "drift": "score {:.1f}",
-    "burst": "score {:.1f}",
-    "level_shift": "{:.1f} sigma",
-    "divergence": "{:.2f} times where it began",
-    "non_finite": "share {:.2f}",
-    "dead_experts": "{:.0f} experts",
-    "monopoly": "share {:.2f}",
-    "deadlock": "{:.0f} layers",
-    "collapse": "entropies fallen by {:.0%}",
-    "rise": "{:.1f} sigma above its own past",
-    "fall": "{:.1f} sigma below its own past",
-    "multiple": "{:.2f} times the usual",
-    "above": "{:.4g}",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +175,13 @@ class Judge:
             fired = self._apply(watch, found, step, segment, time_s)
             if before is not None and watch.condition is None:
                 is_explained_away = _is_explained_away(before, watch.persistence, found)
-                ended = _ended(before.alert, is_explained_away, time_s)
+                ended = ended_alert(before.alert, is_explained_away, time_s)
                 healed.append(ended)
                 explained_away += [before] * is_explained_away
             if fired is None:
                 continue
             if _is_only_noted(watch.rule):
-                notes.append(_note(fired, watch.rule))
+                notes.append(note_of(fired, watch.rule))
             else:
                 alerts.append(fired)
         conditions = tuple(w.condition for w in self._watches if w.condition is not None)
@@ -334,51 +296,12 @@ class Judge:
                 return None
         else:
             onset_batch = self._batch_of(onset)
-            alert = self._alert(rule, found, onset, onset_batch, step, segment, time_s)
+            alert = alert_of(self._run_id, rule, found, onset, onset_batch, step, segment, time_s)
             watch.last_alert = alert
         if not _is_only_noted(rule):
             condition = _condition(rule, alert, peak=found.value)
             watch.condition = replace(condition, is_explained_away=found.is_learnt_anew is True)
         return alert
-
-    def _alert(
-        self,
-        rule: Rule,
-        found: Score,
-        onset: int,
-        onset_batch: int | None,
-        step: int,
-        segment: int,
-        time_s: float,
-    ) -> Alert:
-        lasting = f" in {rule.patience} of {rule.of_last} steps" if rule.of_last > 1 else ""
-        since = f", since step {onset}" if onset < step else ""
-        evidence: dict[str, Any] = {
-            "signal": rule.signal,
-            "detector": rule.detector,
-            "unit": unit_of(rule),
-        }
-        if onset_batch is not None:
-            evidence["onset_batch"] = onset_batch
-        told = {"meaning": rule.meaning, "advice": rule.advice}
-        evidence |= {name: words for name, words in told.items() if words}
-        return Alert(
-            id=f"{self._run_id}-{segment}-{step}-{rule.name}",
-            run_id=self._run_id,
-            segment=segment,
-            rule=rule.name,
-            severity=rule.severity,
-            onset_step=onset,
-            fired_step=step,
-            value=found.value,
-            threshold=rule.threshold,
-            message=f"{rule.message}{_where(found.evidence)}: "
-            f"{_SCORE_WORDS[rule.detector].format(found.value)} "
-            f"(limit {rule.threshold:g}){lasting}{since}",
-            created_s=time_s,
-            dedupe_key=f"{self._run_id}/{rule.name}",
-            evidence=evidence | dict(found.evidence),
-        )
 
     def _batch_of(self, step: int) -> int | None:
         return next((batch for s, batch in reversed(self._batches) if s == step), None)
@@ -439,21 +362,6 @@ def _key(rule: Rule) -> str:
     return scorer_key(rule) + scope_key(rule)
 
 
-def unit_of(rule: Rule) -> str:
-    """Unit of the score of a rule, of its threshold and of its alerts' value."""
-    return _UNITS.get(rule.detector) or signal_spec(rule.signal).unit
-
-
-def _where(evidence: Mapping[str, Any]) -> str:
-    """Says in which entry of a vector it was found."""
-    told = [
-        f"{name.replace('_', ' ')} {evidence[name]}"
-        for name in (*get_args(Dimension), "layers")
-        if isinstance(evidence.get(name), int | str | list)
-    ]
-    return f" ({', '.join(told)})" if told else ""
-
-
 def _persistence(rule: Rule) -> Persistence:
     raised = rule.threshold if rule.raised is None else rule.raised
     return Persistence(rule.threshold, rule.patience, rule.of_last, rule.calm_steps, raised)
@@ -485,26 +393,3 @@ def _is_explained_away(condition: Condition, persistence: Persistence, found: Sc
     if found.is_learnt_anew is not None:
         return found.is_learnt_anew
     return condition.is_explained_away and not persistence.is_raised
-
-
-def _ended(alert: Alert, is_explained_away: bool, time_s: float) -> Alert:
-    """An alert that no longer holds; its evidence says where only a new baseline has ended it."""
-    evidence = {**alert.evidence, ENDED: NEW_BASELINE} if is_explained_away else alert.evidence
-    return replace(alert, state="resolved", changed_s=time_s, evidence=evidence)
-
-
-def _note(alert: Alert, rule: Rule) -> Event:
-    would = ""
-    if rule.is_dry_run:
-        asked = "" if rule.action == "observe" else f" and ask for {rule.action}"
-        would = f"dry run of {rule.name}: would raise {rule.severity}{asked}: "
-    found = {"rule": alert.rule, "value": alert.value, "threshold": alert.threshold}
-    return Event(
-        alert.run_id,
-        alert.segment,
-        alert.fired_step,
-        alert.created_s,
-        "note",
-        f"{would}{alert.message}",
-        found | {"onset_step": alert.onset_step} | dict(alert.evidence),
-    )
