@@ -6,7 +6,7 @@ Nothing here touches training: the trainer obeys or refuses.
 import time
 from typing import Literal
 
-from ..platform import trials
+from ..platform import silences, trials
 from ..platform.commands import ask
 from ..platform.records import Alert, AlertState, Checkpoint, Command, Mode, StudyState
 from ..platform.store import Store
@@ -34,10 +34,16 @@ def set_alert_state(store: Store, alert: Alert, state: AlertState) -> None:
     store.set_alert_state(alert.id, state, WHO, time.time())
 
 
-def silence_alert(store: Store, alert: Alert, for_s: float) -> None:
-    """Sends nothing of the alert, and of others of its rule and run, for so long."""
+def silence_alert(store: Store, alert: Alert, for_s: float | None) -> None:
+    """Sends nothing of the alert, and of others of its rule and run, for so long; None: until a
+    person ends it."""
     now_s = time.time()
-    store.set_alert_state(alert.id, "silenced", WHO, now_s, now_s + for_s)
+    until_s = None if for_s is None else now_s + for_s
+    store.set_alert_state(alert.id, "silenced", WHO, now_s, until_s)
+
+
+def end_silence(store: Store, run_id: str, rule: str) -> None:
+    silences.end_silence(store, run_id, rule, WHO, time.time())
 
 
 def set_rules(store: Store, yaml: str, run_id: str) -> Answer:

@@ -19,8 +19,8 @@ from typing import Any
 from typer.main import get_command
 
 from moescope.cli import app
+from moescope.monitors.alert_words import HARDENS_IN, unit_of
 from moescope.monitors.default_rules import DEFAULT_RULES
-from moescope.monitors.judge import HARDENS_IN, unit_of
 from moescope.monitors.rules import Rule
 from moescope.platform.alert_kinds import OWN_KINDS
 from moescope.platform.catalogue import CATALOGUE
@@ -60,7 +60,15 @@ An alert is raised once for an incident, with its onset (the step where the chan
 it was noticed) and its evidence. It is open until somebody acknowledges it or its cause is gone:
 then it is resolved by itself. `moescope alerts silence ALERT --for 2h` sends nothing of it, and of
 further ones of its rule and run, for that long, also where it is resolved meanwhile; what still
-holds then calls again. Where alerts are sent is `MOESCOPE_NOTIFY`, and `moescope alerts
+holds then calls again. With `--for ever` that lasts until somebody ends it, by `--end` or on the
+dashboard's page of alerts.
+
+Where values stay high until the rule has learnt a new baseline, its alert ends too, but nothing has
+healed: it is shown as `new baseline`. Where that rule lowers the rate, rolls back or halts, no
+state is certified that was saved from the onset (less `policy.margin_steps`) to
+`policy.window_steps` after the end.
+
+Where alerts are sent is `MOESCOPE_NOTIFY`, and `moescope alerts
 test-channel` tries it; what could not be sent is tried again and shown in the dashboard, by
 `moescope alerts` and by `moescope doctor`.
 """

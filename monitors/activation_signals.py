@@ -29,21 +29,33 @@ def rms_and_absmax(x: Tensor) -> Tensor:
     return torch.stack((rms, torch.linalg.vector_norm(flat, ord=torch.inf).float()))
 
 
-def shape_of_tail(x: Tensor) -> Tensor:
-    """Returns (2,) fp32 of the last dimension's rows, at most about MOST_TOKENS of them, evenly
-    spaced: kurtosis, and the share of elements beyond half of what the dtype can hold.
+def some_tokens(x: Tensor) -> Tensor:
+    """Returns of (T, D) or (B, S, D) every n-th token of each sample, at most about MOST_TOKENS in
+    all, as a view: of a part of a stream nothing is copied."""
+    return x.detach()[..., :: max(1, x.shape[:-1].numel() // MOST_TOKENS), :]
 
-    kurtosis = mean(x^4) / mean(x^2)^2, about zero; 3 is Gaussian, 0 where all is 0. fp32 counts as
-    bf16, whose range it has. Source: facts, health.md section 4, 14 and 15.
+
+def kurtosis(x: Tensor) -> Tensor:
+    """mean(x^4) / mean(x^2)^2, about zero, of `some_tokens` of x as a scalar, fp32; 3 is Gaussian,
+    0 where all is 0. Source: facts, health.md section 4, 15.
     """
-    rows = x.detach().reshape(-1, x.shape[-1])
-    rows = rows[:: max(1, len(rows) // MOST_TOKENS)]
+    square = some_tokens(x).float().square()
+    # shares of the sum: a fourth power overflows fp32 from 1e9 on
+    share = square / square.sum().clamp_min(1e-30)
+    moment: Tensor = torch.linalg.vector_norm(share).square() * share.numel()
+    return moment
+
+
+def shape_of_tail(x: Tensor) -> Tensor:
+    """Returns (2,) fp32 of `some_tokens` of x: kurtosis, and the share of elements beyond half of
+    what the dtype can hold.
+
+    fp32 counts as bf16, whose range it has. Source: facts, health.md section 4, 14 and 15.
+    """
     limit = 0.5 * min(torch.finfo(x.dtype).max, torch.finfo(torch.bfloat16).max)
-    saturated = (rows.abs() > limit).float().mean()
-    # in units of the RMS: a fourth power overflows fp32 from 1e9 on
-    square = rows.float().square()
-    scaled = square / square.mean().clamp_min(1e-30)
-    return torch.stack((scaled.square().mean(), saturated))
+    magnitude = some_tokens(x).abs()
+    saturated = torch.count_nonzero(magnitude > limit) / magnitude.numel()
+    return torch.stack((kurtosis(x), saturated))
 
 
 def sampled_tokens(values_TE: Tensor) -> Tensor:

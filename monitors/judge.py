@@ -6,16 +6,15 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..platform import catalogue
-from ..platform.catalogue import signal_spec
 from ..platform.errors import MoescopeError, did_you_mean
 from ..platform.records import Alert, Event, EventKind
-from ..platform.signals.spec import Dimension
+from .alert_words import HARDENS_IN, alert_of, ended_alert, note_of, unit_of
 from .rules import Rule, RuleAction
 from .scope import scope_key, scoped
 from .scorers import make_scorer, scorer_key
@@ -25,28 +24,8 @@ from .windows import Persistence
 VET_THRESHOLD = 3.5
 """Sigmas from which an unseen batch is passed over: 0.02% of normal scores, and no more than what
 raises the alarm."""
-_UNITS = {
-    "spike": "sigma",
-    "drift": "sigma",
-    "burst": "sigma",
-    "level_shift": "sigma",
-    "divergence": "times",
-    "non_finite": "share",
-    "dead_experts": "experts",
-    "monopoly": "share",
-    "deadlock": "layers",
-    "collapse": "share",
-    "rise": "sigma",
-    "fall": "sigma",
-    "multiple": "times",
-}
-"""Unit of each detector's score, which is an alert's value and threshold; of `above` it is the
-signal's own."""
 BATCH_MEMORY_STEPS = 512
 """Steps whose batch index is remembered, so that an onset can be told as a place in the data."""
-
-HARDENS_IN = ("sigma",)
-"""Units of scores without an upper end: a limit on them can rise without blinding its rule."""
 
 _JUDGED_BY = (
     *("signal", "detector", "parameters", "scope", "threshold", "patience", "of_last"),
@@ -54,22 +33,6 @@ _JUDGED_BY = (
 )
 """Fields of a rule that its scores and flags depend on: with others they begin anew."""
 _SEVERITIES = ("critical", "warning", "info")
-_SCORE_WORDS = {
-    "spike": "{:.1f} sigma",
-    "drift": "score {:.1f}",
-    "burst": "score {:.1f}",
-    "level_shift": "{:.1f} sigma",
-    "divergence": "{:.2f} times where it began",
-    "non_finite": "share {:.2f}",
-    "dead_experts": "{:.0f} experts",
-    "monopoly": "share {:.2f}",
-    "deadlock": "{:.0f} layers",
-    "collapse": "entropies fallen by {:.0%}",
-    "rise": "{:.1f} sigma above its own past",
-    "fall": "{:.1f} sigma below its own past",
-    "multiple": "{:.2f} times the usual",
-    "above": "{:.4g}",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +53,9 @@ class Condition:
     """The highest score since the alarm."""
     can_harden: bool = False
     """Whether the policy may ask for more than the rule's threshold before it rolls back again."""
+    is_explained_away: bool = False
+    """Whether its detector has learnt a new baseline since its last high score: where it ends now,
+    nothing has healed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +68,10 @@ class Judgement:
     """Fired with this step, critical ones first. One that had healed and comes back within its
     rule's cooldown is here again under the id it had."""
     healed: tuple[Alert, ...] = ()
-    """Alerts whose stretch ended with this step, as resolved."""
+    """Alerts whose stretch ended with this step, as resolved; `ended` in the evidence says where
+    that was a new baseline."""
+    explained_away: tuple[Condition, ...] = ()
+    """Those of them that ended because their detector learnt a new baseline."""
     notes: tuple[Event, ...] = ()
     """What rules of severity info saw: worth a mark, not an alert."""
     conditions: tuple[Condition, ...] = ()
@@ -194,6 +163,7 @@ class Judge:
         alerts: list[Alert] = []
         healed = [replace(a, state="resolved", changed_s=time_s) for a in self._dropped]
         self._dropped.clear()
+        explained_away: list[Condition] = []
         can_judge = True
         for watch in self._watches:
             found = scores[watch.key].get(watch.rule.detector)
@@ -201,11 +171,17 @@ class Judge:
                 continue
             if watch.rule.action == "rollback" and watch.rule.acts:
                 can_judge = can_judge and found.is_ready
-            fired = self._apply(watch, found, step, segment, time_s, healed)
+            before = watch.condition
+            fired = self._apply(watch, found, step, segment, time_s)
+            if before is not None and watch.condition is None:
+                is_explained_away = _is_explained_away(before, watch.persistence, found)
+                ended = ended_alert(before.alert, is_explained_away, time_s)
+                healed.append(ended)
+                explained_away += [before] * is_explained_away
             if fired is None:
                 continue
             if _is_only_noted(watch.rule):
-                notes.append(_note(fired, watch.rule))
+                notes.append(note_of(fired, watch.rule))
             else:
                 alerts.append(fired)
         conditions = tuple(w.condition for w in self._watches if w.condition is not None)
@@ -215,6 +191,7 @@ class Judge:
             recorded,
             tuple(alerts),
             tuple(healed),
+            tuple(explained_away),
             tuple(notes),
             conditions,
             not any(condition.impugns_state for condition in conditions),
@@ -235,11 +212,13 @@ class Judge:
         """
         if kind not in NEW_BASELINES:
             return
-        for scorer in self._scorers.values():
-            scorer.announce(kind)
+        anew = {key: scorer.announce(kind) for key, scorer in self._scorers.items()}
         for watch in self._watches:
             if not watch.persistence.is_active:
                 watch.persistence.clear()
+            # the other events explain a change, a resume explains none
+            elif kind == "resume" and watch.rule.detector in anew[watch.key] and watch.condition:
+                watch.condition = replace(watch.condition, is_explained_away=True)
 
     def vet(self, values: Mapping[str, NDArray[Any]]) -> Vetting:
         """Judges a batch that was not trained on by its per-sample losses (loss/per_sample,
@@ -286,7 +265,6 @@ class Judge:
         step: int,
         segment: int,
         time_s: float,
-        healed: list[Alert],
     ) -> Alert | None:
         """Feeds a rule its score; returns the alert that it raises with this step."""
         rule = watch.rule
@@ -297,13 +275,13 @@ class Judge:
         onset = watch.persistence.update(step, 0.0 if is_silent else found.value)
         if watch.condition is not None:
             if not watch.persistence.is_active:
-                healed.append(replace(watch.condition.alert, state="resolved", changed_s=time_s))
                 watch.condition = None
             else:
                 watch.condition = replace(
                     watch.condition,
                     is_raised=watch.persistence.is_raised,
                     peak=max(watch.condition.peak, found.value),
+                    is_explained_away=_is_explained_away(watch.condition, watch.persistence, found),
                 )
         if onset is None:
             return None
@@ -318,50 +296,12 @@ class Judge:
                 return None
         else:
             onset_batch = self._batch_of(onset)
-            alert = self._alert(rule, found, onset, onset_batch, step, segment, time_s)
+            alert = alert_of(self._run_id, rule, found, onset, onset_batch, step, segment, time_s)
             watch.last_alert = alert
         if not _is_only_noted(rule):
-            watch.condition = _condition(rule, alert, peak=found.value)
+            condition = _condition(rule, alert, peak=found.value)
+            watch.condition = replace(condition, is_explained_away=found.is_learnt_anew is True)
         return alert
-
-    def _alert(
-        self,
-        rule: Rule,
-        found: Score,
-        onset: int,
-        onset_batch: int | None,
-        step: int,
-        segment: int,
-        time_s: float,
-    ) -> Alert:
-        lasting = f" in {rule.patience} of {rule.of_last} steps" if rule.of_last > 1 else ""
-        since = f", since step {onset}" if onset < step else ""
-        evidence: dict[str, Any] = {
-            "signal": rule.signal,
-            "detector": rule.detector,
-            "unit": unit_of(rule),
-        }
-        if onset_batch is not None:
-            evidence["onset_batch"] = onset_batch
-        told = {"meaning": rule.meaning, "advice": rule.advice}
-        evidence |= {name: words for name, words in told.items() if words}
-        return Alert(
-            id=f"{self._run_id}-{segment}-{step}-{rule.name}",
-            run_id=self._run_id,
-            segment=segment,
-            rule=rule.name,
-            severity=rule.severity,
-            onset_step=onset,
-            fired_step=step,
-            value=found.value,
-            threshold=rule.threshold,
-            message=f"{rule.message}{_where(found.evidence)}: "
-            f"{_SCORE_WORDS[rule.detector].format(found.value)} "
-            f"(limit {rule.threshold:g}){lasting}{since}",
-            created_s=time_s,
-            dedupe_key=f"{self._run_id}/{rule.name}",
-            evidence=evidence | dict(found.evidence),
-        )
 
     def _batch_of(self, step: int) -> int | None:
         return next((batch for s, batch in reversed(self._batches) if s == step), None)
@@ -405,7 +345,11 @@ class Judge:
                 if condition is not None and not _is_only_noted(held.rule):
                     # it may ask for another action now
                     new = _condition(held.rule, condition.alert, condition.peak)
-                    held.condition = replace(new, is_raised=condition.is_raised)
+                    held.condition = replace(
+                        new,
+                        is_raised=condition.is_raised,
+                        is_explained_away=condition.is_explained_away,
+                    )
             if condition is not None and (held is None or held.condition is None):
                 self._dropped.append(condition.alert)
         holding = self.holding() | {alert.id for alert in self._dropped}
@@ -416,21 +360,6 @@ class Judge:
 
 def _key(rule: Rule) -> str:
     return scorer_key(rule) + scope_key(rule)
-
-
-def unit_of(rule: Rule) -> str:
-    """Unit of the score of a rule, of its threshold and of its alerts' value."""
-    return _UNITS.get(rule.detector) or signal_spec(rule.signal).unit
-
-
-def _where(evidence: Mapping[str, Any]) -> str:
-    """Says in which entry of a vector it was found."""
-    told = [
-        f"{name.replace('_', ' ')} {evidence[name]}"
-        for name in (*get_args(Dimension), "layers")
-        if isinstance(evidence.get(name), int | str | list)
-    ]
-    return f" ({', '.join(told)})" if told else ""
 
 
 def _persistence(rule: Rule) -> Persistence:
@@ -460,18 +389,7 @@ def _condition(rule: Rule, alert: Alert, peak: float) -> Condition:
     )
 
 
-def _note(alert: Alert, rule: Rule) -> Event:
-    would = ""
-    if rule.is_dry_run:
-        asked = "" if rule.action == "observe" else f" and ask for {rule.action}"
-        would = f"dry run of {rule.name}: would raise {rule.severity}{asked}: "
-    found = {"rule": alert.rule, "value": alert.value, "threshold": alert.threshold}
-    return Event(
-        alert.run_id,
-        alert.segment,
-        alert.fired_step,
-        alert.created_s,
-        "note",
-        f"{would}{alert.message}",
-        found | {"onset_step": alert.onset_step} | dict(alert.evidence),
-    )
+def _is_explained_away(condition: Condition, persistence: Persistence, found: Score) -> bool:
+    if found.is_learnt_anew is not None:
+        return found.is_learnt_anew
+    return condition.is_explained_away and not persistence.is_raised

@@ -18,7 +18,7 @@ from typing import Protocol
 from ..platform.records import Action, Checkpoint, Mode
 from .default_rules import DEFAULT_RULES
 from .judge import Condition, Judgement
-from .policy_memory import PolicyMemory, Taken
+from .policy_memory import ExplainedAway, PolicyMemory, Taken
 from .rules import Rule, check_certification
 
 NOTED_EVERY_STEPS = 20
@@ -188,6 +188,9 @@ class Policy:
         already speak; the initial state always is.
         tainted: saved after an alert's onset less `margin_steps` (a certificate is taken back), or
         left behind on the branch that a rollback abandoned. Tainted is for good.
+        An alarm that ended because its detector learnt a new baseline has shown nothing healthy:
+        from its onset less the margin to `window_steps` after its end every state is tainted, and
+        what was fresh before stays so. The way back is what was certified before it.
         """
         self._segment = judgement.segment
         if self._healthy_since is None or step < self._healthy_since:
@@ -196,6 +199,13 @@ class Policy:
             self._healthy_since = step + 1
         else:
             self._relax()
+        for ended in judgement.explained_away:
+            if ended.impugns_state:
+                until = step + self._limits.window_steps
+                self._memory.add_explained_away(
+                    ExplainedAway(ended.alert.onset_step, until, judgement.segment)
+                )
+        unproven = self._unproven()
         limit = min(
             (
                 condition.alert.onset_step - self._limits.margin_steps
@@ -210,9 +220,17 @@ class Policy:
             healthy_steps = step - max(checkpoint.step, self._healthy_since)
             if checkpoint.step == 0:
                 health = "certified"
-            elif self._is_abandoned(checkpoint) or (limit is not None and checkpoint.step > limit):
+            elif (
+                self._is_abandoned(checkpoint)
+                or (limit is not None and checkpoint.step > limit)
+                or any(first < checkpoint.step <= last for first, last in unproven)
+            ):
                 health = "tainted"
-            elif health == "fresh" and healthy_steps >= self._limits.certify_after_steps:
+            elif (
+                health == "fresh"
+                and healthy_steps >= self._limits.certify_after_steps
+                and not any(checkpoint.step <= last for _, last in unproven)
+            ):
                 health = "certified"
             if health != checkpoint.health:
                 changed.append(replace(checkpoint, health=health))
@@ -385,6 +403,21 @@ class Policy:
                 chain.clear()
             chain.append(taken.to_step)
         return chain
+
+    def _unproven(self) -> list[tuple[int, int]]:
+        """(last step before, last step of) each stretch whose alarm was explained away, as far as
+        no rollback went to before it."""
+        return [
+            (alarm.onset_step - self._limits.margin_steps, alarm.until_step)
+            for alarm in self._memory.explained_away
+            if not any(
+                taken.kind == "rollback"
+                and taken.to_step is not None
+                and taken.to_step <= alarm.onset_step - self._limits.margin_steps
+                and alarm.segment <= taken.segment
+                for taken in self._memory.actions
+            )
+        ]
 
     def _is_abandoned(self, checkpoint: Checkpoint) -> bool:
         return any(

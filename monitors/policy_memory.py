@@ -1,11 +1,11 @@
-"""What the policy must not forget: actions taken, batches skipped and limits that were hardened, in
-an append-only file that no rollback touches."""
+"""What the policy must not forget: actions taken, batches skipped, limits that were hardened and
+alarms that nothing has healed, in an append-only file that no rollback touches."""
 
 import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,16 @@ class Taken:
     """The rule whose alert it answered."""
     hardened_to: float = 1.0
     """rollback: factor on that rule's threshold, from then on, for asking for the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedAway:
+    """An alarm that ended only because its detector learnt a new baseline."""
+
+    onset_step: int
+    until_step: int
+    """No state saved from the onset to here is trusted."""
+    segment: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,7 @@ class PolicyMemory:
         """{rule: what its last automatic rollback made of its limit}"""
         self.num_healthy = 0
         """Healthy steps since anything was hardened, as far as they were noted."""
+        self.explained_away: list[ExplainedAway] = []
         if path.exists():
             self._read()
         else:
@@ -95,6 +106,12 @@ class PolicyMemory:
         self._append({"what": "healthy", "steps": num_steps})
         self.num_healthy += num_steps
 
+    def add_explained_away(self, explained: ExplainedAway) -> None:
+        if explained in self.explained_away:
+            return
+        self._append({"what": "explained_away", **asdict(explained)})
+        self.explained_away.append(explained)
+
     def _append(self, line: Mapping[str, Any]) -> None:
         with self._path.open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
@@ -119,6 +136,9 @@ class PolicyMemory:
             self._take_skipped(int(line["batch"]))
         elif line["what"] == "healthy":
             self.num_healthy += int(line["steps"])
+        elif line["what"] == "explained_away":
+            steps = (int(line[name]) for name in ("onset_step", "until_step", "segment"))
+            self.explained_away.append(ExplainedAway(*steps))
         else:
             # lines of before there was hardening have neither rule nor factor
             fields = {name: line[name] for name in Taken.__slots__ if name in line}

@@ -1,6 +1,6 @@
 """Which entries of a vector signal a rule looks at: chosen in front of whatever scores them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -56,8 +56,8 @@ class ScopedScorer:
         scores = self._scorer.update(step, seen)
         return {name: self._in_places_of_the_whole(score) for name, score in scores.items()}
 
-    def announce(self, kind: EventKind) -> None:
-        self._scorer.announce(kind)
+    def announce(self, kind: EventKind) -> Collection[str]:
+        return self._scorer.announce(kind)
 
     def state_dict(self) -> dict[str, Any]:
         return self._scorer.state_dict()

@@ -4,7 +4,7 @@ One scorer serves all rules that judge the same signal in the same way. High is 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -45,14 +45,20 @@ class Score:
     recorded: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Catalogue signals that this score is recorded as."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    is_learnt_anew: bool | None = None
+    """Whether the detector gave up its baseline, as it was exceeded for too long: what is quiet
+    from then on is a new one, and nothing has healed. None: as it was."""
 
 
 class Scorer(Protocol):
     """Turns a step's values into a score per detector name; nothing where its signal was not
-    measured in this step."""
+    measured in this step.
+
+    announce: an event that may explain a change; returns the detectors that learn anew by it.
+    """
 
     def update(self, step: int, values: Values) -> Mapping[str, Score]: ...
-    def announce(self, kind: EventKind) -> None: ...
+    def announce(self, kind: EventKind) -> Collection[str]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
@@ -84,14 +90,17 @@ class LossScorer:
         z_pooled, z_M = self._spike_scores(residuals)
         z = max(z_pooled, *z_M)
         is_accepted = z <= self._pooled.reject_above
+        is_learnt_anew: bool | None = None
         # a batch in which any loss is not a number is judged by the rest, but not learnt from
         if is_accepted and _is_finite(values):
             self._learn(residuals, z_M)
         elif not is_accepted and self._pooled.reject():
+            is_learnt_anew = True
             for spike in self._of_modality:
                 spike.rebaseline()
             self._normaliser.forget()
         slow, modality = self._drift(step, residuals if is_accepted else None)
+        settled = [d.is_learnt_anew for d in self._drifts if d.is_learnt_anew is not None]
         return {
             "spike": Score(
                 z,
@@ -104,6 +113,7 @@ class LossScorer:
                         for name, s in zip(_MODALITIES, z_M, strict=True)
                     },
                 },
+                is_learnt_anew=is_learnt_anew,
             ),
             "drift": Score(
                 slow.score,
@@ -111,6 +121,7 @@ class LossScorer:
                 slow.onset_step,
                 {catalogue.LOSS_DRIFT_SCORE: np.array(slow.score, np.float32)},
                 {"modality": modality},
+                any(settled) if settled and is_accepted else None,
             ),
         }
 
@@ -167,16 +178,18 @@ class LossScorer:
             loss_MB, sigma_MB = np.pad(loss_MB, missing), np.pad(sigma_MB, missing)
         return self._normaliser.residuals(loss_MB, sigma_MB)
 
-    def announce(self, kind: EventKind) -> None:
+    def announce(self, kind: EventKind) -> Collection[str]:
         for drift in self._drifts:
             drift.rebaseline()
         if kind in NEW_DATA:
             self._normaliser.forget()
             for spike in (self._pooled, *self._of_modality):
                 spike.rebaseline()
-        elif kind == "resume":
+            return ("spike", "drift")
+        if kind == "resume":
             # the level stays, since a resume may be in the middle of vetting spoiled data
             self._normaliser.hasten()
+        return ("drift",)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -242,15 +255,24 @@ class ScalarScorer:
             score, onset_step = inner.score, inner.onset_step
         else:
             score = inner.update(value)
-        return {self._detector: Score(score, inner.is_ready, onset_step, recorded)}
+        # only a drift can also say that its level has come back
+        anew = (
+            inner.is_learnt_anew if isinstance(inner, DriftScore) else inner.is_learnt_anew or None
+        )
+        found = Score(score, inner.is_ready, onset_step, recorded, is_learnt_anew=anew)
+        return {self._detector: found}
 
-    def announce(self, kind: EventKind) -> None:
+    def announce(self, kind: EventKind) -> Collection[str]:
         inner = self._inner
         if isinstance(inner, SpikeScore | BurstScore):
-            if kind != "resume":
-                inner.rebaseline(forgets_spread=kind in NEW_DATA)
-        elif not isinstance(inner, DivergenceScore) or kind in NEW_DATA:
+            if kind == "resume":
+                return ()
+            inner.rebaseline(forgets_spread=kind in NEW_DATA)
+        elif isinstance(inner, DivergenceScore) and kind not in NEW_DATA:
+            return ()
+        else:
             inner.rebaseline()
+        return (self._detector,)
 
     def state_dict(self) -> dict[str, Any]:
         return self._inner.state_dict()
@@ -270,8 +292,8 @@ class NonFiniteScorer:
             return {}
         return {"non_finite": Score(non_finite_score(values[self._signal]))}
 
-    def announce(self, kind: EventKind) -> None:
-        return
+    def announce(self, kind: EventKind) -> Collection[str]:
+        return ()
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -313,11 +335,13 @@ class ExpertScorer:
             )
         }
 
-    def announce(self, kind: EventKind) -> None:
+    def announce(self, kind: EventKind) -> Collection[str]:
         inner = self._dead or self._monopoly
         assert inner is not None
-        if kind in NEW_DATA:
-            inner.rebaseline()
+        if kind not in NEW_DATA:
+            return ()
+        inner.rebaseline()
+        return ("monopoly",) if self._dead is None else ("dead_experts",)
 
     def state_dict(self) -> dict[str, Any]:
         inner = self._dead or self._monopoly

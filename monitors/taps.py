@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..platform import catalogue
 from .activation_signals import (
+    kurtosis,
     mutual_information_nats,
     rms_and_absmax,
     router_balance,
@@ -71,7 +72,8 @@ class Taps:
         they add the squares of both to their `squares_2`, likewise. The root of their ratio is a
         signal.
     modality_tokens: how many tokens of each modality stand at the end of what a block returns, (B,
-        S, D), in the catalogue's order; where there are several, each has its own RMS and absmax.
+        S, D), in the catalogue's order; where there are several, each has its own RMS, absmax,
+        ratio of both and kurtosis.
     is_one_network: whether the blocks follow each other, so that the stream can grow over them.
 
     A block or router that did not run while it was watched has what it had when it last did, and
@@ -117,10 +119,10 @@ class Taps:
             {
                 "activation_L2": (len(self._blocks), 2),
                 "tail_L2": (len(self._blocks), 2),
-                "modality_LN2": (
+                "modality_LN3": (
                     len(self._blocks) if self._modality_tokens else 0,
                     len(self._modality_tokens),
-                    2,
+                    3,
                 ),
                 "tokens_ME": (num_moe, num_experts),
                 "router_MC": (num_moe, len(_OF_ROUTER)),
@@ -169,20 +171,25 @@ class Taps:
 
     def _of_blocks(self, host: Mapping[str, Array]) -> dict[str, Array]:
         rms, absmax = host["activation_L2"].T
-        kurtosis, saturated = host["tail_L2"].T
+        tail, saturated = host["tail_L2"].T
         values = {
             catalogue.ACTIVATION_RMS: rms,
             catalogue.ACTIVATION_ABSMAX: absmax,
             catalogue.ACTIVATION_OUTLIER_RATIO: _ratio(absmax, rms),
-            catalogue.ACTIVATION_KURTOSIS: kurtosis,
+            catalogue.ACTIVATION_KURTOSIS: tail,
             catalogue.ACTIVATION_SATURATED_SHARE: saturated,
         }
         if self._is_one_network and rms.size:
             growth = rms[-1] / rms[0] if rms[0] else 0.0
             values[catalogue.ACTIVATION_DEPTH_GROWTH] = np.asarray(growth, np.float32)
         if self._modality_tokens:
-            values[catalogue.ACTIVATION_MODALITY_RMS] = host["modality_LN2"][..., 0]
-            values[catalogue.ACTIVATION_MODALITY_ABSMAX] = host["modality_LN2"][..., 1]
+            rms_LN, absmax_LN, kurtosis_LN = np.moveaxis(host["modality_LN3"], -1, 0)
+            values |= {
+                catalogue.ACTIVATION_MODALITY_RMS: rms_LN,
+                catalogue.ACTIVATION_MODALITY_ABSMAX: absmax_LN,
+                catalogue.ACTIVATION_MODALITY_OUTLIER_RATIO: _ratio(absmax_LN, rms_LN),
+                catalogue.ACTIVATION_MODALITY_KURTOSIS: kurtosis_LN,
+            }
         if self._bounded:
             values[catalogue.ACTIVATION_CLAMPED_SHARE] = _ratio(*host["clamped_L2"].T)
         if self._attentions:
@@ -225,6 +232,11 @@ class Taps:
     def _block_hook(self, index: int) -> Any:
         place_2, tail_2 = self._packed["activation_L2"][index], self._packed["tail_L2"][index]
         parts = self._modality_tokens
+        places = (
+            [(row_3[:2], row_3[2]) for row_3 in self._packed["modality_LN3"][index]]
+            if parts
+            else []
+        )
 
         @torch.no_grad()
         def measure(module: nn.Module, args: Any, output: Any) -> None:
@@ -233,8 +245,9 @@ class Taps:
             tail_2.copy_(shape_of_tail(x))
             if parts:
                 last_BSD = x[:, x.shape[1] - sum(parts) :]
-                split = [rms_and_absmax(part) for part in last_BSD.split(parts, dim=1)]
-                self._packed["modality_LN2"][index].copy_(torch.stack(split))
+                for (size_2, tail), part in zip(places, last_BSD.split(parts, dim=1), strict=True):
+                    size_2.copy_(rms_and_absmax(part))
+                    tail.copy_(kurtosis(part))
 
         return measure
 

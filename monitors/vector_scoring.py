@@ -4,7 +4,7 @@ n entries  L MoE layers  E experts
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,14 @@ class EntryScorer:
         if value.ndim:
             place = np.unravel_index(worst, value.shape)
             evidence |= self._named([int(index) for index in place])
-        return {self._detector: Score(float(score_n[worst]), is_ready, evidence=evidence)}
+        learner = self._change or self._multiple
+        found = Score(
+            float(score_n[worst]),
+            is_ready,
+            evidence=evidence,
+            is_learnt_anew=(learner is not None and learner.baseline.is_learnt_anew) or None,
+        )
+        return {self._detector: found}
 
     def _named(self, place: list[int]) -> dict[str, Any]:
         """{dimension: index, or its name}; a scope counts `layer` from the start of the whole."""
@@ -71,12 +78,14 @@ class EntryScorer:
             named[key] = names[index] if index < len(names) else index
         return named
 
-    def announce(self, kind: EventKind) -> None:
-        if kind in NEW_BASELINES:
-            if self._change is not None:
-                self._change.baseline.clear()
-            if self._multiple is not None:
-                self._multiple.clear()
+    def announce(self, kind: EventKind) -> Collection[str]:
+        if kind not in NEW_BASELINES or (self._change is None and self._multiple is None):
+            return ()
+        if self._change is not None:
+            self._change.baseline.clear()
+        if self._multiple is not None:
+            self._multiple.clear()
+        return (self._detector,)
 
     def state_dict(self) -> dict[str, Any]:
         if self._change is not None:
@@ -123,12 +132,18 @@ class CollapseScorer:
             "router_entropy_nats": round(float(token_L[worst]), 4),
             "fall_of_layer": np.round(fall_L, 3).tolist(),
         }
-        return {"collapse": Score(float(fall_L[worst]), is_ready, evidence=evidence)}
+        is_learnt_anew = self._load.is_learnt_anew or self._token.is_learnt_anew or None
+        found = Score(
+            float(fall_L[worst]), is_ready, evidence=evidence, is_learnt_anew=is_learnt_anew
+        )
+        return {"collapse": found}
 
-    def announce(self, kind: EventKind) -> None:
-        if kind in NEW_DATA:
-            self._load.clear()
-            self._token.clear()
+    def announce(self, kind: EventKind) -> Collection[str]:
+        if kind not in NEW_DATA:
+            return ()
+        self._load.clear()
+        self._token.clear()
+        return ("collapse",)
 
     def state_dict(self) -> dict[str, Any]:
         return {"load": self._load.state_dict(), "token": self._token.state_dict()}
@@ -174,9 +189,11 @@ class DeadlockScorer:
             )
         }
 
-    def announce(self, kind: EventKind) -> None:
-        if kind in NEW_DATA:
-            self._deadlock.rebaseline()
+    def announce(self, kind: EventKind) -> Collection[str]:
+        if kind not in NEW_DATA:
+            return ()
+        self._deadlock.rebaseline()
+        return ("deadlock",)
 
     def state_dict(self) -> dict[str, Any]:
         return self._deadlock.state_dict()

@@ -88,7 +88,14 @@ _KINDS = (
         "Free disk, or make the run's folder writable; `moescope sample RUN` writes clips later.",
     ),
 )
+ENDED, NEW_BASELINE = "ended", "new_baseline"
+"""In the evidence of a resolved alert: its rule has learnt a new baseline, and nothing healed."""
 OWN_KINDS: Mapping[str, AlertKind] = {kind.name: kind for kind in _KINDS}
+
+
+def is_explained_away(alert: Alert) -> bool:
+    """Whether an alert ended only because its rule learnt a new baseline."""
+    return alert.state == "resolved" and alert.evidence.get(ENDED) == NEW_BASELINE
 
 
 def words_of(alert: Alert) -> tuple[str, str]:

@@ -111,6 +111,10 @@ class Event:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+FOREVER_S = 253_402_300_799.0
+"""The end of the year 9999: a silence until then lasts until a person ends it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     id: str

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from .alert_kinds import is_explained_away
 from .errors import MoescopeError
+from .records import FOREVER_S
 from .terminal import ago, one_line, say, say_json, say_rows
 
 if TYPE_CHECKING:
@@ -191,9 +193,13 @@ def list_alerts(
     as_json: Json = False,
 ) -> None:
     """List the open alerts."""
+    from .silences import silences
+
     with opened_store(asked_settings(home, store)) as open_store:
         run_id = open_store.find_run(run).id if run else None
-        open_store.end_silences(time.time())
+        now_s = time.time()
+        open_store.end_silences(now_s)
+        silent = [s for s in silences(open_store, now_s) if run_id in (None, s.run_id)]
         found = open_store.alerts(run_id, None if with_closed else ["open"])
         failures = open_store.delivery_failures(run_id)
         names = {known.id: known.name for known in open_store.runs(include_archived=True)}
@@ -206,7 +212,7 @@ def list_alerts(
             "run": names.get(alert.run_id, alert.run_id),
             "severity": alert.severity,
             "rule": alert.rule,
-            "state": alert.state,
+            "state": "new baseline" if is_explained_away(alert) else alert.state,
             "onset": alert.onset_step,
             "alarm": alert.fired_step,
             "what": alert.message,
@@ -214,6 +220,9 @@ def list_alerts(
         for alert in found
     ]
     say_rows(rows, "no alerts" if with_closed else "no open alerts")
+    for silence in silent:
+        run_name = names.get(silence.run_id, silence.run_id)
+        say(f"{silence.rule} of {run_name} is silenced {_until(silence.until_s, now_s)}")
     for alert in found:
         if alert.id in failures:
             say(f"nobody was told of {alert.id}: {one_line(failures[alert.id])}")
@@ -249,21 +258,32 @@ def silence_alert(
     alert: AlertId,
     span: Annotated[
         str,
-        typer.Option("--for", metavar="TIME", help="How long, as 30m, 2h or 1d."),
+        typer.Option("--for", metavar="TIME", help="How long, as 30m, 2h or 1d, or ever."),
     ] = "1h",
+    is_ended: Annotated[
+        bool,
+        typer.Option("--end", help="End the silence of its rule and run, also where it healed."),
+    ] = False,
     home: Home = None,
     store: StoreUrl = None,
 ) -> None:
-    """Send nothing of an alert and of further ones of its rule and run, for a while; what still
-    holds then calls again."""
-    span_s = _seconds(span)
+    """Send nothing of an alert and of further ones of its rule and run, for a while or until you
+    end it; what still holds then calls again."""
+    from .silences import end_silence
+
+    span_s = None if span == "ever" else _seconds(span)
     now_s = time.time()
     with opened_store(asked_settings(home, store)) as open_store:
         found = open_store.alert(alert)
+        if is_ended:
+            end_silence(open_store, found.run_id, found.rule, whoever(), now_s)
+            say(f"{found.rule}: not silenced any more")
+            return
         if found.state == "resolved":
             raise MoescopeError(f"{found.id} is resolved: there is nothing to silence")
-        open_store.set_alert_state(found.id, "silenced", whoever(), now_s, now_s + span_s)
-    say(f"{found.id}: silenced for {ago(0, span_s)}")
+        until_s = FOREVER_S if span_s is None else now_s + span_s
+        open_store.set_alert_state(found.id, "silenced", whoever(), now_s, until_s)
+    say(f"{found.id}: silenced {_until(until_s, now_s)}")
 
 
 @alerts_app.command("test-channel")
@@ -292,11 +312,17 @@ def try_channel(
         raise typer.Exit(1)
 
 
+def _until(until_s: float, now_s: float) -> str:
+    return "until somebody ends it" if until_s >= FOREVER_S else f"for {ago(now_s, until_s)}"
+
+
 def _seconds(span: str) -> float:
     units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
     number, unit = span[:-1], span[-1:]
     if unit not in units or not number.replace(".", "", 1).isdigit() or not float(number):
-        raise MoescopeError(f"--for is {span}: expected a number and s, m, h or d, as 30m or 2h")
+        raise MoescopeError(
+            f"--for is {span}: expected a number and s, m, h or d, as 30m or 2h, or ever"
+        )
     return min(float(number) * units[unit], MOST_SILENCE_S)
 
 

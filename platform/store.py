@@ -38,6 +38,7 @@ from .engines import PATIENCE_S, Database, UnknownRun, unknown_run
 from .errors import MoescopeError, did_you_mean
 from .migrate import prepare
 from .records import (
+    FOREVER_S,
     Alert,
     AlertState,
     Checkpoint,
@@ -280,14 +281,14 @@ class Store:
         now_s: float,
         silenced_until_s: float | None = None,
     ) -> None:
-        """What is decided about an alert: acknowledge, silence (until then, or until it is opened),
-        resolve, open again. A silence that has an end holds for its rule and run until then,
-        whatever becomes of the alert; only opening one of them ends it sooner.
+        """What is decided about an alert: acknowledge, silence (until then, or until a person ends
+        it), resolve, open again. A silence holds for its rule and run whatever becomes of the
+        alert; only opening one of them, or `silences.end_silence`, ends it sooner.
         """
         alert = tables.alerts.c
         values: dict[str, Any] = {"state": state, "changed_by": who, "changed_s": now_s}
         if state == "silenced":
-            values["silenced_until_s"] = silenced_until_s
+            values["silenced_until_s"] = FOREVER_S if silenced_until_s is None else silenced_until_s
         found = self.alert(alert_id)
         is_ended = and_(
             alert.run_id == found.run_id,

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -428,3 +429,20 @@ def test_an_alert_is_silenced_for_a_time_and_a_failed_delivery_is_told(
     assert "alert-1" in moescope("alerts").stdout
     assert moescope("alerts", "ack", "alert-1", "--as", "resolved").exit_code == 0
     assert "nothing to silence" in said(moescope("alerts", "silence", "alert-1"))
+
+
+def test_a_silence_for_ever_is_ended_by_a_person(moescope: Invoke, store: Store) -> None:
+    store.add_run(a_run())
+    store.put_alert(an_alert(a_run()))
+    assert moescope("alerts", "silence", "alert-1", "--for", "ever").stdout == (
+        "alert-1: silenced until somebody ends it\n"
+    )
+    healed = {"state": "resolved", "changed_s": time.time() + 1}
+    store.put_alert(replace(store.alert("alert-1"), **healed))
+    rule, run = an_alert(a_run()).rule, a_run().name
+    line = f"{rule} of {run} is silenced until somebody ends it"
+    assert line in moescope("alerts").stdout
+    ended = moescope("alerts", "silence", "alert-1", "--end")
+    assert ended.stdout == f"{rule}: not silenced any more\n"
+    assert line not in moescope("alerts").stdout
+    assert store.alert("alert-1").state == "resolved"

@@ -345,6 +345,10 @@ class Trainer:
             self.fan_out.say(note)
         for alert in judgement.healed:
             self.fan_out.say(alert)
+        for ended in judgement.explained_away:
+            text = f"{ended.rule} has learnt a new baseline: nothing has healed"
+            self.say_event("note", text, {"alert_id": ended.alert.id})
+            self.progress.say(f"step {pending.step}: {text}")
         for alert in judgement.alerts:
             # journaled before its action starts
             self.fan_out.say(alert)

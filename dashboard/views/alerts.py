@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from ...platform.alert_kinds import PAGE, words_of
+from ...platform.alert_kinds import PAGE, is_explained_away, words_of
 from ...platform.catalogue import CATALOGUE
-from ...platform.records import Alert, AlertState
+from ...platform.records import FOREVER_S, Alert, AlertState
+from ...platform.silences import silences
 from ...platform.store import Store
 from .. import asks
 from ..theme import SEVERITIES
@@ -15,7 +16,12 @@ from ..words import age, number, plain
 from .panel import LIVE_S, LinkToRun, badge, live
 
 MOST_SHOWN = 50
-SILENCES_S = {"1 hour": 3600.0, "8 hours": 8 * 3600.0, "1 day": 86400.0}
+SILENCES_S = {
+    "For 1 hour": 3600.0,
+    "For 8 hours": 8 * 3600.0,
+    "For 1 day": 86400.0,
+    "Until I end it": None,
+}
 FAILURES_SINCE_S = 86400.0
 _STATES: dict[str, tuple[AlertState, ...]] = {
     "Open": ("open",),
@@ -42,6 +48,7 @@ def _page(store: Store, link_to_run: LinkToRun, shown: str) -> None:
     names = {run.id: run.name for run in store.runs(include_archived=True)}
     alerts = store.alerts(states=list(_STATES[shown]))
     _failing_channels(store)
+    _silences(store, names, link_to_run)
     if not alerts:
         if shown == "Open":
             st.success("No open alert.", icon=":material/check_circle:")
@@ -62,6 +69,22 @@ def _failing_channels(store: Store) -> None:
         )
         for why in list(dict.fromkeys(failures.values()))[:3]:
             st.text(" ".join(why.split())[:200])
+
+
+def _silences(store: Store, names: dict[str, str], link_to_run: LinkToRun) -> None:
+    """What is silenced, also where its alert has healed: nothing is sent of the next one either."""
+    now_s = time.time()
+    held = silences(store, now_s)
+    if not held:
+        return
+    with st.container(border=True, gap="small", key="silences"):
+        st.markdown("**Silenced**")
+        for silence in held:
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                st.markdown(plain(silence.rule, 60), width="content")
+                link_to_run(names.get(silence.run_id, silence.run_id), silence.run_id)
+                st.markdown(f":gray[{_until(silence.until_s, now_s)}]", width="content")
+                _end_silence(store, silence.run_id, silence.rule, "held")
 
 
 def feed(
@@ -112,7 +135,7 @@ def _alert(
         else:
             st.markdown(f":gray[{_state(alert, now_s)}]", width="content")
         if alert.state == "silenced":
-            _button(store, alert, "open", "End silence", ":material/notifications_active:")
+            _end_silence(store, alert.run_id, alert.rule, alert.id)
         elif alert.state != "resolved":
             _silence(store, alert)
         if alert.state in ("open", "acknowledged"):
@@ -134,13 +157,30 @@ def _state(alert: Alert, now_s: float) -> str:
     """A state that is not open, and who brought it about when."""
     who = f" by {plain(alert.changed_by, 40)}" if alert.changed_by else ""
     when = f", {age(now_s - alert.changed_s)} ago" if alert.changed_s is not None else ""
+    if is_explained_away(alert):
+        return f"ended{when}: its rule learnt a new baseline, nothing has healed"
     if alert.state == "resolved" and not who:
         who = " by itself"
     until = ""
     if alert.state == "silenced":
-        left_s = None if alert.silenced_until_s is None else alert.silenced_until_s - now_s
-        until = " until it is opened again" if left_s is None else f" for another {age(left_s)}"
+        until = f" {_until(alert.silenced_until_s, now_s)}"
     return f"{alert.state}{until}{who}{when}"
+
+
+def _until(until_s: float | None, now_s: float) -> str:
+    if until_s is None or until_s >= FOREVER_S:
+        return "until somebody ends it"
+    return f"for another {age(until_s - now_s)}"
+
+
+def _end_silence(store: Store, run_id: str, rule: str, where: str) -> None:
+    st.button(
+        "End silence",
+        key=f"end_silence_{where}_{run_id}_{rule}",
+        icon=":material/notifications_active:",
+        on_click=asks.end_silence,
+        args=(store, run_id, rule),
+    )
 
 
 def _silence(store: Store, alert: Alert) -> None:
@@ -148,8 +188,8 @@ def _silence(store: Store, alert: Alert) -> None:
         st.caption("Nothing is sent of it, nor of others of its rule and run; then it calls again.")
         for words, for_s in SILENCES_S.items():
             st.button(
-                f"For {words}",
-                key=f"silence_{for_s:.0f}_{alert.id}",
+                words,
+                key=f"silence_{'ever' if for_s is None else f'{for_s:.0f}'}_{alert.id}",
                 on_click=asks.silence_alert,
                 args=(store, alert, for_s),
             )

@@ -20,7 +20,9 @@ BLOCKS: Choices = {
         "largest": catalogue.ACTIVATION_ABSMAX,
         "largest by modality": catalogue.ACTIVATION_MODALITY_ABSMAX,
         "outlier ratio": catalogue.ACTIVATION_OUTLIER_RATIO,
+        "outlier ratio by modality": catalogue.ACTIVATION_MODALITY_OUTLIER_RATIO,
         "kurtosis": catalogue.ACTIVATION_KURTOSIS,
+        "kurtosis by modality": catalogue.ACTIVATION_MODALITY_KURTOSIS,
         "growth over depth": catalogue.ACTIVATION_DEPTH_GROWTH,
         "near overflow": catalogue.ACTIVATION_SATURATED_SHARE,
         "clamped": catalogue.ACTIVATION_CLAMPED_SHARE,
@@ -75,6 +77,7 @@ LOG_SIGNALS = frozenset(
 
 _LEVELS: Mapping[str, tuple[str, float]] = {
     catalogue.ACTIVATION_KURTOSIS: ("3: Gaussian", 3.0),
+    catalogue.ACTIVATION_MODALITY_KURTOSIS: ("3: Gaussian", 3.0),
     catalogue.ACTIVATION_DEPTH_GROWTH: ("1: as the first block", 1.0),
     catalogue.UPDATE_WEIGHT_RATIO: ("1e-3: usual", 1e-3),
     catalogue.MUTUAL_INFORMATION_NATS: ("0: ignores the token", 0.0),

@@ -28,6 +28,10 @@ class BurstScore:
         """Whether a burst would be seen."""
         return self._spike.is_ready
 
+    @property
+    def is_learnt_anew(self) -> bool:
+        return self._spike.is_learnt_anew
+
     def update(self, value: float) -> float:
         """Returns S with this value counted. It must be finite."""
         z, _ = self._spike.update(value)

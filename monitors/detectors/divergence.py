@@ -19,6 +19,8 @@ class DivergenceScore:
     finite changes nothing.
     """
 
+    is_learnt_anew = False
+
     def __init__(self, num_first: int = 3, num_last: int = 3) -> None:
         self._num_first = num_first
         self._first: list[float] = []

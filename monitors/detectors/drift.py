@@ -4,7 +4,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from ..windows import AcceptedWindow
+import numpy as np
+
+from ..windows import AcceptedWindow, median
+
+NEWEST = 8
+"""Values whose median says whether a level has come back."""
 
 
 class DriftScore:
@@ -33,6 +38,11 @@ class DriftScore:
         self._restart = restart
         self.score = 0.0
         self.onset_step: int | None = None
+        self.is_learnt_anew: bool | None = None
+        """True where S went beyond `restart` with the newest value, or the newest values lie by
+        more than `slack` above the baseline of the onset: a level that stays enters its own
+        baseline after the lag, and S falls though nothing has come back. None without an onset."""
+        self._before: tuple[float, float] | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -48,12 +58,20 @@ class DriftScore:
                 self.onset_step = None
             elif self.onset_step is None:
                 self.onset_step = step
+                self._before = self._old.level_and_scale()
         self._recent.append(value)
         if len(self._recent) > self._lag:
             self._old.push(self._recent.popleft())
         reached = self.score
         if reached > self._restart:
             self.rebaseline()
+            self.is_learnt_anew = True
+        elif self._before is None:
+            self.is_learnt_anew = None
+        else:
+            level, scale = self._before
+            newest = np.array([*self._recent][-NEWEST:])
+            self.is_learnt_anew = median(newest) > level + self._slack * scale
         return reached
 
     def rebaseline(self) -> None:
@@ -61,6 +79,7 @@ class DriftScore:
         self._recent.clear()
         self.score = 0.0
         self.onset_step = None
+        self._before = None
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -68,6 +87,7 @@ class DriftScore:
             "recent": list(self._recent),
             "score": self.score,
             "onset_step": self.onset_step,
+            "before": None if self._before is None else list(self._before),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -75,3 +95,5 @@ class DriftScore:
         self._recent = deque(float(value) for value in state["recent"])
         self.score = float(state["score"])
         self.onset_step = None if state["onset_step"] is None else int(state["onset_step"])
+        before = state.get("before")
+        self._before = None if before is None else (float(before[0]), float(before[1]))

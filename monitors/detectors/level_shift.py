@@ -48,6 +48,8 @@ class LevelShift:
         self._sigma_of_median = math.sqrt(math.pi / (2 * num_recent))
         self._num_rejected = 0
         self.score = 0.0
+        self.is_learnt_anew = False
+        """Whether the newest value was one too many above the baseline."""
 
     @property
     def is_ready(self) -> bool:
@@ -56,6 +58,7 @@ class LevelShift:
 
     def update(self, value: float) -> float:
         """Returns z with this value counted."""
+        self.is_learnt_anew = False
         if not math.isfinite(value):
             return self.score
         self._recent.append(value)
@@ -80,7 +83,8 @@ class LevelShift:
             kept = max(0, len(self._waiting) - (len(self._recent) - 1))
             self._waiting = deque(islice(self._waiting, kept))
         self._num_rejected += 1
-        if self._num_rejected >= self._window:
+        self.is_learnt_anew = self._num_rejected >= self._window
+        if self.is_learnt_anew:
             self.rebaseline()
 
     def rebaseline(self) -> None:

@@ -27,6 +27,8 @@ class OwnBaseline:
         self._values_Wn: Floats = np.full((window, 0), np.nan)
         self._rejected_n: NDArray[np.int64] = np.zeros(0, np.int64)
         self._next_n: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.is_learnt_anew = False
+        """Whether, with the newest values, some entry was rejected once too often."""
 
     @property
     def is_ready(self) -> bool:
@@ -56,10 +58,12 @@ class OwnBaseline:
         is_elsewhere_n = self._rejected_n >= self._size
         self._values_Wn[:, is_elsewhere_n] = np.nan
         self._rejected_n[is_elsewhere_n] = 0
+        self.is_learnt_anew = bool(is_elsewhere_n.any())
 
     def clear(self) -> None:
         self._values_Wn[:] = np.nan
         self._rejected_n[:] = 0
+        self.is_learnt_anew = False
 
     def _counts(self) -> NDArray[np.int64]:
         counts: NDArray[np.int64] = np.isfinite(self._values_Wn).sum(axis=0)
@@ -160,6 +164,8 @@ class Multiple:
             old_n = self._recent.pop(0)
             with np.errstate(invalid="ignore"):
                 self.baseline.learn(old_n, old_n > self._reject * level_n)
+            if self.baseline.is_learnt_anew:
+                self._num_since = 0  # the median of before is given up with it
         return multiple_n
 
     def clear(self) -> None:

@@ -35,6 +35,8 @@ class SpikeScore:
         self._level: float | None = None
         self._num_learnt = 0
         self._num_rejected = 0
+        self.is_learnt_anew = False
+        """Whether the newest value was one rejection too many."""
 
     @property
     def is_ready(self) -> bool:
@@ -49,8 +51,8 @@ class SpikeScore:
     def update(self, value: float) -> tuple[float, bool]:
         """Returns (z, whether the value was accepted) and learns from an accepted one."""
         z = self.score(value)
+        self.is_learnt_anew = z > self.reject_above and self.reject()
         if z > self.reject_above:
-            self.reject()
             return z, False
         self.learn(value)
         return z, True

@@ -106,6 +106,39 @@ SPECS = (
         HEALTH + ", 15",
     ),
     spec(
+        "activation/modality_outlier_ratio",
+        "x rms",
+        (
+            "layer",
+            "modality",
+        ),
+        "sampled",
+        "activation",
+        "a division on the host: of its largest magnitude by its RMS",
+        "Largest magnitude over root mean square of each block's output, of video and of audio "
+        "tokens.",
+        "A few channels carry extreme values, for this modality.",
+        "Evenly spread.",
+        HEALTH + ", 15",
+    ),
+    spec(
+        "activation/modality_kurtosis",
+        "1",
+        (
+            "layer",
+            "modality",
+        ),
+        "sampled",
+        "activation",
+        "two moments of at most about 256 tokens of each modality of the sampled step: 0.05 ms "
+        "of a processor for each block and modality",
+        "Fourth moment over the squared second of each block's output, of video and of audio "
+        "tokens; 3 is Gaussian.",
+        "Heavy tails: a few channels carry extreme values, for this modality.",
+        "Evenly spread.",
+        HEALTH + ", 15",
+    ),
+    spec(
         "activation/clamped_share",
         "share",
         LAYER,

@@ -1,6 +1,5 @@
-"""What every store promises, whether it lies in SQLite or in PostgreSQL."""
+"""What every store promises of runs, whether it lies in SQLite or in PostgreSQL."""
 
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,15 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from moescope.platform import catalogue, commands, tables
+from moescope.platform import commands, tables
 from moescope.platform.engines import UnknownRun
 from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Alert, Checkpoint, DamagedConfig, Event, Frame, Run, Segment
-from moescope.platform.series import known_signals, latest, read_series, read_since
+from moescope.platform.series import known_signals, read_series
 from moescope.platform.store import Store, open_store
 
 RUN = Run(
@@ -33,9 +29,17 @@ RUN = Run(
     note="line\nline",
     folder="runs/r1",
 )
+
+
 SEGMENT = Segment("r1", 1, 31, "rollback", 5.0, 0, 30, "a1", {"optim.lr": [0.1, 0.2]})
+
+
 EVENT = Event("r1", 0, 7, 3.5, "guard", "held one step", {"norm": 12.5})
+
+
 ALERT = Alert("a1", "r1", 0, "spike", "critical", 7, 9, 8.25, 6.0, "loss rose", 4.0, "spike/r1")
+
+
 CHECKPOINT = Checkpoint("r1", 0, 10, "ck/10", 10, 4096, 2.0)
 
 
@@ -134,132 +138,6 @@ def test_a_checkpoint_takes_over_what_changed(filled: Store) -> None:
     assert filled.checkpoints("r1") == [replace(CHECKPOINT, health="certified"), later]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e-300])
-def test_an_alert_comes_back_whatever_its_value(filled: Store, value: float) -> None:
-    alert = replace(ALERT, value=value, evidence={"signal": "loss/total", "worst": value})
-    filled.put_alert(alert)
-    assert repr(filled.alert("a1")) == repr(alert)  # NaN equals NaN in its repr only
-
-
-def test_a_state_that_a_person_set_survives_a_replay(filled: Store) -> None:
-    filled.put_alert(ALERT)
-    filled.put_alert(replace(ALERT, state="resolved"))
-    assert filled.alert("a1").state == "resolved"
-    filled.set_alert_state("a1", "acknowledged", "ann", 9.0)
-    filled.put_alert(replace(ALERT, message="loss rose more"))
-    assert filled.alert("a1") == replace(
-        ALERT, message="loss rose more", state="acknowledged", changed_by="ann", changed_s=9.0
-    )
-    with pytest.raises(MoescopeError, match="unknown alert a2"):
-        filled.set_alert_state("a2", "silenced", "ann", 9.0)
-    with pytest.raises(MoescopeError, match="unknown alert a2"):
-        filled.alert("a2")
-
-
-def test_alerts_are_listed_newest_first_by_run_and_state(filled: Store) -> None:
-    filled.add_run(replace(RUN, id="r2"))
-    filled.put_alert(ALERT)
-    filled.put_alert(replace(ALERT, id="a2", created_s=5.0, state="resolved"))
-    filled.put_alert(replace(ALERT, id="a3", created_s=6.0, run_id="r2"))
-    assert [alert.id for alert in filled.alerts()] == ["a3", "a2", "a1"]
-    assert [alert.id for alert in filled.alerts("r1")] == ["a2", "a1"]
-    assert [alert.id for alert in filled.alerts("r1", ["open"])] == ["a1"]
-
-
-def test_an_alert_is_undelivered_until_somebody_was_told_or_has_seen_it(filled: Store) -> None:
-    for number in range(4):
-        name = f"a{number}"
-        filled.put_alert(replace(ALERT, id=name, created_s=float(number), rule=name))
-    filled.mark_delivered("a0", 10.0)
-    filled.set_alert_state("a1", "silenced", "ann", 10.0)
-    filled.mark_delivered("a2", 10.0, "no route to host")
-    assert [alert.id for alert in filled.undelivered_alerts(10.0)] == ["a2", "a3"]
-    assert [alert.id for alert in filled.undelivered_alerts(10.0, since_s=2.5)] == ["a3"]
-    assert filled.delivery_failures("r1") == {"a2": "no route to host"}
-    filled.put_alert(replace(ALERT, id="a0"))
-    filled.mark_delivered("a2", 11.0)
-    assert [alert.id for alert in filled.undelivered_alerts(10.0)] == ["a3"]
-    assert filled.delivery_failures("r1") == {}
-
-
-def test_an_alert_that_ends_by_itself_ends_for_a_person_too(filled: Store) -> None:
-    filled.put_alert(ALERT)
-    filled.set_alert_state("a1", "acknowledged", "ann", 9.0)
-    # an old word from a journal, of before the person spoke
-    filled.put_alert(replace(ALERT, state="resolved", changed_s=8.0))
-    assert filled.alert("a1").state == "acknowledged"
-    filled.put_alert(replace(ALERT, state="resolved", changed_s=10.0))
-    found = filled.alert("a1")
-    assert (found.state, found.changed_by, found.changed_s) == ("resolved", "", 10.0)
-    # it comes back within its cooldown
-    filled.put_alert(ALERT)
-    assert filled.alert("a1").state == "open"
-
-
-def test_a_silence_holds_for_all_of_one_kind_and_then_ends(filled: Store) -> None:
-    for name, rule in (("a1", "k"), ("a2", "k"), ("a3", "other")):
-        filled.put_alert(replace(ALERT, id=name, rule=rule, dedupe_key=name, created_s=1.0))
-    filled.mark_delivered("a1", 2.0)
-    filled.set_alert_state("a1", "silenced", "ann", 10.0, 70.0)
-    found = filled.alert("a1")
-    assert (found.changed_by, found.changed_s, found.silenced_until_s) == ("ann", 10.0, 70.0)
-    assert [alert.id for alert in filled.undelivered_alerts(69.9)] == ["a3"]
-    filled.put_alert(replace(ALERT, id="a1", rule="k", dedupe_key="a1"))
-    assert filled.alert("a1") == replace(found, created_s=ALERT.created_s)
-    assert filled.end_silences(69.9) == 0
-    assert filled.end_silences(70.0) == 1
-    assert filled.alert("a1").state == "open"
-    # it calls once more, and so does what it held back, however old
-    assert sorted(alert.id for alert in filled.undelivered_alerts(70.0, 60.0)) == ["a1", "a2"]
-    assert sorted(alert.id for alert in filled.undelivered_alerts(70.0)) == ["a1", "a2", "a3"]
-
-
-def test_what_healed_while_it_was_silenced_calls_nobody(filled: Store) -> None:
-    filled.put_alert(ALERT)
-    filled.set_alert_state("a1", "silenced", "ann", 10.0, 70.0)
-    filled.put_alert(replace(ALERT, state="resolved", changed_s=20.0))
-    assert filled.alert("a1").state == "resolved"
-    assert filled.end_silences(80.0) == 0
-    assert filled.undelivered_alerts(80.0) == []
-
-
-def test_a_silence_holds_whatever_becomes_of_its_alert(filled: Store) -> None:
-    filled.put_alert(ALERT)
-    filled.mark_delivered("a1", 5.0)
-    filled.set_alert_state("a1", "silenced", "ann", 10.0, 70.0)
-    filled.put_alert(replace(ALERT, state="resolved", changed_s=20.0))
-    filled.put_alert(replace(ALERT, id="a2", created_s=30.0))
-    filled.add_run(replace(RUN, id="r2"))
-    filled.put_alert(replace(ALERT, id="b1", run_id="r2", created_s=30.0))
-    assert [alert.id for alert in filled.undelivered_alerts(69.0)] == ["b1"]
-    # the first comes back under its own name, which is no end of the silence
-    filled.put_alert(ALERT)
-    assert (filled.alert("a1").state, filled.end_silences(69.0)) == ("open", 0)
-    assert [alert.id for alert in filled.undelivered_alerts(69.0)] == ["b1"]
-    assert (filled.end_silences(70.0), filled.end_silences(71.0)) == (1, 0)
-    assert sorted(a.id for a in filled.undelivered_alerts(70.0)) == ["a1", "a2", "b1"]
-
-
-def test_opening_an_alert_ends_the_silence_of_its_rule(filled: Store) -> None:
-    for name in ("a1", "a2"):
-        filled.put_alert(replace(ALERT, id=name))
-    filled.set_alert_state("a1", "silenced", "ann", 10.0, 70.0)
-    filled.set_alert_state("a1", "resolved", "ann", 11.0)
-    assert filled.undelivered_alerts(12.0) == []
-    filled.set_alert_state("a2", "open", "ann", 12.0)
-    assert [alert.id for alert in filled.undelivered_alerts(12.0)] == ["a2"]
-
-
-def test_an_alert_that_never_goes_through_is_given_up(filled: Store) -> None:
-    filled.put_alert(ALERT)
-    attempts = 0
-    while filled.undelivered_alerts(10.0):
-        filled.mark_delivered("a1", 10.0, "refused")
-        attempts += 1
-        assert attempts < 1000
-    assert filled.delivery_failures("r1") == {"a1": "refused"}
-
-
 def test_a_deleted_run_leaves_nothing_behind_and_others_alone(filled: Store) -> None:
     filled.add_run(replace(RUN, id="r2", name="stays"))
     for run_id in ("r1", "r2"):
@@ -338,127 +216,6 @@ def test_numbers_of_numpy_are_taken_for_what_they_are(filled: Store) -> None:
     assert (filled.events("r1")[0].step, filled.events("r1")[0].time_s) == (4, 2.0)
 
 
-def test_samples_come_back_bit_for_bit(filled: Store) -> None:
-    odd = [np.nan, np.inf, -np.inf, 1e-45, -0.0, 3.4e38]
-    values = {
-        "loss__total": odd[0],
-        "grad__norm": odd[1],
-        "router__max_violation": odd,
-        "router__expert_tokens": np.outer([1, 0.5], odd),
-    }
-    filled.write_frames([frame(5, **values), frame(6)])
-    for name, value in values.items():
-        series = read_series(filled, "r1", name.replace("__", "/"))
-        assert series.values[0].tobytes() == np.asarray(value, "f4").tobytes()
-        assert (series.segments[0], series.steps[0], series.times_s[0]) == (0, 5, 105.0)
-    one = read_series(filled, "r1", "router/expert_tokens", row=1)
-    assert one.values[0].tobytes() == np.asarray(values["router__expert_tokens"], "f4")[1].tobytes()
-    assert known_signals(filled, "r1") == [
-        "grad/norm",
-        "loss/total",
-        "router/expert_tokens",
-        "router/max_violation",
-    ]
-
-
-def test_scalars_of_one_step_meet_in_one_row_whichever_came_first(filled: Store) -> None:
-    filled.write_frames([frame(1, loss__total=1.0, grad__norm=2.0)])
-    filled.write_frames([frame(1, loss__spike_score=3.0), frame(1, grad__norm=4.0)])
-    expected = {"loss/total": 1.0, "loss/spike_score": 3.0, "grad/norm": 4.0}
-    found = latest(filled, "r1", list(expected))
-    assert {name: (step, float(value)) for name, (step, value) in found.items()} == {
-        name: (1, value) for name, value in expected.items()
-    }
-    assert rows_of(filled)["scalar_rows"] == 1
-
-
-@settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(data=st.data())
-def test_writing_frames_twice_changes_nothing(store: Store, data: st.DataObject) -> None:
-    number = len(store.runs())
-    run_id = f"run{number}"
-    store.add_run(replace(RUN, id=run_id))
-    floats = st.floats(width=32)
-    scalar = floats.map(np.float32)
-    values = st.dictionaries(
-        st.sampled_from(["loss/total", "grad/norm", "user/mine", "user/two words"]), scalar
-    ).flatmap(
-        lambda some: st.fixed_dictionaries(
-            {name: st.just(value) for name, value in some.items()},
-            optional={
-                "activation/rms": arrays("f4", 3, elements=floats),
-                "router/expert_load": arrays("f4", (2, 3), elements=floats),
-            },
-        )
-    )
-    frames = [
-        Frame(run_id, segment, step, float(step), value)
-        for segment, step, value in data.draw(
-            st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6), values), max_size=8)
-        )
-    ]
-    store.write_frames(frames)
-    before = everything(store, run_id)
-    cut = data.draw(st.integers(0, len(frames)))
-    store.write_frames(frames[cut:])
-    store.write_frames(frames)
-    assert everything(store, run_id) == before
-
-
-def everything(store: Store, run_id: str) -> dict[str, list[bytes]]:
-    found = {name: read_series(store, run_id, name) for name in known_signals(store, run_id)}
-    return {
-        name: [a.tobytes() for a in (s.segments, s.steps, s.times_s, s.values)]
-        for name, s in found.items()
-    }
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"loss__totl": 1.0}, "unknown signal loss/totl; did you mean loss/total"),
-        ({"loss__total": [1.0]}, r"loss/total has shape \(1,\), expected 0 dimensions"),
-        ({"router__expert_tokens": [1.0]}, "expected 2 dimensions .moe_layer, expert."),
-        ({"user__a\nb": 1.0}, "must be one line"),
-    ],
-)
-def test_a_wrong_frame_is_refused_before_anything_is_written(
-    filled: Store, values: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(MoescopeError, match=said):
-        filled.write_frames([*(frame(step) for step in range(2000)), frame(0, **values)])
-    assert known_signals(filled, "r1") == []
-
-
-def test_reading_on_from_a_cursor_gives_what_came_after_it(filled: Store) -> None:
-    filled.write_frames([frame(step) for step in range(5)])
-    filled.write_frames([frame(step, segment=1) for step in range(3, 6)])
-    everything_so_far = read_since(filled, "r1", "loss/total", None)
-    assert everything_so_far.steps.tolist() == [0, 1, 2, 3, 4, 3, 4, 5]
-    assert read_since(filled, "r1", "loss/total", (0, 3)).steps.tolist() == [4, 3, 4, 5]
-    assert read_since(filled, "r1", "loss/total", (1, 5)).steps.tolist() == []
-    filled.write_frames([frame(6, segment=1)])
-    new = read_since(filled, "r1", "loss/total", (1, 5))
-    assert (new.segments.tolist(), new.steps.tolist()) == ([1], [6])
-
-
-def test_the_newest_value_is_that_of_the_newest_segment(filled: Store) -> None:
-    filled.write_frames([frame(9, loss__total=1.0), frame(4, segment=1, loss__total=2.0)])
-    filled.write_frames([frame(5, segment=1, grad__norm=3.0)])
-    found = latest(filled, "r1", ["loss/total", "grad/norm", "loss/video"])
-    assert {name: (step, float(value)) for name, (step, value) in found.items()} == {
-        "loss/total": (4, 2.0),
-        "grad/norm": (5, 3.0),
-    }
-    with pytest.raises(MoescopeError, match="unknown signal"):
-        latest(filled, "r1", ["loss/totl"])
-
-
 def test_a_damaged_configuration_hides_no_other_run(filled: Store) -> None:
     filled.add_run(replace(filled.find_run("r1"), id="r9", name="other"))
     spoil = "UPDATE runs SET config = '{broken', tags = '[' WHERE id = 'r9'"
@@ -506,14 +263,3 @@ def test_many_threads_share_one_store(filled: Store) -> None:
         thread.join()
     assert failures == []
     assert len(read_series(filled, "r1", "loss/total").steps) == len(filled.events("r1")) == 120
-
-
-def test_every_signal_of_the_catalogue_can_be_kept(filled: Store) -> None:
-    shapes = {spec.name: (2, 3, 4)[: len(spec.dimensions)] for spec in catalogue.CATALOGUE.values()}
-    values = {name: np.ones(shape, "f4") for name, shape in shapes.items()}
-    filled.write_frames([Frame("r1", 0, 0, 1.0, values)])
-    assert known_signals(filled, "r1") == sorted(shapes)
-    found = latest(filled, "r1", list(shapes))
-    # what lies behind the first dimension comes back as one row
-    rows = {n: (*shape[:1], 12) if len(shape) == 3 else shape for n, shape in shapes.items()}
-    assert {name: value.shape for name, (_, value) in found.items()} == rows

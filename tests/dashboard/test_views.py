@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from moescope.dashboard.views.overview import matches
 from moescope.dashboard.views.steering import from_address, step_range
 from moescope.dashboard.words import plain
+from moescope.platform.alert_kinds import ENDED, NEW_BASELINE
 from moescope.platform.commands import answer, ask, commands
 from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Alert, Frame, Run
@@ -403,8 +404,45 @@ class TestAlerts:
         assert "silenced for another 7 h 59 min by dashboard, 0 s ago" in _words(page).replace(
             "1 s ago", "0 s ago"
         ).replace("8 h by", "7 h 59 min by")
-        page.button(key=f"open_{alert_id}").click().run()
+        page.button(key=f"end_silence_{alert_id}_{spiked_run.id}_loss_spike").click().run()
         assert store.alert(alert_id).state == "open"
+
+    def test_a_silence_without_end_outlives_its_alert_and_can_be_ended(
+        self, store: Store, spiked_run: Run, make: Any
+    ) -> None:
+        alert_id = f"alert-{spiked_run.id}"
+        page = _seen(_alerts, store)
+        page.button(key=f"silence_ever_{alert_id}").click().run()
+        ended = {"state": "resolved", "changed_s": time.time() + 1}
+        store.put_alert(dataclasses.replace(store.alert(alert_id), **ended))
+        assert store.alert(alert_id).state == "resolved"
+        # the next one of its rule and run calls nobody, and the page says so
+        store.put_alert(make.alert(spiked_run.id, id="next"))
+        now_s = time.time() + 1e6
+        assert store.undelivered_alerts(now_s) == []
+        page.run()
+        words = _words(page)
+        assert "**Silenced**" in words
+        assert "until somebody ends it" in words
+        page.button(key=f"end_silence_held_{spiked_run.id}_loss_spike").click().run()
+        assert "**Silenced**" not in _words(page)
+        assert store.alert(alert_id).state == "resolved"
+        assert [alert.id for alert in store.undelivered_alerts(now_s)] == ["next"]
+
+    def test_an_alert_that_a_new_baseline_ended_is_not_said_to_have_healed(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        found = store.alert(f"alert-{spiked_run.id}")
+        evidence = {**found.evidence, ENDED: NEW_BASELINE}
+        ended = dataclasses.replace(
+            found, state="resolved", changed_s=time.time(), evidence=evidence
+        )
+        store.put_alert(ended)
+        page = _seen(_alerts, store)
+        page.segmented_control(key="alerts_state").set_value("All").run()
+        words = _words(page)
+        assert "its rule learnt a new baseline, nothing has healed" in words
+        assert "resolved by itself" not in words
 
     def test_a_channel_that_fails_is_shown(self, store: Store, spiked_run: Run) -> None:
         assert "could not be sent" not in _words(_seen(_alerts, store))

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from moescope.kernels.routing.reference import Routing, RoutingRule
@@ -152,6 +153,52 @@ def test_each_modality_has_its_own_activations_and_the_told_tokens_in_front_none
     # audio: five ones and a 7: sqrt((5 + 49) / 6) = 3
     assert values[catalogue.ACTIVATION_MODALITY_RMS] == pytest.approx(np.array([[2.0, 3.0]]))
     assert values[catalogue.ACTIVATION_MODALITY_ABSMAX] == pytest.approx(np.array([[2.0, 7.0]]))
+    ratio_LN = values[catalogue.ACTIVATION_MODALITY_OUTLIER_RATIO]
+    assert ratio_LN == pytest.approx(np.array([[1.0, 7.0 / 3.0]]))
+    # all twos: 2^4 / (2^2)^2 = 1; audio: ((5 + 7^4) / 6) / 3^4 = 401 / 81
+    kurtosis_LN = values[catalogue.ACTIVATION_MODALITY_KURTOSIS]
+    assert kurtosis_LN == pytest.approx(np.array([[1.0, 401.0 / 81.0]]))
+
+
+def test_the_tail_of_a_modality_is_what_scipy_finds_in_its_tokens() -> None:
+    layer, num_video, num_audio = nn.Identity(), 60, 12
+    taps = Taps([layer], [], modality_tokens=[num_video, num_audio], device="cpu")
+    chance = torch.Generator().manual_seed(0)
+    half_BSD = torch.randn(2, 3 + num_video + num_audio, 16, generator=chance)
+    half_BSD[:, :3] = 100.0  # told tokens
+    half_BSD[:, -num_audio:, 5] *= 30.0  # a channel of outliers that audio alone has
+    # scipy's is about the mean, which is 0 so
+    x_BSD = torch.cat((half_BSD, -half_BSD))
+    with taps.watching():
+        layer(x_BSD)
+    taps.send()
+    values = taps.read()
+    video, audio = (
+        part.numpy().ravel() for part in x_BSD[:, 3:].split([num_video, num_audio], dim=1)
+    )
+    want = [stats.kurtosis(part, fisher=False) for part in (video, audio)]
+    assert want[0] < 3.5
+    assert want[1] > 10.0
+    assert values[catalogue.ACTIVATION_MODALITY_KURTOSIS][0] == pytest.approx(want, rel=1e-4)
+    want = [
+        np.abs(part).max() / np.sqrt(stats.moment(part, 2, center=0)) for part in (video, audio)
+    ]
+    ratio_LN = values[catalogue.ACTIVATION_MODALITY_OUTLIER_RATIO]
+    assert ratio_LN[0] == pytest.approx(want, rel=1e-5)
+
+
+def test_the_tail_of_many_tokens_is_that_of_an_even_part_of_each_sample() -> None:
+    # 4 x 512 tokens: every 8th of each sample is looked at
+    layer, parts = nn.Identity(), [512, 512]
+    taps = Taps([layer], [], modality_tokens=parts, device="cpu")
+    x_BSD = torch.randn(4, sum(parts), 8, generator=torch.Generator().manual_seed(1))
+    with taps.watching():
+        layer(x_BSD)
+    taps.send()
+    kurtosis_LN = taps.read()[catalogue.ACTIVATION_MODALITY_KURTOSIS]
+    for found, part_BSD in zip(kurtosis_LN[0], x_BSD.split(parts, dim=1), strict=True):
+        some = part_BSD[:, ::8].numpy()
+        assert found == pytest.approx(np.mean(some**4) / np.mean(some**2) ** 2, rel=1e-5)
 
 
 def test_the_stream_grows_over_depth_by_the_last_rms_over_the_first() -> None:
