@@ -10,7 +10,8 @@ noise levels; a change of k sigma adds k * sigma to the log of every loss of the
 - false alarms: alerts of level warning or worse on the runs as they are
 - guard: steps that it held back
 - lasting: +4 sigma from a step on; the rule that speaks of it first, and after how many steps
-- drift: +1 sigma by and by, over 100 steps, and it stays
+- drift of the data: +1 sigma by and by, over 100 steps, and it stays
+- drift of the state: the same, and the losses of the probe rise with those of the training
 - single: one step of +8 sigma; nothing may be raised
 """
 
@@ -42,6 +43,13 @@ JUDGED = (
     catalogue.GRAD_NORM,
 )
 DRIFT_STEPS = 100
+SHAPES = (
+    ("lasting", 8),
+    ("drift of the data", 150),
+    ("drift of the state", 150),
+    ("single", 60),
+)
+"""With the steps within which it is to be seen."""
 
 
 @dataclass
@@ -60,7 +68,10 @@ def record(seed: int, steps: int, home: Path) -> Recorded:
     with open_store(settings.store_url) as store:
         series = {name: read_series(store, run.run_id, name).values for name in JUDGED}
         held = read_series(store, run.run_id, catalogue.GUARD_HELD).values
+        probed = read_series(store, run.run_id, catalogue.PROBE_LOSS)
     values = [{name: series[name][step] for name in JUDGED} for step in range(run.steps)]
+    for step, loss in zip(probed.steps, probed.values, strict=True):
+        values[step][catalogue.PROBE_LOSS] = loss
     alerts = [f"{alert.rule} at {alert.fired_step}" for alert in run.alerts]
     return Recorded(seed, values, alerts, int(held.sum()), residual_sigma(values))
 
@@ -81,19 +92,23 @@ def change_at(shape: str, since: int, sigma: float) -> float:
     """What is added to the log of a loss."""
     if shape == "lasting":
         return 4 * sigma
-    if shape == "drift":
+    if shape.startswith("drift"):
         return sigma * min(1.0, (since + 1) / DRIFT_STEPS)
     return 8 * sigma if since == 0 else 0.0
 
 
 def replay(run: Recorded, shape: str, onset: int, length: int) -> tuple[str, int] | None:
     """Returns the first alert after the onset: its rule, and steps after it."""
-    judge = Judge([r for r in DEFAULT_RULES if r.signal in JUDGED], "r")
+    judged = (*JUDGED, catalogue.PROBE_LOSS)
+    judge = Judge([r for r in DEFAULT_RULES if r.signal in judged], "r")
+    raised = [catalogue.LOSS_PER_SAMPLE, catalogue.LOSS_TOTAL]
+    if shape != "drift of the data":
+        raised.append(catalogue.PROBE_LOSS)
     for step in range(min(onset + length, len(run.values))):
         one = dict(run.values[step])
         if step >= onset:
             factor = np.exp(change_at(shape, step - onset, run.sigma))
-            for name in (catalogue.LOSS_PER_SAMPLE, catalogue.LOSS_TOTAL):
+            for name in one.keys() & raised:
                 one[name] = (one[name] * factor).astype(np.float32)
         alerts = judge.step(step, 0, float(step), one).alerts
         if alerts and step >= onset:
@@ -109,7 +124,7 @@ def main(num_seeds: int, steps: int) -> None:
     for run in runs:
         alarms = ", ".join(run.alerts) or "no alert"
         print(f"  seed {run.seed}: sigma {run.sigma:.3f}, held back {run.num_held}, {alarms}")
-    for shape, limit in (("lasting", 8), ("drift", 150), ("single", 60)):
+    for shape, limit in SHAPES:
         found = [
             replay(run, shape, onset, max(limit, 150))
             for run in runs
@@ -121,7 +136,7 @@ def main(num_seeds: int, steps: int) -> None:
         rules = sorted({f[0] for f in found if f is not None})
         late = f"median delay {median(delays):.0f}" if delays else "-"
         print(
-            f"  {shape:8} {len(in_time)} of {len(found)} within {limit} steps "
+            f"  {shape:18} {len(in_time)} of {len(found)} within {limit} steps "
             f"({low:.2f} to {high:.2f}), {late}; {', '.join(rules) or 'nothing raised'}"
         )
 
