@@ -27,7 +27,7 @@ from ..run import train
 
 ARMS: Mapping[str, str] = {"clean": "off", "advisory": "advisory", "rollback": "on"}
 """The mode of the policy in each."""
-NUM_CLIPS, NUM_JUDGED = 120, 16
+NUM_CLIPS, NUM_JUDGED = 40, 16
 
 _NARROWER: Mapping[str, Any] = {
     "data.batch": 4,
