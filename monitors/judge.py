@@ -272,7 +272,7 @@ class Judge:
             other.condition is not None and other.rule.name in rule.silenced_by
             for other in self._watches
         )
-        onset = watch.persistence.update(step, 0.0 if is_silent else found.value)
+        onset = watch.persistence.update(step, 0.0 if is_silent else found.value, found.is_held)
         if watch.condition is not None:
             if not watch.persistence.is_active:
                 watch.condition = None

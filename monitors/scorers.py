@@ -13,6 +13,10 @@ from .scoring import (
 )
 from .vector_scoring import CollapseScorer, DeadlockScorer, EntryScorer
 
+REJECT_SIGMA = 4.0
+"""Source: facts, health.md section 4, 1."""
+_REJECTS = {"rise": REJECT_SIGMA, "fall": REJECT_SIGMA, "multiple": 1.5}
+
 
 def scorer_key(rule: Rule) -> str:
     """Rules with the same key share a scorer. Spike and drift of the per-sample losses share one
@@ -26,12 +30,20 @@ def scorer_key(rule: Rule) -> str:
 def make_scorer(rule: Rule, same_key: list[Rule]) -> Scorer:
     """Builds the scorer of a rule. `same_key`: all rules that will share it."""
     if scorer_key(rule) == catalogue.LOSS_PER_SAMPLE:
-        return LossScorer(_merged(same_key, "spike"), _merged(same_key, "drift"))
+        spikes = [other for other in same_key if other.detector == "spike"]
+        told = _merged(same_key, "spike"), _merged(same_key, "drift")
+        return LossScorer(*told, reject=_reject(spikes))
+    if rule.detector == "spike":
+        parameters = {**rule.parameters, "reject": _reject(same_key)}
+        return ScalarScorer(rule.signal, rule.detector, parameters)
     if rule.detector in OF_VALUES:
         return ScalarScorer(rule.signal, rule.detector, rule.parameters)
     if rule.detector == "non_finite":
         return NonFiniteScorer(rule.signal)
     options = whole(rule.parameters)
+    if rule.detector in _REJECTS:
+        usual = options.get("reject", _REJECTS[rule.detector])
+        options["reject"] = _reject(same_key, usual)
     if rule.detector in ("rise", "fall", "multiple", "above"):
         return EntryScorer(rule.signal, rule.detector, options)
     if rule.detector == "collapse":
@@ -39,6 +51,12 @@ def make_scorer(rule: Rule, same_key: list[Rule]) -> Scorer:
     if rule.detector == "deadlock":
         return DeadlockScorer(options)
     return ExpertScorer(rule.detector, rule.parameters)
+
+
+def _reject(rules: list[Rule], usual: float = REJECT_SIGMA) -> float:
+    """The score above which a value is not learnt: what a rule flags must not enter its own
+    window."""
+    return min([usual, *(rule.threshold for rule in rules)])
 
 
 def _merged(rules: list[Rule], detector: str) -> dict[str, float]:

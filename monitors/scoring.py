@@ -48,6 +48,8 @@ class Score:
     is_learnt_anew: bool | None = None
     """Whether the detector gave up its baseline, as it was exceeded for too long: what is quiet
     from then on is a new one, and nothing has healed. None: as it was."""
+    is_held: bool = False
+    """Whether values stay high though this one may not: what holds has not healed yet."""
 
 
 class Scorer(Protocol):
@@ -70,14 +72,17 @@ class LossScorer:
     Spike: the worst robust z of the residuals pooled over all samples, and over those of each
     modality (what spoils one modality alone would be diluted by the others). Drift: the CUSUM of
     each modality's log loss with sigma accounted for; the worse modality counts. A step that the
-    spike score rejects teaches none of them, and one that it nearly rejects moves the level by no
-    more than one sigma's worth: a stretch of such steps must not explain itself away.
+    spike score rejects teaches none of them, nor does any while scores stay high (`Hold`), and one
+    that it nearly rejects moves the level by no more than one sigma's worth: a stretch of such
+    steps must not explain itself away. reject: sigmas above which a step is not learnt from.
     """
 
-    def __init__(self, spike: Mapping[str, float], drift: Mapping[str, float]) -> None:
+    def __init__(
+        self, spike: Mapping[str, float], drift: Mapping[str, float], reject: float = 4.0
+    ) -> None:
         self._normaliser = LossNormaliser(len(_MODALITIES))
         self._told = {"spike": dict(spike), "drift": dict(drift)}
-        options: dict[str, Any] = {"floor": _POOLED_FLOOR} | whole(spike)
+        options: dict[str, Any] = {"floor": _POOLED_FLOOR, "reject": reject} | whole(spike)
         # the normaliser's own level follows the training
         self._pooled = SpikeScore(**options, level_rate=0.0)
         self._of_modality = [SpikeScore(**options, level_rate=0.0) for _ in _MODALITIES]
@@ -89,7 +94,8 @@ class LossScorer:
             return {}
         z_pooled, z_M = self._spike_scores(residuals)
         z = max(z_pooled, *z_M)
-        is_accepted = z <= self._pooled.reject_above
+        is_held = self._pooled.hold.update(z)
+        is_accepted = z <= self._pooled.reject_above and not is_held
         is_learnt_anew: bool | None = None
         # a batch in which any loss is not a number is judged by the rest, but not learnt from
         if is_accepted and _is_finite(values):
@@ -99,6 +105,9 @@ class LossScorer:
             for spike in self._of_modality:
                 spike.rebaseline()
             self._normaliser.forget()
+            for drift in self._drifts:
+                # the jump was told; it is no drift besides
+                drift.rebaseline()
         slow, modality = self._drift(step, residuals if is_accepted else None)
         settled = [d.is_learnt_anew for d in self._drifts if d.is_learnt_anew is not None]
         return {
@@ -114,6 +123,7 @@ class LossScorer:
                     },
                 },
                 is_learnt_anew=is_learnt_anew,
+                is_held=is_held,
             ),
             "drift": Score(
                 slow.score,
@@ -259,7 +269,8 @@ class ScalarScorer:
         anew = (
             inner.is_learnt_anew if isinstance(inner, DriftScore) else inner.is_learnt_anew or None
         )
-        found = Score(score, inner.is_ready, onset_step, recorded, is_learnt_anew=anew)
+        is_held = isinstance(inner, SpikeScore) and inner.hold.is_on
+        found = Score(score, inner.is_ready, onset_step, recorded, {}, anew, is_held)
         return {self._detector: found}
 
     def announce(self, kind: EventKind) -> Collection[str]:

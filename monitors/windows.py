@@ -107,13 +107,13 @@ class Persistence:
         """Whether the newest score exceeds the threshold."""
         self._num_calm = 0
 
-    def update(self, step: int, score: float) -> int | None:
+    def update(self, step: int, score: float, is_held: bool = False) -> int | None:
         """Takes the next score; returns the onset step at the moment the condition begins to hold,
-        else None."""
+        else None. is_held: whether a low score is no sign of calm yet."""
         self._recent.append((step, score))
         self.is_raised = score > self._threshold
         if self.is_active:
-            self._num_calm = 0 if self.is_raised else self._num_calm + 1
+            self._num_calm = 0 if self.is_raised or is_held else self._num_calm + 1
             if self._num_calm >= self._calm_steps:
                 self.is_active = False
                 self._recent.clear()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..windows import AcceptedWindow
+from .hold import Hold
 
 
 class SpikeScore:
@@ -13,9 +14,9 @@ class SpikeScore:
     r_t = x_t - level;  z_t = (r_t - median(r)) / max(1.4826 MAD(r), floor);  level += level_rate *
     r_t if accepted. The level follows a falling loss within 1 / level_rate steps; a constant lag is
     in the median of r. With level_rate 0 the values are judged as they are.
-    A value above `reject` is not accepted. After as many rejections in a row as the window is long,
-    everything is learnt
-    anew: the level has shifted for good. The score is 0 until `min_count` residuals are known.
+    A value above `reject` is not accepted, nor is any while values stay high (`Hold`). After as
+    many rejections in a row as the window is long, everything is learnt anew: the level has shifted
+    for good. The score is 0 until `min_count` residuals are known.
     x must be finite. Source: facts, health.md section 4, 1 (z, window, rejection); the following
     level is ours.
     """
@@ -31,6 +32,7 @@ class SpikeScore:
         self._window = AcceptedWindow(window, min_count, floor)
         self._size = window
         self.reject_above = reject
+        self.hold = Hold(reject)
         self._level_rate = level_rate
         self._level: float | None = None
         self._num_learnt = 0
@@ -51,8 +53,9 @@ class SpikeScore:
     def update(self, value: float) -> tuple[float, bool]:
         """Returns (z, whether the value was accepted) and learns from an accepted one."""
         z = self.score(value)
-        self.is_learnt_anew = z > self.reject_above and self.reject()
-        if z > self.reject_above:
+        is_rejected = self.hold.update(z) or z > self.reject_above
+        self.is_learnt_anew = is_rejected and self.reject()
+        if is_rejected:
             return z, False
         self.learn(value)
         return z, True
@@ -83,6 +86,7 @@ class SpikeScore:
         it was."""
         self._level = None
         self._num_learnt = self._num_rejected = 0
+        self.hold.clear()
         if forgets_spread:
             self._window.clear()
 
@@ -92,9 +96,12 @@ class SpikeScore:
             "level": self._level,
             "num_learnt": self._num_learnt,
             "num_rejected": self._num_rejected,
+            "hold": self.hold.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._window.load_state_dict(state["window"])
         self._level = None if state["level"] is None else float(state["level"])
         self._num_learnt, self._num_rejected = int(state["num_learnt"]), int(state["num_rejected"])
+        if "hold" in state:  # states of before there were holds have none
+            self.hold.load_state_dict(state["hold"])

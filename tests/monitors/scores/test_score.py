@@ -168,7 +168,8 @@ def test_a_fork_of_our_rules_goes_on_alike_and_leaves_the_original(make_curve: M
 def test_the_highest_score_is_where_a_threshold_would_stop_to_alert(make_curve: MakeCurve) -> None:
     curve = make_curve(1500, seed=5)
     for rule in PLAIN_RULES:
-        if rule.name in ("loss_spike", "loss_burst", "loss_level", "loss_drift"):
+        # not loss_spike: below four sigmas its threshold says what is learnt from, too
+        if rule.name in ("loss_burst", "loss_level", "loss_drift"):
             highest = highest_score(rule, [curve])
             for threshold, alerts in ((highest * 1.0001, False), (highest * 0.9999, True)):
                 changes = {"threshold": threshold, "silenced_by": (), "calm_steps": 1}
