@@ -9,7 +9,6 @@ again. What is compared is the loss on held-out clips when equally many batches 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,24 +26,7 @@ from ..run import train
 
 ARMS: Mapping[str, str] = {"clean": "off", "advisory": "advisory", "rollback": "on"}
 """The mode of the policy in each."""
-NUM_CLIPS, NUM_JUDGED = 40, 16
-
-_NARROWER: Mapping[str, Any] = {
-    "data.batch": 4,
-    "data.workers": 0,
-    "data.num_frames": 4,
-    "data.height": 16,
-    "data.width": 16,
-    "data.num_mels": 8,
-    "data.num_mel_steps": 8,
-    "data.num_text_bytes": 8,
-    "model.width": 32,
-    "model.layers": 2,
-    "model.heads": 2,
-    "moe.num_experts": 4,
-    "moe.hidden": 16,
-    "watch.probe_every": 0,
-}
+NUM_CLIPS, NUM_JUDGED = 60, 16
 
 Plant = Callable[[Trainer, int], None]
 """Called at each step boundary with the number of turns since the onset."""
@@ -99,12 +81,12 @@ def passing(name: str) -> Plant:
 
 
 def arm_config(folder: Path, seed: int, steps: int) -> RunConfig:
-    """Writes the clips of a training into `folder` and returns its configuration: `tiny`, narrower,
-    since three trainings are needed for one answer."""
+    """Writes the clips of a training into `folder` and returns its configuration: `tiny`."""
     make_clips(folder / "clips", NUM_CLIPS, seed=seed)
     make_clips(folder / "judged", NUM_JUDGED, seed=10_000 + seed)
     changes = {"seed": seed, "steps": 10 * steps, "data.folder": str(folder / "clips")}
-    return changed(tiny(), {**changes, **_NARROWER})
+    every = {"data.batch": 8, "data.workers": 0, "watch.probe_every": 0}
+    return changed(tiny(), {**changes, **every})
 
 
 def train_arm(
