@@ -30,16 +30,17 @@ def set_mode(store: Store, run_id: str, mode: Mode) -> Command:
     return ask(store, run_id, "set_mode", {"mode": mode}, WHO, time.time())
 
 
-def set_alert_state(store: Store, alert: Alert, state: AlertState) -> None:
-    store.set_alert_state(alert.id, state, WHO, time.time())
+def set_alert_state(store: Store, alert: Alert, state: AlertState) -> bool:
+    """Returns False, and changes nothing, where the alert has healed meanwhile."""
+    return store.set_alert_state(alert.id, state, WHO, time.time())
 
 
-def silence_alert(store: Store, alert: Alert, for_s: float | None) -> None:
+def silence_alert(store: Store, alert: Alert, for_s: float | None) -> bool:
     """Sends nothing of the alert, and of others of its rule and run, for so long; None: until a
-    person ends it."""
+    person ends it. Returns False, and changes nothing, where the alert has healed meanwhile."""
     now_s = time.time()
     until_s = None if for_s is None else now_s + for_s
-    store.set_alert_state(alert.id, "silenced", WHO, now_s, until_s)
+    return store.set_alert_state(alert.id, "silenced", WHO, now_s, until_s)
 
 
 def end_silence(store: Store, run_id: str, rule: str) -> None:

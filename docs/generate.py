@@ -61,7 +61,7 @@ it was noticed) and its evidence. It is open until somebody acknowledges it or i
 then it is resolved by itself. `moescope alerts silence ALERT --for 2h` sends nothing of it, and of
 further ones of its rule and run, for that long, also where it is resolved meanwhile; what still
 holds then calls again. With `--for ever` that lasts until somebody ends it, by `--end` or on the
-dashboard's page of alerts.
+dashboard's page of alerts; however it ends, what still holds calls again.
 
 Where values stay high until the rule has learnt a new baseline, its alert ends too, but nothing has
 healed: it is shown as `new baseline`. Where that rule lowers the rate, rolls back or halts, no

@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from ..platform import catalogue
 from ..platform.catalogue import ENTRY_NAMES, signal_spec
@@ -96,6 +96,17 @@ _OWN_PAST = ("rise", "fall", "multiple")
 _SCALAR_DETECTORS = ("burst", "level_shift", "divergence")
 
 
+def _entry(value: object) -> object:
+    # asked first: a union would tell why it is none of its members, each in words of its own
+    if isinstance(value, str) or (type(value) is int and value >= 0):
+        return value
+    raise ValueError("expected a name, or a number counted from 0")
+
+
+Entry = Annotated[int | str, BeforeValidator(_entry)]
+"""An entry of a dimension, by number or name."""
+
+
 class Rule(Frozen):
     """One row of the table of rules. Rules on the same signal, detector and parameters share one
     detector."""
@@ -112,7 +123,7 @@ class Rule(Frozen):
     multiple: over the own median. above: the value itself.
     High is bad for all of them; vectors count by their worst entry."""
     parameters: dict[str, float] = Field(default_factory=dict)
-    scope: dict[str, tuple[NonNegativeInt | str, ...]] = Field(default_factory=dict)
+    scope: dict[str, tuple[Entry, ...]] = Field(default_factory=dict)
     """Which entries of a vector signal count, by dimension: `moe_layer: [0, 1]`, `modality:
     [audio]`. A dimension that is not named counts as a whole."""
     threshold: float

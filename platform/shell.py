@@ -249,7 +249,9 @@ def acknowledge_alert(
         )
     with opened_store(asked_settings(home, store)) as open_store:
         found = open_store.alert(alert)
-        open_store.set_alert_state(found.id, cast("AlertState", state), whoever(), time.time())
+        wanted, now_s = cast("AlertState", state), time.time()
+        if not open_store.set_alert_state(found.id, wanted, whoever(), now_s):
+            raise MoescopeError(f"{found.id} is resolved already (--as open opens it again)")
     say(f"{found.id}: {state}")
 
 
@@ -257,9 +259,11 @@ def acknowledge_alert(
 def silence_alert(
     alert: AlertId,
     span: Annotated[
-        str,
-        typer.Option("--for", metavar="TIME", help="How long, as 30m, 2h or 1d, or ever."),
-    ] = "1h",
+        str | None,
+        typer.Option(
+            "--for", metavar="TIME", help="How long, as 30m, 2h or 1d, or ever; else 1 hour."
+        ),
+    ] = None,
     is_ended: Annotated[
         bool,
         typer.Option("--end", help="End the silence of its rule and run, also where it healed."),
@@ -269,20 +273,24 @@ def silence_alert(
 ) -> None:
     """Send nothing of an alert and of further ones of its rule and run, for a while or until you
     end it; what still holds then calls again."""
-    from .silences import end_silence
+    from .silences import end_silence, silences
 
-    span_s = None if span == "ever" else _seconds(span)
+    if is_ended and span is not None:
+        raise MoescopeError(f"--end ends a silence now, --for {span} begins one: give one of them")
+    span_s = None if span == "ever" else _seconds("1h" if span is None else span)
     now_s = time.time()
     with opened_store(asked_settings(home, store)) as open_store:
         found = open_store.alert(alert)
         if is_ended:
-            end_silence(open_store, found.run_id, found.rule, whoever(), now_s)
-            say(f"{found.rule}: not silenced any more")
+            was_silenced = end_silence(open_store, found.run_id, found.rule, whoever(), now_s)
+            say(f"{found.rule}: {'not silenced any more' if was_silenced else 'was not silenced'}")
             return
-        if found.state == "resolved":
-            raise MoescopeError(f"{found.id} is resolved: there is nothing to silence")
         until_s = FOREVER_S if span_s is None else now_s + span_s
-        open_store.set_alert_state(found.id, "silenced", whoever(), now_s, until_s)
+        if not open_store.set_alert_state(found.id, "silenced", whoever(), now_s, until_s):
+            raise MoescopeError(f"{found.id} is resolved: there is nothing to silence")
+        # another alert of its rule may be silenced for longer, and that holds for this one too
+        of_kind = [s for s in silences(open_store, now_s) if s.run_id == found.run_id]
+        until_s = next((s.until_s for s in of_kind if s.rule == found.rule), until_s)
     say(f"{found.id}: silenced {_until(until_s, now_s)}")
 
 
@@ -319,7 +327,9 @@ def _until(until_s: float, now_s: float) -> str:
 def _seconds(span: str) -> float:
     units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
     number, unit = span[:-1], span[-1:]
-    if unit not in units or not number.replace(".", "", 1).isdigit() or not float(number):
+    # a raised 2 is a digit too, but no number
+    is_number = number.isascii() and number.replace(".", "", 1).isdigit()
+    if unit not in units or not is_number or not float(number):
         raise MoescopeError(
             f"--for is {span}: expected a number and s, m, h or d, as 30m or 2h, or ever"
         )

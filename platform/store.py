@@ -50,6 +50,7 @@ from .records import (
     Segment,
 )
 from .samples import write_frames
+from .silences import end_where, expired, open_expired
 from .upserts import columns_of, insert_into
 
 Answer = TypeVar("Answer")
@@ -280,53 +281,50 @@ class Store:
         who: str,
         now_s: float,
         silenced_until_s: float | None = None,
-    ) -> None:
+    ) -> bool:
         """What is decided about an alert: acknowledge, silence (until then, or until a person ends
         it), resolve, open again. A silence holds for its rule and run whatever becomes of the
         alert; only opening one of them, or `silences.end_silence`, ends it sooner.
+
+        Returns False, and changes nothing, where the alert is resolved already: it can be opened
+        again, but nothing else is left to decide.
         """
         alert = tables.alerts.c
         values: dict[str, Any] = {"state": state, "changed_by": who, "changed_s": now_s}
         if state == "silenced":
             values["silenced_until_s"] = FOREVER_S if silenced_until_s is None else silenced_until_s
         found = self.alert(alert_id)
+        is_it = alert.id == alert_id
         is_ended = and_(
             alert.run_id == found.run_id,
             alert.rule == found.rule,
-            or_(alert.id == alert_id, alert.state != "silenced"),
+            or_(is_it, alert.state != "silenced"),
         )
+        if state == "open":
+            # it is no news to whoever opens it: else a silence long over would make it call
+            values["delivered_s"] = case(
+                (alert.delivered_s < alert.silenced_until_s, alert.silenced_until_s),
+                else_=alert.delivered_s,
+            )
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> bool:
+            changing = update(tables.alerts).where(is_it).values(values)
             if state == "open":
-                connection.execute(
-                    update(tables.alerts).where(is_ended).values(silenced_until_s=None)
-                )
-            connection.execute(update(tables.alerts).where(alert.id == alert_id).values(values))
+                end_where(connection, is_ended, who, now_s)
+            else:
+                changing = changing.where(alert.state != "resolved")
+            return connection.execute(changing).rowcount > 0
 
-        self._write(work)
+        return self._write(work)
 
     def end_silences(self, now_s: float) -> int:
         """Opens alerts again whose silence is over; they call once more, and so do those that
         healed and came back meanwhile. Returns how many."""
-        alert = tables.alerts.c
-        is_over = and_(
-            alert.silenced_until_s <= now_s,
-            or_(
-                alert.state == "silenced",
-                and_(alert.state == "open", alert.delivered_s < alert.silenced_until_s),
-            ),
-        )
-        statement = (
-            update(tables.alerts)
-            .where(is_over)
-            .values(
-                state="open", changed_by="", changed_s=now_s, delivered_s=None, num_deliveries=0
-            )
-        )
         # a look costs nobody anything, while changing needs the writer's turn
-        if self.database.read(lambda c: c.scalar(select(alert.id).where(is_over).limit(1))) is None:
+        look = select(tables.alerts.c.id).where(expired(now_s)).limit(1)
+        if self.database.read(lambda c: c.scalar(look)) is None:
             return 0
-        return self._write(lambda c: c.execute(statement).rowcount)
+        return self._write(lambda c: open_expired(c, now_s))
 
     def undelivered_alerts(self, now_s: float, since_s: float = 0.0) -> list[Alert]:
         """Alerts since then that nobody was told of and nobody has seen, oldest first; after

@@ -165,6 +165,10 @@ def said(result: Result) -> str:
         pytest.param(["alerts", "silence", "none"], ["none"], id="no alert to silence"),
         pytest.param(["alerts", "silence", "a", "--for", "0h"], ["0h", "30m"], id="no time"),
         pytest.param(["alerts", "silence", "a", "--for", "soon"], ["soon", "30m"], id="no span"),
+        pytest.param(["alerts", "silence", "a", "--for", "²h"], ["²h", "30m"], id="raised digit"),
+        pytest.param(
+            ["alerts", "silence", "a", "--end", "--for", "2h"], ["--end", "--for 2h"], id="both"
+        ),
         pytest.param(["alerts", "test-channel"], ["MOESCOPE_NOTIFY"], id="no channel"),
         pytest.param(
             ["alerts", "test-channel", "nosuch://ann:hush@h"], ["nosuch:..."], id="odd channel"
@@ -429,6 +433,9 @@ def test_an_alert_is_silenced_for_a_time_and_a_failed_delivery_is_told(
     assert "alert-1" in moescope("alerts").stdout
     assert moescope("alerts", "ack", "alert-1", "--as", "resolved").exit_code == 0
     assert "nothing to silence" in said(moescope("alerts", "silence", "alert-1"))
+    assert "alert-1 is resolved already" in said(moescope("alerts", "ack", "alert-1"))
+    assert store.alert("alert-1").state == "resolved"
+    assert moescope("alerts", "ack", "alert-1", "--as", "open").exit_code == 0
 
 
 def test_a_silence_for_ever_is_ended_by_a_person(moescope: Invoke, store: Store) -> None:
@@ -446,3 +453,17 @@ def test_a_silence_for_ever_is_ended_by_a_person(moescope: Invoke, store: Store)
     assert ended.stdout == f"{rule}: not silenced any more\n"
     assert line not in moescope("alerts").stdout
     assert store.alert("alert-1").state == "resolved"
+    again = moescope("alerts", "silence", "alert-1", "--end")
+    assert (again.exit_code, again.stdout) == (0, f"{rule}: was not silenced\n")
+
+
+def test_a_silence_says_how_long_its_rule_is_silenced(moescope: Invoke, store: Store) -> None:
+    store.add_run(a_run())
+    for name in ("alert-1", "alert-2"):
+        store.put_alert(replace(an_alert(a_run()), id=name, dedupe_key=name))
+    moescope("alerts", "silence", "alert-2", "--for", "ever")
+    assert moescope("alerts", "silence", "alert-1", "--for", "1h").stdout == (
+        "alert-1: silenced until somebody ends it\n"
+    )
+    moescope("alerts", "silence", "alert-1", "--end")
+    assert moescope("alerts", "silence", "alert-1").stdout == "alert-1: silenced for 1 h\n"

@@ -1,7 +1,7 @@
 """The feed of alerts: what was found, since when, what it means, and who has seen it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -190,8 +190,8 @@ def _silence(store: Store, alert: Alert) -> None:
             st.button(
                 words,
                 key=f"silence_{'ever' if for_s is None else f'{for_s:.0f}'}_{alert.id}",
-                on_click=asks.silence_alert,
-                args=(store, alert, for_s),
+                on_click=_tell,
+                args=(asks.silence_alert, store, alert, for_s),
             )
 
 
@@ -200,6 +200,15 @@ def _button(store: Store, alert: Alert, state: AlertState, label: str, icon: str
         label,
         key=f"{state}_{alert.id}",
         icon=icon,
-        on_click=asks.set_alert_state,
-        args=(store, alert, state),
+        on_click=_tell,
+        args=(asks.set_alert_state, store, alert, state),
     )
+
+
+def _tell(ask: Callable[..., bool], store: Store, alert: Alert, *args: object) -> None:
+    """Asks, and says where the alert that the page shows is no longer there to decide about."""
+    if not ask(store, alert, *args):
+        st.toast(
+            f"{plain(alert.rule, 60)} has healed or was resolved meanwhile: nothing was changed.",
+            icon=":material/check_circle:",
+        )

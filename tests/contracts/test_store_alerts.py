@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from moescope.platform.errors import MoescopeError
-from moescope.platform.records import Alert, Run
+from moescope.platform.records import Alert, AlertState, Run
 from moescope.platform.store import Store
 
 RUN = Run("r1", "first", "demo", {}, "running", "cpu", "0.1", 1000.25, 1001.5)
@@ -31,6 +31,7 @@ def test_a_state_that_a_person_set_survives_a_replay(filled: Store) -> None:
     filled.put_alert(ALERT)
     filled.put_alert(replace(ALERT, state="resolved"))
     assert filled.alert("a1").state == "resolved"
+    filled.put_alert(ALERT)
     filled.set_alert_state("a1", "acknowledged", "ann", 9.0)
     filled.put_alert(replace(ALERT, message="loss rose more"))
     assert filled.alert("a1") == replace(
@@ -90,3 +91,19 @@ def test_an_alert_that_never_goes_through_is_given_up(filled: Store) -> None:
         attempts += 1
         assert attempts < 1000
     assert filled.delivery_failures("r1") == {"a1": "refused"}
+
+
+@pytest.mark.parametrize("state", ["acknowledged", "silenced", "resolved"])
+def test_a_resolved_alert_is_not_revived_by_a_late_decision(
+    filled: Store, state: AlertState
+) -> None:
+    healed = replace(ALERT, state="resolved", changed_s=8.0)
+    filled.put_alert(healed)
+    assert not filled.set_alert_state("a1", state, "ann", 9.0, 60.0)
+    assert filled.alert("a1") == healed
+    assert filled.end_silences(61.0) == 0
+    # it healed by itself before anybody was told, which is news still
+    assert [alert.id for alert in filled.undelivered_alerts(61.0)] == ["a1"]
+    assert filled.set_alert_state("a1", "open", "ann", 62.0)
+    assert filled.alert("a1").state == "open"
+    assert filled.set_alert_state("a1", state, "ann", 63.0, 70.0)

@@ -1,5 +1,6 @@
 """What every store promises of silences."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -121,3 +122,86 @@ def test_a_silence_without_end_of_an_older_program_is_listed_and_ended(filled: S
     assert silences(filled, 11.0) == [Silence("r1", "spike", FOREVER_S)]
     end_silence(filled, "r1", "spike", "bob", 20.0)
     assert filled.alert("a1").state == "open"
+
+
+WEEK_S = 7 * 86400.0
+SIX_HOURS_S = 6 * 3600.0
+
+
+def end_by_command(store: Store, now_s: float) -> None:
+    assert end_silence(store, "r1", "spike", "bob", now_s)
+
+
+def end_by_opening(store: Store, now_s: float) -> None:
+    assert store.set_alert_state("a1", "open", "bob", now_s)
+
+
+@pytest.mark.parametrize("end", [end_by_command, end_by_opening])
+@pytest.mark.parametrize("until_s", [None, 2 * WEEK_S], ids=["for ever", "for long"])
+def test_what_a_person_lets_speak_again_calls_however_old_it_is(
+    filled: Store, until_s: float | None, end: Callable[[Store, float], None]
+) -> None:
+    for name in ("a1", "a2", "a3"):
+        filled.put_alert(replace(ALERT, id=name))
+    filled.mark_delivered("a1", 5.0)
+    filled.set_alert_state("a1", "silenced", "ann", 10.0, until_s)
+    filled.set_alert_state("a3", "acknowledged", "ann", 11.0)
+    filled.put_alert(replace(ALERT, id="a4", state="resolved", changed_s=20.0))
+    end(filled, WEEK_S)
+    # once is enough, for whoever looks after ended silences too
+    assert filled.end_silences(WEEK_S) == 0
+    found = filled.undelivered_alerts(WEEK_S, WEEK_S - SIX_HOURS_S)
+    assert sorted(alert.id for alert in found) == ["a1", "a2"]
+    for alert in found:
+        filled.mark_delivered(alert.id, WEEK_S + 1.0)
+    assert filled.end_silences(WEEK_S + 2.0) == 0
+    assert filled.undelivered_alerts(WEEK_S + 2.0) == []
+    assert (filled.alert("a1").state, filled.alert("a1").changed_by) == ("open", "bob")
+    assert (filled.alert("a3").state, filled.alert("a3").changed_by) == ("acknowledged", "ann")
+
+
+def test_one_that_came_back_under_a_silence_calls_when_a_person_ends_it(filled: Store) -> None:
+    filled.put_alert(ALERT)
+    filled.mark_delivered("a1", 5.0)
+    filled.set_alert_state("a1", "silenced", "ann", 10.0)
+    filled.put_alert(replace(ALERT, state="resolved", changed_s=20.0))
+    filled.put_alert(ALERT)
+    assert end_silence(filled, "r1", "spike", "bob", WEEK_S)
+    assert [a.id for a in filled.undelivered_alerts(WEEK_S, WEEK_S - SIX_HOURS_S)] == ["a1"]
+    # a person has ended the silence, but it came back by itself
+    assert filled.alert("a1").changed_by == ""
+
+
+def test_an_acknowledged_alert_that_is_opened_after_a_silence_calls_nobody(filled: Store) -> None:
+    filled.put_alert(ALERT)
+    filled.mark_delivered("a1", 5.0)
+    filled.set_alert_state("a1", "silenced", "ann", 10.0, 70.0)
+    filled.set_alert_state("a1", "acknowledged", "ann", 11.0)
+    assert end_silence(filled, "r1", "spike", "bob", 20.0)
+    filled.set_alert_state("a1", "open", "ann", 30.0)
+    assert filled.end_silences(31.0) == 0
+    assert filled.undelivered_alerts(31.0) == []
+    assert filled.alert("a1").changed_by == "ann"
+
+
+def test_ending_what_was_not_silenced_changes_nothing(filled: Store) -> None:
+    # one healed before anybody was told, one under a silence that has run out
+    filled.put_alert(replace(ALERT, state="resolved", changed_s=20.0))
+    filled.put_alert(replace(ALERT, id="b1", rule="other"))
+    filled.set_alert_state("b1", "silenced", "ann", 10.0, 15.0)
+    filled.end_silences(15.0)
+    before = filled.alerts()
+    for rule in ("spike", "other"):
+        assert not end_silence(filled, "r1", rule, "bob", 30.0)
+    assert filled.alerts() == before
+    assert sorted(a.id for a in filled.undelivered_alerts(30.0)) == ["a1", "b1"]
+
+
+def test_the_longest_silence_of_a_rule_holds(filled: Store) -> None:
+    for name in ("a1", "a2"):
+        filled.put_alert(replace(ALERT, id=name))
+    filled.set_alert_state("a2", "silenced", "ann", 10.0)
+    filled.set_alert_state("a1", "silenced", "ann", 11.0, 70.0)
+    assert silences(filled, 12.0) == [Silence("r1", "spike", FOREVER_S)]
+    assert filled.end_silences(70.0) == 1
+    assert filled.undelivered_alerts(71.0) == []

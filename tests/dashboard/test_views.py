@@ -429,6 +429,23 @@ class TestAlerts:
         assert store.alert(alert_id).state == "resolved"
         assert [alert.id for alert in store.undelivered_alerts(now_s)] == ["next"]
 
+    def test_a_click_on_an_alert_that_has_healed_meanwhile_changes_nothing_and_says_so(
+        self, store: Store, spiked_run: Run
+    ) -> None:
+        alert_id = f"alert-{spiked_run.id}"
+        for button in ("acknowledged", "silence_3600", "resolved"):
+            store.set_alert_state(alert_id, "open", "", time.time())
+            page = _seen(_alerts, store)
+            healed = {"state": "resolved", "changed_by": "", "changed_s": time.time() + 1}
+            store.put_alert(dataclasses.replace(store.alert(alert_id), **healed))
+            before = store.alert(alert_id)
+            assert before.state == "resolved"
+            page.button(key=f"{button}_{alert_id}").click().run()
+            assert store.alert(alert_id) == before
+            assert [toast.value for toast in page.toast] == [
+                r"loss\_spike has healed or was resolved meanwhile: nothing was changed."
+            ]
+
     def test_an_alert_that_a_new_baseline_ended_is_not_said_to_have_healed(
         self, store: Store, spiked_run: Run
     ) -> None:

@@ -145,7 +145,16 @@ def test_scopes_of_rules_on_one_signal_keep_their_own_baselines() -> None:
         pytest.param({"scope": {"modality": ["audio"]}}, "there are: moe_layer, expert", id="none"),
         pytest.param({"scope": {"moe_layer": []}}, "names no entry", id="empty"),
         pytest.param({"scope": {"moe_layer": ["first"]}}, "counted from 0", id="word"),
-        pytest.param({"scope": {"moe_layer": [-1]}}, "scope", id="negative"),
+        pytest.param(
+            {"scope": {"moe_layer": [0, -1]}},
+            "rule dead_below: scope.moe_layer.1 is -1: expected a name, or a number counted from 0",
+            id="negative",
+        ),
+        pytest.param(
+            {"scope": {"moe_layer": [1.5]}},
+            "rule dead_below: scope.moe_layer.0 is 1.5: expected a name, or a number counted",
+            id="fraction",
+        ),
         pytest.param(
             {
                 "signal": catalogue.LOSS_PER_SAMPLE,
@@ -173,3 +182,4 @@ def test_a_scope_that_cannot_be_is_one_line(change: dict[str, Any], expected: st
         read_rules([DEAD | change])
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "constrained" not in str(caught.value)

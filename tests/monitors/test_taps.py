@@ -1,9 +1,7 @@
-import math
-
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor, nn
 
 from moescope.kernels.routing.reference import Routing, RoutingRule
@@ -46,13 +44,19 @@ def forward(blocks: list[Block], x_BSD: Tensor) -> list[Tensor]:
     return outputs
 
 
-def test_taps_measure_what_the_forward_gave(blocks: list[Block]) -> None:
+def test_taps_measure_what_the_forward_gave() -> None:
+    torch.manual_seed(2)  # with which no two of the signals below are alike
+    blocks = [Block(), Block()]
     taps = taps_of(blocks)
     bias_E = blocks[1].router.bias_E
     assert bias_E is not None
     bias_E.copy_(torch.tensor([0.0, -0.25, 0.5, 0.0]))
+    with torch.no_grad():
+        # routers that decide: untrained ones give each expert nearly the same
+        for block in blocks:
+            block.router.weight_ED.mul_(30.0)
     with taps.watching():
-        outputs = forward(blocks, torch.randn(3, 5, WIDTH))
+        outputs = forward(blocks, 0.5 + torch.randn(3, 5, WIDTH))
     taps.send()
     values = taps.read()
     rms = [output.square().mean().sqrt().item() for output in outputs]
@@ -62,15 +66,63 @@ def test_taps_measure_what_the_forward_gave(blocks: list[Block]) -> None:
     assert values[catalogue.ACTIVATION_OUTLIER_RATIO] == pytest.approx(
         np.array(absmax) / rms, rel=1e-5
     )
+    assert values[catalogue.BIAS_RANGE] == pytest.approx(np.array([0.0, 0.75]))
     for layer, block in enumerate(blocks):
         assert block.routing is not None
+        count_E = block.routing.counts_E.numpy()
+        want = of_the_load(count_E) | of_the_scores(block.routing)
+        # so that none can stand in another's place
+        assert np.diff(sorted(want.values())).min() > 1e-2
+        for signal, number in want.items():
+            assert values[signal][layer] == pytest.approx(number, rel=1e-4), signal
         # 15 tokens with 2 choices over 4 experts: 7.5 each when balanced
-        load = block.routing.counts_E.numpy() / 7.5
-        assert values[catalogue.EXPERT_LOAD][layer] == pytest.approx(load)
-        assert values[catalogue.MAX_VIOLATION][layer] == pytest.approx(load.max() - 1)
-    assert values[catalogue.BIAS_RANGE] == pytest.approx(np.array([0.0, 0.75]))
-    assert (values[catalogue.ROUTER_ENTROPY_NATS] <= math.log(EXPERTS) + 1e-5).all()
-    assert (values[catalogue.LOAD_ENTROPY_NATS] <= math.log(EXPERTS) + 1e-5).all()
+        assert values[catalogue.EXPERT_LOAD][layer] == pytest.approx(count_E / 7.5)
+
+
+def of_the_load(count_E: np.ndarray) -> dict[str, float]:
+    """What the signals of counts must be, by numpy and scipy."""
+    load_E = count_E / count_E.mean()
+    return {
+        catalogue.MAX_VIOLATION: load_E.max() - 1,
+        catalogue.MIN_VIOLATION: 1 - load_E.min(),
+        catalogue.AVG_VIOLATION: np.abs(load_E - 1).mean(),
+        catalogue.LOAD_CV: stats.variation(count_E),
+        catalogue.LOAD_ENTROPY_NATS: stats.entropy(count_E),
+        catalogue.EFFECTIVE_EXPERTS: np.exp(stats.entropy(count_E)),
+    }
+
+
+def of_the_scores(routing: Routing) -> dict[str, float]:
+    """What the signals of a router's scores and logits must be, by numpy and scipy."""
+    logit_TE, score_TE = routing.logit_TE.detach().numpy(), routing.score_TE.detach().numpy()
+    normal_TE = score_TE / score_TE.sum(axis=1, keepdims=True)
+    of_tokens = stats.entropy(score_TE, axis=1).mean()
+    share_E = routing.counts_E.numpy() / routing.counts_E.sum().item()
+    ranked_TE = np.sort(logit_TE, axis=1)
+    return {
+        catalogue.ROUTER_ENTROPY_NATS: of_tokens,
+        catalogue.MUTUAL_INFORMATION_NATS: stats.entropy(normal_TE.mean(axis=0)) - of_tokens,
+        catalogue.ROUTER_BALANCE: EXPERTS * (share_E @ normal_TE.mean(axis=0)),
+        catalogue.ROUTER_Z: np.mean(special.logsumexp(logit_TE, axis=1) ** 2),
+        catalogue.ROUTER_MARGIN: np.mean(ranked_TE[:, -1] - ranked_TE[:, -2]),
+        catalogue.ROUTER_LOGIT_ABSMAX: np.abs(logit_TE).max(),
+    }
+
+
+def test_the_largest_logit_is_that_of_any_token_and_counts_without_its_sign(
+    blocks: list[Block],
+) -> None:
+    taps = taps_of(blocks)
+    x_BSD = torch.zeros(2, 3, WIDTH)
+    x_BSD[1, 2, 0] = 1.0
+    with torch.no_grad():
+        # an expert's logit is minus what stands in front, times its number
+        blocks[0].router.weight_ED.zero_()[:, 0] = -3.0 * torch.arange(EXPERTS)
+    with taps.watching():
+        blocks[0](x_BSD)
+    taps.send()
+    # -3 x 3; the second router did not run
+    assert taps.read()[catalogue.ROUTER_LOGIT_ABSMAX].tolist() == [9.0, 0.0]
 
 
 def test_hooks_are_absent_outside_of_watching(blocks: list[Block]) -> None:

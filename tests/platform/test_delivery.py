@@ -23,6 +23,7 @@ from moescope.platform.delivery import (
 )
 from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Alert, AlertState, Run
+from moescope.platform.silences import end_silence
 from moescope.platform.store import Store, open_store
 
 # apprise 2.2 looks for imghdr, which Python 3.13 no longer has; goes when apprise stops looking
@@ -214,6 +215,30 @@ def test_a_silence_longer_than_alerts_are_sent_for_still_ends(
     delivery = DeliveryRound(Deliverer([receiver.url]))
     assert delivery.go(store, NOW_S + 2 * TOO_OLD_S) == 0
     assert delivery.go(store, NOW_S + 3 * TOO_OLD_S) == 1
+
+
+@pytest.mark.parametrize("way", ["end", "open"])
+def test_what_a_silence_for_ever_held_back_is_sent_when_a_person_ends_it(
+    store: Store, receiver: Receiver, way: str
+) -> None:
+    delivery = DeliveryRound(Deliverer([receiver.url]))
+    store.put_alert(alert())
+    assert delivery.go(store, NOW_S) == 1
+    store.set_alert_state("a1", "silenced", "ann", NOW_S)
+    store.put_alert(alert("a2", created_s=NOW_S + 10))
+    store.put_alert(alert("seen", created_s=NOW_S + 10))
+    store.set_alert_state("seen", "acknowledged", "ann", NOW_S + 20)
+    late_s = NOW_S + 3 * TOO_OLD_S
+    assert delivery.go(store, late_s) == 0
+    if way == "end":
+        assert end_silence(store, "r1", "spike", "ann", late_s)
+    else:
+        store.set_alert_state("a1", "open", "ann", late_s)
+    # the one that was told before the silence calls again, as it does when its time is over
+    assert delivery.go(store, late_s + 1) == 2
+    assert delivery.go(store, late_s + 2) == 0
+    assert store.alert("a1").changed_by == "ann"
+    assert len(receiver.messages) == 3
 
 
 def test_a_silence_holds_though_its_alert_heals_and_then_ends(
