@@ -1,4 +1,4 @@
-"""The public door of moescope: `train`, `fit`, `__version__`.
+"""The public door of moescope: `train`, `watch`, `fit`, `__version__`.
 
 Everything behind it is loaded when it is first used, so importing moescope loads neither torch nor
 a database driver.
@@ -7,9 +7,10 @@ a database driver.
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "fit", "train"]
+__all__ = ["__version__", "fit", "train", "watch"]
 
 if TYPE_CHECKING:
+    from .monitors.watching.watch import watch
     from .studies.laws.law import fit
     from .trainer.run import train
 
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from .trainer.run import train
 
         return train
+    if name == "watch":
+        from .monitors.watching.watch import watch
+
+        return watch
     raise AttributeError(f"module 'moescope' has no attribute {name!r}")

@@ -87,8 +87,11 @@ class Keeper:
         say: Callable[[Checkpoint], None],
         tell: Callable[[str], None],
         fail: Callable[[str], None],
+        is_on_disk: bool = True,
     ) -> None:
+        """is_on_disk: whether states are written at all; else the ring alone has them."""
         self.folder = folder
+        self.is_on_disk = is_on_disk
         self._config = config
         self._delay = certify_after_steps
         self._run_id = run_id
@@ -142,12 +145,17 @@ class Keeper:
         capacity, line = HostRing.planned_capacity(each, RING_STATES, limit, free)
         self._ring = HostRing(capacity)
         self._tell(line)
+        if not capacity and not self.is_on_disk:
+            raise MoescopeError(
+                "states are kept in memory alone, and none fits: let them be kept on disk, too, or "
+                "raise ring_gib"
+            )
 
     def after_step(self, state: Kept, segment: int) -> None:
         """Takes a snapshot or writes to disk where the state's step is due for it."""
         self._tell_faults()
         step = state.step
-        to_disk = step % self._config.disk_every_steps == 0
+        to_disk = self.is_on_disk and step % self._config.disk_every_steps == 0
         if to_disk or (self._ring.capacity and step % self._config.memory_every_steps == 0):
             self._take(state, segment, to_disk=to_disk)
 
@@ -262,7 +270,7 @@ class Keeper:
                 if not c.is_on_disk and s not in self._ring.steps() and s != step
             ]:
                 del self._by_step[gone]
-        if to_disk and self._has_room(checkpoint.num_bytes):
+        if to_disk and self.is_on_disk and self._has_room(checkpoint.num_bytes):
             held = self._ring.lend(step) if self._ring.capacity else copied(captured)
             self._jobs.put((checkpoint, held))
         elif not self._ring.capacity:

@@ -1,0 +1,53 @@
+"""What is inside of wrappers: the model that is trained, the optimizers that step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
+
+from ...platform.errors import MoescopeError
+
+
+def plain_model(model: Any) -> nn.Module:
+    """Returns the module inside of torch.compile's and of data-parallel wrappers. Raises
+    MoescopeError where it is no module."""
+    if not isinstance(model, nn.Module):
+        raise MoescopeError(f"model is a {type(model).__name__}: give the torch module")
+    while True:
+        if isinstance(model, OptimizedModule):
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def compiled_part(model: nn.Module) -> str:
+    """Says which part of a model is compiled, where one is; else nothing."""
+    for name, module in model.named_modules():
+        if isinstance(module, OptimizedModule) or module._compiled_call_impl is not None:
+            return f"{name} is" if name else "the model is"
+    return ""
+
+
+def plain_optimizers(
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+) -> list[torch.optim.Optimizer]:
+    """Returns the optimizers inside of wrappers, which keep them as `optimizer` (accelerate,
+    Lightning). Raises MoescopeError where one is none."""
+    given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    if not given:
+        raise MoescopeError("optimizer is an empty list: give the optimizers that step")
+    found = []
+    for one in given:
+        inner = one
+        while isinstance(getattr(inner, "optimizer", None), torch.optim.Optimizer):
+            inner = inner.optimizer
+        if not isinstance(inner, torch.optim.Optimizer):
+            raise MoescopeError(
+                f"optimizer is a {type(one).__name__}: give the torch optimizer that steps"
+            )
+        found.append(inner)
+    return found
