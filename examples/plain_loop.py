@@ -53,7 +53,7 @@ class Model(nn.Module):
 
 
 class Batches:
-    """Batches by number, so that a run that went back gets the same ones again: part of its state."""
+    """Batches by number: with them in its state, a run that went back gets the same ones again."""
 
     def __init__(self) -> None:
         self.next = 0
