@@ -25,7 +25,12 @@ def __getattr__(name: str) -> Any:
 
         return train
     if name == "watch":
+        import random
+
+        # a library draws when it is loaded, and a training of somebody else's may be seeded already
+        before = random.getstate()
         from .monitors.watching.watch import watch
 
+        random.setstate(before)
         return watch
     raise AttributeError(f"module 'moescope' has no attribute {name!r}")

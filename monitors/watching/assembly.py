@@ -33,6 +33,7 @@ from ..judge import Judge
 from ..policy import Policy
 from ..rule_table import RuleTable
 from ..rules_at_start import rules_at_start
+from ..states.chance import random_state, set_random_state
 from ..states.keeping import Keeper
 from .commands_taken import record_rules
 from .damping import Damping
@@ -70,6 +71,15 @@ class Asked:
 def open_watch(asked: Asked) -> WatchedRun:
     """Enters the run into the store and begins to watch. Leaves nothing half done where that
     fails, which raises MoescopeError."""
+    # libraries draw when they are first used: a training computes the same with us and without
+    before = random_state()
+    try:
+        return _open(asked)
+    finally:
+        set_random_state(before)
+
+
+def _open(asked: Asked) -> WatchedRun:
     settings, tell = asked.settings, asked.tell
     settings.make_home()
     device = next((p.device for p in asked.model.parameters()), torch.device("cpu"))

@@ -87,10 +87,11 @@ def _named(name: str, modules: Mapping[str, nn.Module], top_k: int | None) -> Fo
     for holder_name, holder in _upwards(name, modules):
         for _, experts, matrices in _experts_in(holder):
             if _count_of(experts, matrices) == num_experts:
-                return _router(name, module, num_experts, experts, matrices, holder, top_k)
+                near = _near(name, modules)
+                return _router(name, module, num_experts, experts, matrices, near, top_k)
         if not holder_name:
             break
-    return _router(name, module, num_experts, None, (), None, top_k)
+    return _router(name, module, num_experts, None, (), _near(name, modules), top_k)
 
 
 def _looked_for(
@@ -105,7 +106,7 @@ def _looked_for(
             candidates = [
                 (router_name, router)
                 for router_name, router in _beside(name, modules, num_experts)
-                if id(router) not in inside
+                if id(router) not in inside and all(part is not holder for part in router.modules())
             ]
             if not candidates:
                 if _looks_like_experts(where) and id(holder) not in taken:
@@ -126,7 +127,8 @@ def _looked_for(
             if id(router) in taken:
                 continue
             taken |= {id(router), id(holder), *(id(m) for m in holder.children())}
-            yield _router(router_name, router, num_experts, experts, matrices, holder, top_k)
+            near = [*_near(router_name, modules), holder]
+            yield _router(router_name, router, num_experts, experts, matrices, near, top_k)
 
 
 def _experts_in(
@@ -183,10 +185,10 @@ def _router(
     num_experts: int,
     experts: nn.ModuleList | None,
     matrices: tuple[nn.Parameter, ...],
-    holder: nn.Module | None,
+    near: Sequence[nn.Module],
     top_k: int | None,
 ) -> FoundRouter:
-    near = [module] if holder is None else [module, holder]
+    """near: the router, what it lies in and what holds the experts: who may say more of it."""
     known = [k for k in (_num_chosen(part, num_experts) for part in near) if k is not None]
     num_chosen = top_k if top_k is not None else (known[0] if known else None)
     is_sigmoid = any(
@@ -196,6 +198,10 @@ def _router(
     )
     scores: Scores = "sigmoid" if is_sigmoid else "softmax"
     return FoundRouter(name, module, num_experts, num_chosen, scores, experts, matrices)
+
+
+def _near(name: str, modules: Mapping[str, nn.Module]) -> list[nn.Module]:
+    return [module for _, module in list(_upwards(name, modules))[:3]]
 
 
 def _num_chosen(module: nn.Module, num_experts: int) -> int | None:

@@ -274,6 +274,9 @@ class WatchMeasure:
         return torch.nn.utils.get_total_norm(grads).to(self._device)
 
     def _is_training(self) -> bool:
+        if torch.compiler.is_compiling():
+            # a graph that is made after `watch` must hold nothing of ours
+            return False
         # a checkpointed block is computed again in the backward pass: that is no second forward
         return self._model.training and torch._C._current_graph_task_id() == -1
 

@@ -18,7 +18,7 @@ def test_a_plain_loop_has_signals_segments_and_alerts_in_the_store(
 ) -> None:
     loop = watched(name="mine", project="theirs")
     for step in range(100):
-        loop.step(scale=100.0 if step in range(80, 86) else 1.0, tokens=16, batch=step)
+        loop.step(scale=100.0 if step in range(80, 85) else 1.0, tokens=16, batch=step)
     loop.run.finish()
     run = store.find_run("mine")
     assert (run.status, run.project, run.config["recipe"]) == (
