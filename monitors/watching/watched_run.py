@@ -156,6 +156,12 @@ class WatchedRun:
         self._held = bool(held)
         return self._held
 
+    def measure_gradients(self) -> None:
+        """Takes the norm of the gradients as they are now for that of the step: call it before they
+        are clipped. `guard` does it by itself."""
+        if not self.fault:
+            self._parts.measure.norm_now()
+
     def step(
         self,
         loss: Tensor | float | None = None,
