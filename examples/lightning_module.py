@@ -1,6 +1,6 @@
 """A Lightning module with experts of its own, watched by a callback.
 
-    python examples/lightning_module.py [STEPS]
+python examples/lightning_module.py [STEPS]
 """
 
 import sys

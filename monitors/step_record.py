@@ -4,7 +4,7 @@ frame.
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,11 +93,12 @@ class StepRecord:
         self._logged.clear()
         return values | {name: scalar(value) for name, value in numbers.items()}
 
-    def system(self, status: FanOutStatus) -> Values:
-        """Returns the system's and the sinks' values where they are due, else nothing."""
+    def system(self, status: Callable[[], FanOutStatus]) -> Values:
+        """Returns the system's and the sinks' values where they are due, else nothing. status: looks
+        at the sinks' journal, so it is asked only then."""
         now_s = time.monotonic()
         if now_s - self._metered_s < SYSTEM_EVERY_S:
             return {}
         self._metered_s = now_s
         read = {name: scalar(value) for name, value in self._meter.read().items()}
-        return read | status.values()
+        return read | status().values()

@@ -331,7 +331,7 @@ class Trainer:
             on_disk = [c.step for c in self.keeper.checkpoints if c.is_on_disk]
             saved_step = max(on_disk, default=None)
             values |= self.probe.measure(self.state.model, pending.step, saved_step)
-        values |= self.record.system(self.fan_out.status())
+        values |= self.record.system(self.fan_out.status)
         self.last_loss = float(values[catalogue.LOSS_TOTAL])
         # before it is judged: a rule may be about anything that is recorded
         read_s = time.perf_counter() - start_s + self._judging_s

@@ -30,6 +30,7 @@ FORMAT = 1
 TENSORS = "state.safetensors"
 VALUES = "state.json"
 OBJECTS = "objects.pt"
+_PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 class DamagedCheckpoint(MoescopeError):
@@ -134,6 +135,9 @@ def copied(state: Any, into: Any = None) -> Any:
             ordered._metadata = state._metadata  # type: ignore[attr-defined]
         return ordered
     if isinstance(state, list | tuple):
+        if _PLAIN.issuperset(map(type, state)):
+            # most of a state's entries: windows, and the words of a random generator
+            return state if type(state) is tuple else list(state)
         old = (
             into
             if isinstance(into, list | tuple) and len(into) == len(state)
@@ -141,7 +145,7 @@ def copied(state: Any, into: Any = None) -> Any:
         )
         copies = [copied(value, twin) for value, twin in zip(state, old, strict=True)]
         return tuple(copies) if type(state) is tuple else copies
-    if state is None or isinstance(state, bool | int | float | str):
+    if type(state) in _PLAIN:
         return state
     return state.copy() if isinstance(state, np.ndarray) else copy.deepcopy(state)
 
@@ -152,6 +156,8 @@ def num_bytes(state: Any) -> int:
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:
+    if isinstance(state, list | tuple) and _PLAIN.issuperset(map(type, state)):
+        return
     if isinstance(state, Tensor):
         yield state
     elif isinstance(state, Mapping):

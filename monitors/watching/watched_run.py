@@ -311,7 +311,7 @@ class WatchedRun:
         start_s = time.perf_counter()
         parts = self._parts
         values = parts.measure.read(pending.sent)
-        values |= self._record.system(parts.fan_out.status())
+        values |= self._record.system(parts.fan_out.status)
         times = {
             # the loop's own work, whatever it is; only the sum is told
             catalogue.FORWARD_S: pending.outside_s,
