@@ -94,8 +94,8 @@ class StepRecord:
         return values | {name: scalar(value) for name, value in numbers.items()}
 
     def system(self, status: Callable[[], FanOutStatus]) -> Values:
-        """Returns the system's and the sinks' values where they are due, else nothing. status: looks
-        at the sinks' journal, so it is asked only then."""
+        """Returns the system's and the sinks' values where they are due, else nothing. status: is
+        asked only then, since it looks at the journal."""
         now_s = time.monotonic()
         if now_s - self._metered_s < SYSTEM_EVERY_S:
             return {}

@@ -22,7 +22,7 @@ def checked_loss(loss: Any, call: str) -> Tensor | float:
                 "losses of samples as per_sample="
             )
         return loss.detach().reshape(())
-    if isinstance(loss, numbers.Real | np.ndarray) and np.ndim(loss) == 0:
+    if isinstance(loss, numbers.Real) or (isinstance(loss, np.ndarray) and loss.ndim == 0):
         return float(loss)
     raise MoescopeError(
         f"run.{call}() got a loss of type {type(loss).__name__}: give a tensor of one element, or "

@@ -17,7 +17,7 @@ except ImportError:
     ) from None
 
 
-class TransformersCallback(TrainerCallback):  # type: ignore[misc]
+class TransformersCallback(TrainerCallback):
     """Takes what `moescope.watch` takes, except for model and optimizer, which the Trainer brings;
     with `state=`, its schedule is in the state as well.
 

@@ -15,13 +15,14 @@ def plain_model(model: Any) -> nn.Module:
     MoescopeError where it is no module."""
     if not isinstance(model, nn.Module):
         raise MoescopeError(f"model is a {type(model).__name__}: give the torch module")
+    bare: nn.Module = model
     while True:
-        if isinstance(model, OptimizedModule):
-            model = model._orig_mod
-        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
+        if isinstance(bare, OptimizedModule):
+            bare = bare._orig_mod
+        elif isinstance(bare, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            bare = bare.module
         else:
-            return model
+            return bare
 
 
 def compiled_part(model: nn.Module) -> str:
@@ -42,7 +43,7 @@ def plain_optimizers(
         raise MoescopeError("optimizer is an empty list: give the optimizers that step")
     found = []
     for one in given:
-        inner = one
+        inner: Any = one
         while isinstance(getattr(inner, "optimizer", None), torch.optim.Optimizer):
             inner = inner.optimizer
         if not isinstance(inner, torch.optim.Optimizer):

@@ -325,8 +325,10 @@ class WatchedRun:
         judgement = self.state.judge.step(pending.step, self.segment.index, now_s, values)
         values |= judgement.scores
         parts.fan_out.record(Frame(self.id, self.segment.index, pending.step, now_s, values))
-        for record in (*judgement.notes, *judgement.healed):
-            parts.fan_out.say(record)
+        for note in judgement.notes:
+            parts.fan_out.say(note)
+        for healed in judgement.healed:
+            parts.fan_out.say(healed)
         for alert in judgement.alerts:
             # journaled before its action starts
             parts.fan_out.say(alert)

@@ -1,8 +1,6 @@
 """The page of a training that is somebody else's: what it measures is drawn, and the rest is not
 missed."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,7 +27,7 @@ class Layer(nn.Module):
 
 
 @pytest.fixture
-def run_id(store_url: str, store: Store) -> Iterator[str]:
+def run_id(store_url: str, store: Store) -> str:
     """A loop of 90 steps that went back once."""
     torch.manual_seed(0)
     model = nn.ModuleDict({"layers": nn.ModuleList([Layer(), Layer()])})
@@ -46,7 +44,7 @@ def run_id(store_url: str, store: Store) -> Iterator[str]:
             loss.backward()
             optimizer.step()
             run.step(loss, tokens=16)
-    yield run.id
+    return run.id
 
 
 def _run(store: "Store", run_id: "str") -> None:

@@ -1,4 +1,4 @@
-"""The examples do what they say: watched trainings of a plain loop, of transformers, of Lightning."""
+"""The examples do what they say: trainings of a plain loop, of transformers and of Lightning."""
 
 import importlib.util
 from pathlib import Path

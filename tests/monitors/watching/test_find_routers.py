@@ -191,23 +191,16 @@ def test_experts_in_one_weight_are_found_with_what_chooses_among_them() -> None:
 def test_a_head_with_as_many_outputs_as_there_are_blocks_is_no_router() -> None:
     found = find_routers(Blocks())
     assert found.routers == ()
-    assert found.left == (
-        (
-            "layers: 4 modules beside head, which answers with as many numbers, but neither is called "
-            "so: name it with routers="
-        ),
-    )
+    (line,) = found.left
+    assert line.startswith("layers: 4 modules beside head, which answers with as many numbers")
+    assert line.endswith("name it with routers=")
 
 
 def test_experts_without_a_router_are_told_of() -> None:
     found = find_routers(nn.ModuleDict({"moe": Bare()}))
     assert found.routers == ()
-    assert found.left == (
-        (
-            "moe.experts: 4 experts, but no module beside them has a matrix with 4 rows: name it with "
-            "routers="
-        ),
-    )
+    (line,) = found.left
+    assert line.startswith("moe.experts: 4 experts, but no module beside them has a matrix with 4")
 
 
 def test_a_router_that_its_user_names_is_taken_as_it_is() -> None:
