@@ -27,6 +27,8 @@ from .find_blocks import FoundBlocks
 from .find_routers import FoundRouter
 from .loads import Loads
 
+MOST_ALIKE = 2
+"""Of a block's parameters of one shape so many are looked at: foreign experts are modules each."""
 UNKNOWN_SIGMA = 0.5
 """The noise level of samples that have none: one curve for all of them."""
 
@@ -237,10 +239,11 @@ class WatchMeasure:
         if optimizer is not self._optimizers[0]:
             return
         try:
-            if self._norm is None and not self.is_norm_given:
-                self._norm = self._total_norm()
+            norm = None
             if self._is_weighing and self._sampling is not None and not self._num_updates:
-                self._weight_taps.before()
+                norm = self._weight_taps.before()
+            if self._norm is None and not self.is_norm_given:
+                self._norm = self._total_norm() if norm is None else norm
         except Exception as error:  # sparse gradients, weights of several devices
             self._weigh_no_more(error)
 
@@ -327,4 +330,4 @@ def _weight_taps(
         # rows are routers: a row that is missing would move the others
         experts = []
     num_experts = routers[0].num_experts if routers and experts else 1
-    return WeightTaps(rows, rest, device, experts, num_experts)
+    return WeightTaps(rows, rest, device, experts, num_experts, MOST_ALIKE)
