@@ -88,6 +88,17 @@ def make_loop(seed: int = 0) -> Loop:
 
 
 @pytest.fixture
+def plain() -> Callable[..., Loop]:
+    """Makes a loop that nobody watches."""
+    return make_loop
+
+
+@pytest.fixture
+def network() -> type[Network]:
+    return Network
+
+
+@pytest.fixture
 def told() -> list[str]:
     """Lines that a person was told."""
     return []

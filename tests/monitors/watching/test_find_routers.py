@@ -25,8 +25,6 @@ from moescope.monitors.watching.find_routers import find_routers
 from moescope.trainer.model.make import make_model
 from moescope.trainer.recipes.stream import tiny
 
-from .conftest import HandWritten, Network
-
 # T tokens  D width  E experts  K chosen experts
 WIDTH, EXPERTS = 32, 4
 SHAPE: dict[str, Any] = {
@@ -141,9 +139,9 @@ def test_routers_of_our_own_networks_are_found_like_anybodys() -> None:
 
 
 def test_a_handwritten_router_is_found_and_its_choices_are_counted_at_its_experts(
-    watched: Callable[..., Any],
+    watched: Callable[..., Any], network: type[nn.Module]
 ) -> None:
-    found = find_routers(Network())
+    found = find_routers(network())
     assert [(r.name, r.num_experts, r.num_chosen) for r in found.routers] == [
         ("layers.0.gate", 4, None),
         ("layers.1.gate", 4, None),
@@ -208,8 +206,10 @@ def test_a_router_that_its_user_names_is_taken_as_it_is() -> None:
     assert [(r.name, r.num_experts, r.num_chosen) for r in found.routers] == [("head", 4, 3)]
 
 
-def test_routers_of_other_numbers_of_experts_than_most_are_left() -> None:
-    model = nn.ModuleList([HandWritten(), HandWritten(), Stacked()])
+def test_routers_of_other_numbers_of_experts_than_most_are_left(
+    network: type[nn.Module],
+) -> None:
+    model = nn.ModuleList([*network().layers, Stacked()])
     found = find_routers(model)
     assert [router.name for router in found.routers] == ["0.gate", "1.gate"]
     assert found.left == ("2.chooser.1: has 6 experts, most routers 4",)

@@ -17,9 +17,7 @@ from moescope.platform.commands import ask, commands
 from moescope.platform.errors import MoescopeError
 from moescope.platform.store import Store
 
-from .conftest import Loop, make_loop
-
-Make = Callable[..., Loop]
+Make = Callable[..., Any]
 
 SPIKE = range(74, 80)
 IN_MEMORY_ALONE = {"on_disk": False}
@@ -28,9 +26,9 @@ ON_DISK_ALONE = {"keeping": WatchKeeping(ring_gib=0, disk_every_steps=10)}
 
 @pytest.mark.parametrize("options", [IN_MEMORY_ALONE, ON_DISK_ALONE], ids=["memory", "disk"])
 def test_a_spike_that_was_gone_back_from_leaves_no_trace(
-    watched: Make, options: dict[str, Any]
+    watched: Make, plain: Make, options: dict[str, Any]
 ) -> None:
-    straight = make_loop()
+    straight = plain()
     for _ in range(110):
         straight.step()
     loop = watched(**options)

@@ -13,9 +13,9 @@ from moescope.monitors.watching.limits import WatchKeeping
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
 
-from .conftest import BATCH, WIDTH, Loop, make_loop
+Make = Callable[..., Any]
 
-Make = Callable[..., Loop]
+WIDTH, BATCH = 8, 16
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,10 @@ def test_a_model_without_routers_is_watched_all_the_same(told: list[str]) -> Non
     assert run.fault == ""
 
 
-def test_a_compiled_model_is_watched_as_far_as_hooks_fire_and_says_so(told: list[str]) -> None:
-    loop = make_loop()
+def test_a_compiled_model_is_watched_as_far_as_hooks_fire_and_says_so(
+    plain: Make, told: list[str]
+) -> None:
+    loop = plain()
     compiled = torch.compile(loop.model, backend="eager")
     loop.run = moescope.watch(compiled, loop.optimizer, tell=told.append, sample_every=1)
     for _ in range(3):

@@ -67,20 +67,18 @@ def test_what_is_measured_is_what_the_step_was(watched: Make, store: Store) -> N
     assert rms == pytest.approx(seen, rel=1e-5)
 
 
-def test_a_watched_training_computes_what_an_unwatched_one_does(watched: Make) -> None:
-    from .conftest import make_loop
-
-    plain = make_loop()
+def test_a_watched_training_computes_what_an_unwatched_one_does(watched: Make, plain: Make) -> None:
+    unwatched = plain()
     for _ in range(25):
-        plain.step()
+        unwatched.step()
     loop = watched(sample_every=2)
     for _ in range(25):
         loop.step()
     loop.run.finish()
-    assert loop.losses == plain.losses
+    assert loop.losses == unwatched.losses
     assert all(
         torch.equal(a, b)
-        for a, b in zip(loop.model.parameters(), plain.model.parameters(), strict=True)
+        for a, b in zip(loop.model.parameters(), unwatched.model.parameters(), strict=True)
     )
 
 
