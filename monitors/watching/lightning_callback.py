@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...platform.errors import MoescopeError
+from .unwrapped import refuse_ranks
 from .watch import watch
 from .watched_run import WatchedRun
 
@@ -43,11 +44,7 @@ class LightningCallback(Callback):
         options = dict(self._options)
         given = options.get("state")
         if given is not None:
-            if trainer.world_size > 1:
-                raise MoescopeError(
-                    f"state is given, but {trainer.world_size} processes train together, and one "
-                    "cannot go back alone: leave it out"
-                )
+            refuse_ranks(0, trainer.world_size, has_state=True)
             schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
             options["state"] = (
                 {**given, **{f"schedule{i}": one for i, one in enumerate(schedules)}}

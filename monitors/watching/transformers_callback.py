@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...platform.errors import MoescopeError
+from .unwrapped import refuse_ranks
 from .watch import watch
 from .watched_run import WatchedRun
 
@@ -49,11 +50,7 @@ class TransformersCallback(TrainerCallback):
     ) -> None:
         options = dict(self._options)
         if options.get("state") is not None:
-            if args.world_size > 1:
-                raise MoescopeError(
-                    f"state is given, but {args.world_size} processes train together, and one "
-                    "cannot go back alone: leave it out"
-                )
+            refuse_ranks(0, args.world_size, has_state=True)
             if lr_scheduler is not None:
                 options["state"] = _with(options["state"], lr_scheduler)
         if not state.is_world_process_zero:

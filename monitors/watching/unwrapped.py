@@ -33,6 +33,29 @@ def compiled_part(model: nn.Module) -> str:
     return ""
 
 
+def refuse_ranks(rank: int, num_ranks: int, has_state: bool) -> None:
+    """Raises MoescopeError where one process of several asks for what it cannot have."""
+    if num_ranks == 1:
+        return
+    if rank:
+        raise MoescopeError(
+            f"watch() is called in process {rank} of {num_ranks}: call it in process 0 alone"
+        )
+    if has_state:
+        raise MoescopeError(
+            f"state is given, but {num_ranks} processes train together, and one cannot go back "
+            "alone: leave it out"
+        )
+
+
+def rank_and_number() -> tuple[int, int]:
+    """This process and how many there are, by torch.distributed."""
+    together = torch.distributed
+    if not (together.is_available() and together.is_initialized()):
+        return 0, 1
+    return together.get_rank(), together.get_world_size()
+
+
 def plain_optimizers(
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
 ) -> list[torch.optim.Optimizer]:

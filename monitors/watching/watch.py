@@ -17,7 +17,13 @@ from .find_routers import find_routers
 from .limits import WatchKeeping, WatchLimits
 from .said import found_lines
 from .state import named_objects, refuse_what_disks_do_not_hold
-from .unwrapped import compiled_part, plain_model, plain_optimizers
+from .unwrapped import (
+    compiled_part,
+    plain_model,
+    plain_optimizers,
+    rank_and_number,
+    refuse_ranks,
+)
 from .watched_run import WatchedRun
 
 _WATCHED: "weakref.WeakKeyDictionary[torch.optim.Optimizer, str]" = weakref.WeakKeyDictionary()
@@ -61,6 +67,7 @@ def watch(
     Raises MoescopeError on whatever its caller can mend.
     """
     tell = tell or _to_stderr
+    refuse_ranks(*rank_and_number(), has_state=state is not None)
     settings = Settings() if not store else Settings().model_copy(update={"store": store})
     optimizers = plain_optimizers(optimizer)
     for one in optimizers:

@@ -10,6 +10,7 @@ from torch import nn
 
 import moescope
 from moescope.monitors.watching.limits import WatchKeeping
+from moescope.monitors.watching.unwrapped import refuse_ranks
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
 
@@ -107,6 +108,15 @@ def test_two_runs_of_one_name_are_refused(watched: Make) -> None:
     first.run.finish()
     with pytest.raises(MoescopeError, match=r"a run called mine already \(.*, finished\)"):
         watched(name="mine", seed=1)
+
+
+def test_one_process_of_several_is_refused_a_state_and_all_but_the_first_are_refused() -> None:
+    refuse_ranks(0, 1, has_state=True)
+    refuse_ranks(0, 4, has_state=False)
+    with pytest.raises(MoescopeError, match="in process 3 of 4: call it in process 0 alone"):
+        refuse_ranks(3, 4, has_state=False)
+    with pytest.raises(MoescopeError, match="4 processes train together"):
+        refuse_ranks(0, 4, has_state=True)
 
 
 def test_a_finished_run_takes_no_step(watched: Make) -> None:
