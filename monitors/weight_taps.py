@@ -90,7 +90,8 @@ class WeightTaps:
             for p in self._all
         ]
         self._before = self._weights(), torch.cat([g.float() for g in grads]), self._of_experts()
-        return torch.linalg.vector_norm(torch.stack(norms))
+        total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return total
 
     @torch.no_grad()
     def after(self, keep: Tensor) -> None:

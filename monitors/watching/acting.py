@@ -4,10 +4,34 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...platform.records import Action, Segment
+from ...platform.errors import MoescopeError
+from ...platform.records import Action, Checkpoint, Segment
+from ..judge import Judgement
+from ..policy import ADVISED
 
 if TYPE_CHECKING:
     from .watched_run import WatchedRun
+
+
+def decide(run: "WatchedRun", judgement: Judgement, *, is_ended: bool) -> Action:
+    """Stamps the states that are kept, asks the policy and carries out its answer.
+
+    is_ended: whether the loop was told to halt, after which nothing more is done."""
+    keeper, checkpoints = run.keeper, list[Checkpoint]()
+    if keeper is not None:
+        keeper.stamp(run.policy.certify(judgement.step, keeper.checkpoints, judgement))
+        checkpoints = keeper.checkpoints
+    action = run.policy.decide(
+        step=judgement.step,
+        batch=run.state.batch,
+        judgement=judgement,
+        checkpoints=checkpoints,
+        mode="off" if is_ended else run.mode,
+    )
+    if action.reason.startswith(ADVISED):
+        run.say_event("note", action.reason, {"alert_id": action.alert_id})
+        run.tell(f"step {judgement.step}: {action.reason}")
+    return carry_out(run, action)
 
 
 def carry_out(run: "WatchedRun", action: Action, *, is_automatic: bool = True) -> Action:
@@ -41,7 +65,13 @@ def _roll_back(run: "WatchedRun", action: Action) -> Action:
     from_step, from_batch = state.step, state.batch
     run.forget_pending()
     start_s = time.perf_counter()
-    saved, checkpoint, source = keeper.load(action.to_step)
+    try:
+        saved, checkpoint, source = keeper.load(action.to_step)
+    except MoescopeError as gone:
+        halt = Action("halt", f"halt: {gone}", action.alert_id)
+        run.end_with(halt, "halted")
+        run.tell(f"step {from_step}: {halt.reason}")
+        return halt
     state.restore(saved)
     took_s = time.perf_counter() - start_s
     keeper.drop_after(checkpoint.step)

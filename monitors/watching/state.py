@@ -64,8 +64,12 @@ class WatchedState:
             try:
                 # a deep copy: optimizers and schedules keep what they are handed
                 value.load_state_dict(copy.deepcopy(state["objects"][name]))
-            except KeyError as error:
-                raise MoescopeError(f"state {name} is not in the saved state ({error})") from None
+            except Exception as error:
+                # not to be passed over: the training is between two states now
+                raise MoescopeError(
+                    f"state {name} ({type(value).__name__}) does not take back what it gave "
+                    f"({type(error).__name__}: {error}): the training cannot go on"
+                ) from error
         for value in self.objects.values():
             if isinstance(value, torch.optim.Optimizer):
                 value.zero_grad(set_to_none=True)

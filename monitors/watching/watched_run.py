@@ -31,12 +31,12 @@ from ...platform.records import (
     Segment,
 )
 from ...platform.sinks import FanOut
-from ..judge import Judge, Judgement
-from ..policy import ADVISED, Policy
+from ..judge import Judge
+from ..policy import Policy
 from ..rule_table import RuleTable
 from ..states.keeping import Keeper
 from ..step_record import StepRecord, scalar
-from .acting import carry_out
+from .acting import decide
 from .arguments import checked_loss, checked_samples
 from .commands_taken import obey, record_rules
 from .damping import Damping
@@ -200,6 +200,7 @@ class WatchedRun:
             self.fault = f"{type(error).__name__}: {error}"
             self._parts.tell(f"watching {self.name} ends here, training does not: {self.fault}")
             self._parts.measure.close()
+            self.damping.close()
             return CARRY_ON
 
     def log(self, values: Mapping[str, float]) -> None:
@@ -336,27 +337,9 @@ class WatchedRun:
         if values[catalogue.GUARD_HELD]:
             text = f"the guard advised to leave the update of step {pending.step} out"
             self.say_event("guard", text, {})
-        action = self._decide(pending, judgement) if acts else CARRY_ON
+        action = decide(self, judgement, is_ended=self._end is not None) if acts else CARRY_ON
         self._judging_s = time.perf_counter() - start_s
         return action
-
-    def _decide(self, pending: "_Pending", judgement: Judgement) -> Action:
-        parts = self._parts
-        checkpoints = [] if self.keeper is None else self.keeper.checkpoints
-        if self.keeper is not None:
-            self.keeper.stamp(self.policy.certify(pending.step, checkpoints, judgement))
-            checkpoints = self.keeper.checkpoints
-        action = self.policy.decide(
-            step=pending.step,
-            batch=self.state.batch,
-            judgement=judgement,
-            checkpoints=checkpoints,
-            mode=self.mode if self._end is None else "off",
-        )
-        if action.reason.startswith(ADVISED):
-            self.say_event("note", action.reason, {"alert_id": action.alert_id})
-            parts.tell(f"step {pending.step}: {action.reason}")
-        return carry_out(self, action)
 
     def _judge_samples(self) -> None:
         """Takes the rules on losses of samples, before anything was judged."""

@@ -109,6 +109,47 @@ def test_what_disks_do_not_hold_goes_back_from_memory(watched: Make) -> None:
     assert before is not sampler.chance
 
 
+class Stubborn:
+    """A part of a state that gives and does not take."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"place": 3}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise RuntimeError("no place")
+
+
+def test_a_part_that_does_not_take_its_state_back_ends_the_training_in_words(
+    watched: Make,
+) -> None:
+    loop = watched(state={"loader": Stubborn()})
+    for step in range(78):
+        loop.step(scale=100.0 if step >= 74 else 1.0)
+    with pytest.raises(MoescopeError) as caught:
+        loop.step(scale=100.0)
+    assert str(caught.value).startswith("state loader (Stubborn) does not take back what it gave")
+    loop.run.finish("crashed")
+
+
+def test_a_run_whose_states_are_gone_halts_in_words(watched: Make, store: Store) -> None:
+    loop = watched(keeping=WatchKeeping(ring_gib=0, disk_every_steps=10))
+    for _ in range(74):
+        loop.step()
+    loop.run.keeper.flush()
+    for file in Path(loop.run.folder).glob("checkpoints/*/objects.pt"):
+        file.write_bytes(b"nonsense")
+    for _ in range(10):
+        action = loop.step(scale=100.0)
+        if action.kind != "carry_on":
+            break
+    assert action.kind == "halt"
+    assert "no usable checkpoint" in action.reason
+    loop.run.finish()
+    assert store.find_run(loop.run.id).status == "halted"
+    damaged = [a for a in store.alerts(loop.run.id) if "objects.pt does not match" in a.message]
+    assert damaged
+
+
 def test_a_run_whose_data_is_all_poison_from_a_step_on_halts(watched: Make) -> None:
     loop = watched(limits=WatchLimits(most_rollbacks=2))
     kinds = []
