@@ -222,7 +222,7 @@ def train(
 
 def _supervised(resumed_id: str, home: Path | None, store: str | None) -> int:
     """Runs this command without --supervise as a process; resumes its run when it crashes."""
-    from .trainer.open_run import new_run_id
+    from .platform.claims import new_run_id
     from .trainer.supervise import supervise
 
     trainer = [sys.executable, "-m", "moescope.trainer"]

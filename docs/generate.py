@@ -116,6 +116,7 @@ FILES = {
     "docs/detectors.md": "what the loss rules find on recorded curves, and those of other systems",
     "docs/lab.md": "dated experiments with setup, numbers and verdict",
     "docs/signals.md": "every signal: what it is, what high and low mean (generated)",
+    "docs/watch.md": "your own trainer: what is found, taken, done and not done",
     "py.typed": "says that the package is typed",
     "pyproject.toml": "packaging, and the settings of ruff, mypy and pytest",
 }

@@ -138,6 +138,23 @@ def versions_of(rows: Any) -> list[RuleVersion]:
     return found
 
 
+def asked_versions(rows: Any, run_id: str) -> list[RuleVersion]:
+    """Reads the versions that a command brings to a run. Raises MoescopeError where one is of
+    another run."""
+    found = versions_of(rows)
+    for version in found:
+        if version.run_id not in (ALL_RUNS, run_id):
+            raise MoescopeError(f"rule {version.name} is one of run {version.run_id}")
+    return found
+
+
+def said_changes(versions: Sequence[RuleVersion], rules: Sequence[Rule]) -> str:
+    """Says which rules were changed and how many hold now."""
+    names = ", ".join(dict.fromkeys(version.name for version in versions)) or "none"
+    num_on = sum(rule.is_on for rule in rules)
+    return f"rules changed: {names}; {num_on} of {len(rules)} are on"
+
+
 def write_record(folder: Path, table: RuleTable) -> None:
     """Writes what a run trains with into its folder, whole or not at all."""
     text = json.dumps(

@@ -33,6 +33,13 @@ _POOLED_FLOOR = 0.3
 """Least spread of a pooled residual, which has about unit spread where samples vary
 independently."""
 _MODALITIES = catalogue.MODALITIES
+_RECORDED_AS = {
+    (catalogue.GRAD_NORM, "spike"): catalogue.GRAD_NORM_SCORE,
+    # of a trainer that has one loss; losses of samples have scorers of their own
+    (catalogue.LOSS_TOTAL, "spike"): catalogue.LOSS_SPIKE_SCORE,
+    (catalogue.LOSS_TOTAL, "drift"): catalogue.LOSS_DRIFT_SCORE,
+}
+"""What the scores of a scalar's rules are recorded as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,16 +262,15 @@ class ScalarScorer:
             return {}
         inner = self._inner
         onset_step: int | None = None
-        recorded: dict[str, NDArray[np.float32]] = {}
+        name = _RECORDED_AS.get((self._signal, self._detector))
         if isinstance(inner, SpikeScore):
             score, _ = inner.update(value)
-            if self._signal == catalogue.GRAD_NORM:
-                recorded = {catalogue.GRAD_NORM_SCORE: np.array(score, np.float32)}
         elif isinstance(inner, DriftScore):
             inner.update(step, value)
             score, onset_step = inner.score, inner.onset_step
         else:
             score = inner.update(value)
+        recorded = {} if name is None else {name: np.array(score, np.float32)}
         # only a drift can also say that its level has come back
         anew = (
             inner.is_learnt_anew if isinstance(inner, DriftScore) else inner.is_learnt_anew or None

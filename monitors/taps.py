@@ -3,7 +3,7 @@
 L blocks  M routers' rows  R rows of one router (its heads)  T tokens  E experts  C columns
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,6 +75,10 @@ class Taps:
         S, D), in the catalogue's order; where there are several, each has its own RMS, absmax,
         ratio of both and kurtosis.
     is_one_network: whether the blocks follow each other, so that the stream can grow over them.
+    readers: for each router what makes a value with those three fields out of (module, args,
+        output), or None where there is nothing to read; left out, the output is one itself.
+    is_counted: asked at each forward whether it is one of the training; left out, all are.
+    on_fault: told when a hook fails, which is then passed over; left out, its error is raised.
 
     A block or router that did not run while it was watched has what it had when it last did, and
     zeros before: an expert by noise level that sat a step out is no news. What modules fill
@@ -94,6 +98,9 @@ class Taps:
         mixtures: Sequence[Sequence[nn.Module]] = (),
         modality_tokens: Sequence[int] = (),
         is_one_network: bool = True,
+        readers: Sequence[Callable[[nn.Module, Any, Any], Any]] = (),
+        is_counted: Callable[[], bool] | None = None,
+        on_fault: Callable[[str], None] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         self._blocks = list(blocks)
@@ -102,6 +109,9 @@ class Taps:
         self._attentions = [list(modules) for modules in attentions] if any(attentions) else []
         self._mixtures = [list(modules) for modules in mixtures] if any(mixtures) else []
         self._is_one_network = is_one_network
+        self._readers = list(readers)
+        self._is_counted = is_counted
+        self._on_fault = on_fault
         self._modality_tokens = list(modality_tokens) if len(modality_tokens) > 1 else []
         if device is None:
             parameter = next((p for block in self._blocks for p in block.parameters()), None)
@@ -139,11 +149,12 @@ class Taps:
         """Attaches the hooks for the forwards inside the block and takes them away again, also
         after an error."""
         handles = [
-            block.register_forward_hook(self._block_hook(i)) for i, block in enumerate(self._blocks)
+            block.register_forward_hook(self._minded(self._block_hook(i)))
+            for i, block in enumerate(self._blocks)
         ]
         if self._packed["bias_range_M"].numel():
             handles += [
-                router.register_forward_hook(self._router_hook(i))
+                router.register_forward_hook(self._minded(self._router_hook(i)))
                 for i, router in enumerate(self._routers)
             ]
         self._fill_from_inside(True)
@@ -201,13 +212,7 @@ class Taps:
         if not tokens.size:
             return {}
         values = {
-            catalogue.EXPERT_LOAD: expert_load(tokens),
-            catalogue.MAX_VIOLATION: max_violation(tokens),
-            catalogue.MIN_VIOLATION: min_violation(tokens),
-            catalogue.AVG_VIOLATION: avg_violation(tokens),
-            catalogue.LOAD_CV: load_cv(tokens),
-            catalogue.LOAD_ENTROPY_NATS: load_entropy_nats(tokens),
-            catalogue.EFFECTIVE_EXPERTS: effective_experts(tokens),
+            **load_signals(tokens),
             **dict(zip(_OF_ROUTER, host["router_MC"].T, strict=True)),
         }
         if self._has_bias:
@@ -229,6 +234,24 @@ class Taps:
                 for module in modules:
                     setattr(module, name, row if is_on else None)
 
+    def _minded(self, hook: Any) -> Any:
+        """The hook itself; where a training is somebody else's, one that costs it nothing but time,
+        and that passes over forwards that do not count."""
+        if self._is_counted is None and self._on_fault is None:
+            return hook
+
+        def measure(module: nn.Module, args: Any, output: Any) -> None:
+            if self._is_counted is not None and not self._is_counted():
+                return
+            try:
+                hook(module, args, output)
+            except Exception as error:
+                if self._on_fault is None:
+                    raise
+                self._on_fault(f"{type(module).__name__}: {type(error).__name__}: {error}")
+
+        return measure
+
     def _block_hook(self, index: int) -> Any:
         place_2, tail_2 = self._packed["activation_L2"][index], self._packed["tail_L2"][index]
         parts = self._modality_tokens
@@ -240,7 +263,9 @@ class Taps:
 
         @torch.no_grad()
         def measure(module: nn.Module, args: Any, output: Any) -> None:
-            x = output[0] if isinstance(output, tuple) else output
+            x = _stream_of(output)
+            if x is None:
+                return
             place_2.copy_(rms_and_absmax(x))
             tail_2.copy_(shape_of_tail(x))
             if parts:
@@ -259,6 +284,10 @@ class Taps:
 
         @torch.no_grad()
         def measure(module: nn.Module, args: Any, output: Any) -> None:
+            if self._readers:
+                output = self._readers[index](module, args, output)
+                if output is None:
+                    return
             tokens_RE.copy_(output.counts_E.view_as(tokens_RE))
             score_RTE, logit_RTE = map(sampled_tokens, (output.score_TE, output.logit_TE))
             columns = (
@@ -274,6 +303,28 @@ class Taps:
                 bias_range_R.copy_(bias.amax(-1) - bias.amin(-1))
 
         return measure
+
+
+def load_signals(tokens_ME: Array) -> dict[str, Array]:
+    """What follows from how many tokens each expert got, under catalogue names."""
+    return {
+        catalogue.EXPERT_LOAD: expert_load(tokens_ME),
+        catalogue.MAX_VIOLATION: max_violation(tokens_ME),
+        catalogue.MIN_VIOLATION: min_violation(tokens_ME),
+        catalogue.AVG_VIOLATION: avg_violation(tokens_ME),
+        catalogue.LOAD_CV: load_cv(tokens_ME),
+        catalogue.LOAD_ENTROPY_NATS: load_entropy_nats(tokens_ME),
+        catalogue.EFFECTIVE_EXPERTS: effective_experts(tokens_ME),
+    }
+
+
+def _stream_of(output: Any) -> Tensor | None:
+    """The hidden states among what a block returned: the tensor, or the first of a tuple, a list or
+    a mapping."""
+    if isinstance(output, Mapping):
+        output = tuple(output.values())
+    x = output[0] if isinstance(output, tuple | list) and output else output
+    return x if isinstance(x, Tensor) and x.is_floating_point() and x.dim() else None
 
 
 def _ratio(above: Array, below: Array) -> Array:

@@ -37,7 +37,9 @@ class WeightTaps:
     blocks: the parameters of each block, in the network's order. rest: all others, which count in
     the norm of the whole update. experts: of each layer of experts a matrix for each expert, (R *
     E, ...), R being its routers and E num_experts. A parameter without a gradient counts as one
-    with zeros. Source: facts, health.md section 4, 4, 5 and 14.
+    with zeros. most_alike: of so many parameters of one shape in a row elements are looked at, and
+    they stand for the others (experts that are modules of their own); left out, of all. Source:
+    facts, health.md section 4, 4, 5 and 14.
     """
 
     def __init__(
@@ -47,17 +49,21 @@ class WeightTaps:
         device: torch.device | str,
         experts: Sequence[nn.Parameter] = (),
         num_experts: int = 1,
+        most_alike: int | None = None,
     ) -> None:
         self._num_blocks = len(blocks)
         self._rows = [list(block) for block in blocks] + [list(rest)]
-        self._all = [p for row in self._rows for p in row]
+        looked_at = [_looked_at(row, most_alike) for row in self._rows]
+        self._all = [p for row in looked_at for p, _ in row]
         # drawn, not evenly spaced: a stride that fits the rows would look at one column
         chance = torch.Generator().manual_seed(0)
         self._places = {id(p): _places(p.numel(), chance).to(device) for p in self._all}
-        lengths = [sum(len(self._places[id(p)]) for p in row) for row in self._rows]
+        lengths = [sum(len(self._places[id(p)]) for p, _ in row) for row in looked_at]
         self._lengths = torch.tensor(lengths, dtype=torch.int64, device=device)
         # an element stands for so many of its matrix
-        sizes = [(p.numel(), len(self._places[id(p)])) for p in self._all]
+        sizes = [
+            (p.numel() * share, len(self._places[id(p)])) for row in looked_at for p, share in row
+        ]
         weights = [torch.full((taken,), numel / taken) for numel, taken in sizes]
         self._weight_N = torch.cat(weights).to(device) if weights else torch.zeros(0, device=device)
         self._experts = list(experts)
@@ -72,15 +78,11 @@ class WeightTaps:
         self._before: tuple[Tensor, Tensor, Tensor] | None = None
 
     @torch.no_grad()
-    def before(self) -> None:
-        """Reads gradients and weights before the update."""
-        for row, params in enumerate(self._rows[: self._num_blocks]):
-            grads = [p.grad for p in params if p.grad is not None]
-            self._packed["norm_L"][row].copy_(
-                torch.nn.utils.get_total_norm(grads)
-                if grads
-                else self._packed["norm_L"].new_zeros(())
-            )
+    def before(self) -> Tensor:
+        """Reads gradients and weights before the update; returns the norm of all gradients, 0-d."""
+        norms = [self._norm_of(row) for row in self._rows]
+        if self._num_blocks:
+            self._packed["norm_L"].copy_(torch.stack(norms[: self._num_blocks]))
         grads = [
             self._weight_N.new_zeros(len(self._places[id(p)]))
             if p.grad is None
@@ -88,6 +90,8 @@ class WeightTaps:
             for p in self._all
         ]
         self._before = self._weights(), torch.cat([g.float() for g in grads]), self._of_experts()
+        total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return total
 
     @torch.no_grad()
     def after(self, keep: Tensor) -> None:
@@ -144,6 +148,12 @@ class WeightTaps:
             catalogue.UPDATE_LOST_IN_BF16_SHARE: _share(lost_bf16, moved)[blocks],
         }
 
+    def _norm_of(self, row: Sequence[nn.Parameter]) -> Tensor:
+        grads = [p.grad for p in row if p.grad is not None]
+        if not grads:
+            return self._weight_N.new_zeros(())
+        return torch.nn.utils.get_total_norm(grads).to(self._weight_N)
+
     def _of_experts(self) -> Tensor:
         """Elements of each expert's matrix, evenly spaced, (all experts, ELEMENTS_OF_EXPERT); of
         matrices that have fewer the last one fills up."""
@@ -159,6 +169,23 @@ class WeightTaps:
         """The sampled weights in fp32, which holds what any of their precisions says; a copy."""
         taken = [p.detach().reshape(-1)[self._places[id(p)]].float() for p in self._all]
         return torch.cat(taken)
+
+
+def _looked_at(
+    row: Sequence[nn.Parameter], most_alike: int | None
+) -> list[tuple[nn.Parameter, float]]:
+    """The parameters of a row that are looked at, each with how many of its shape it stands for."""
+    if most_alike is None:
+        return [(p, 1.0) for p in row]
+    by_shape: dict[tuple[int, ...], list[nn.Parameter]] = {}
+    for p in row:
+        by_shape.setdefault(tuple(p.shape), []).append(p)
+    return [
+        (p, len(alike) / min(len(alike), most_alike))
+        for alike in by_shape.values()
+        # evenly spaced: the first ones of a kind may all lie in one layer
+        for p in alike[:: max(1, -(-len(alike) // most_alike))][:most_alike]
+    ]
 
 
 def _places(numel: int, chance: torch.Generator) -> Tensor:

@@ -22,6 +22,8 @@ from .errors import MoescopeError
 
 Answer = TypeVar("Answer")
 PATIENCE_S = 20.0
+# of its own: side threads must not draw from the generator that a training draws from
+_chance = random.Random()
 _BUSY_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 # 40001 serialization failure, 40P01 deadlock, 55P03 lock not available
 _BUSY_POSTGRES = {"40001", "40P01", "55P03"}
@@ -117,7 +119,7 @@ class Database:
                     raise self._advice(error) from None
             except exc.TimeoutError:
                 raise StoreAway(f"store {self.shown} has no free connection: try again") from None
-            time.sleep(pause_s * (0.5 + random.random()))
+            time.sleep(pause_s * (0.5 + _chance.random()))
             pause_s = min(2 * pause_s, 0.1)
 
     def _mind_the_file(self) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from ..platform import trials
+from ..platform.claims import new_run_id
 from ..platform.commands import ask as ask_trainer
 from ..platform.engines import StoreAway, UnknownRun
 from ..platform.errors import MoescopeError
@@ -23,7 +24,6 @@ from ..platform.records import Run, Trial
 from ..platform.settings import Settings
 from ..platform.store import Store
 from ..trainer.config import RunConfig
-from ..trainer.open_run import new_run_id
 from ..trainer.recipes.by_name import recipe
 from .early_stop import ending_of
 from .launchers.process import LocalProcess, Place

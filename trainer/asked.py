@@ -55,6 +55,10 @@ def resumed_config(
 
     Raises MoescopeError where this program cannot read it, and on a change that cannot be.
     """
+    if "watched" in stored:
+        raise MoescopeError(
+            f"run {run_name} is a training of another program, which was watched: start it there"
+        )
     config = changed(parsed(RunConfig, stored, f"stored configuration of {run_name}"), changes)
     refuse_keys_without_effect(config, changes)
     return config

@@ -25,13 +25,15 @@ from torch import Tensor
 from ..monitors.judge import Judgement
 from ..monitors.policy import ADVISED, Policy
 from ..monitors.rule_table import RuleTable
+from ..monitors.states.keeping import Keeper
+from ..monitors.step_record import StepRecord, scalar
 from ..platform import catalogue
 from ..platform.alert_kinds import CHECKPOINT, HALTED, SAMPLES
 from ..platform.contact import Contact
+from ..platform.own_alerts import OwnAlerts
 from ..platform.peak_flops import peak_tflops
 from ..platform.records import Action, Event, EventKind, Frame, Mode, Run, RunStatus, Segment
 from ..platform.sinks import FanOut
-from .checkpoints.keeping import Keeper
 from .compute.gradients import step_gradients, step_losses
 from .config import RunConfig
 from .counts.flops import model_flops
@@ -43,12 +45,10 @@ from .moe.steps import ExpertSteps
 from .numerics import policy_on
 from .objective.timesteps import draw
 from .optim.schedule import decay_begins_at, learning_rate
-from .own_alerts import OwnAlerts
 from .progress import Lamp, ProgressLine
 from .rollback import Vetting, carry_out, end_vetting
 from .sampling.at_checkpoints import CheckpointSamples
 from .state import TrainState
-from .step_record import StepRecord, scalar
 from .take_commands import obey
 
 MOST_TOLD = 20
@@ -331,7 +331,7 @@ class Trainer:
             on_disk = [c.step for c in self.keeper.checkpoints if c.is_on_disk]
             saved_step = max(on_disk, default=None)
             values |= self.probe.measure(self.state.model, pending.step, saved_step)
-        values |= self.record.system(self.fan_out.status())
+        values |= self.record.system(self.fan_out.status)
         self.last_loss = float(values[catalogue.LOSS_TOTAL])
         # before it is judged: a rule may be about anything that is recorded
         read_s = time.perf_counter() - start_s + self._judging_s

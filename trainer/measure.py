@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..monitors.collect import Packed
 from ..monitors.expert_signals import avg_violation, max_violation, min_violation
 from ..monitors.since_sample import SinceSample
+from ..monitors.step_record import Values, scalar
 from ..monitors.taps import Taps
 from ..monitors.weight_taps import WeightTaps
 from ..platform import catalogue
@@ -25,7 +26,6 @@ from .moe.noise_experts import lower_edges, shares
 from .moe.steps import moe_layers
 from .objective.flow import Losses
 from .objective.timesteps import Draw
-from .step_record import Values, scalar
 
 _OF_NOISE_EXPERT = (
     catalogue.NOISE_EXPERT_SHARE,

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..platform.errors import MoescopeError
-from ..platform.frozen import parsed
-from ..platform.records import Run
-from ..platform.store import Store
-from .checkpoints.checkpoint import (
+from ..monitors.states.checkpoint import (
     DamagedCheckpoint,
     checkpoint_folders,
     read_about,
     read_checkpoint,
 )
+from ..platform.errors import MoescopeError
+from ..platform.frozen import parsed
+from ..platform.records import Run
+from ..platform.store import Store
 from .config import RunConfig
 from .open_run import MEANING_KEYS, changes, is_of_shape, refuse_another_shape
 from .optim.schedule import decay_begins_at

@@ -21,19 +21,22 @@ from ..monitors.judge import Judge
 from ..monitors.policy import Policy
 from ..monitors.rule_table import RuleTable
 from ..monitors.rules import Rule
+from ..monitors.rules_at_start import rules_at_start
+from ..monitors.states.keeping import Keeper
 from ..platform import leases
 from ..platform.alert_kinds import CHECKPOINT
 from ..platform.announcement import dashboard_address, mlflow_address
+from ..platform.claims import claim
 from ..platform.contact import Contact, run_lease
 from ..platform.delivery import DeliveryThread
 from ..platform.errors import MoescopeError
 from ..platform.mlflow_sink import MlflowSink
+from ..platform.own_alerts import STANDING
 from ..platform.records import Run, RunStatus, Segment
 from ..platform.settings import Settings
 from ..platform.sinks import FanOut, Sink
 from ..platform.sql_sink import SqlSink
 from ..platform.store import Store, open_store
-from .checkpoints.keeping import Keeper
 from .compute.compiled import compile_blocks
 from .config import RunConfig
 from .counts.parameters import count_parameters
@@ -50,7 +53,6 @@ from .numerics import policy_on
 from .open_run import (
     announced_changes,
     changes,
-    claim,
     new_run,
     next_segment,
     resumed_run,
@@ -58,10 +60,10 @@ from .open_run import (
 from .optim.ema import Ema
 from .optim.groups import make_optimizer
 from .origin import branched_state, load_weights
-from .own_alerts import STANDING, take_over_alerts
+from .own_alerts import take_over_alerts
 from .progress import ProgressLine
 from .rollback import vetting_after_resume
-from .rules_of_a_run import rules_at_start, say_rules
+from .rules_of_a_run import say_rules
 from .sampling.at_checkpoints import CheckpointSamples
 from .state import TrainState
 

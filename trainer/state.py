@@ -4,15 +4,14 @@ What must remember (the policy's budget, cooldowns, skipped batches, the alerts)
 purpose.
 """
 
-import random
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..monitors.guard import Guard
 from ..monitors.judge import Judge
+from ..monitors.states.chance import random_state, set_random_state
 from .model.make import Network
 from .optim.ema import Ema
 
@@ -47,7 +46,7 @@ class TrainState:
                 "damp_scale": self.damp_scale,
                 "damp_until": self.damp_until,
             },
-            "random": _random_state(),
+            "random": random_state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -63,7 +62,7 @@ class TrainState:
         loop = state["loop"]
         self.step, self.batch = loop["step"], loop["batch"]
         self.damp_scale, self.damp_until = loop["damp_scale"], loop["damp_until"]
-        _set_random_state(state["random"])
+        set_random_state(state["random"])
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -90,38 +89,3 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) 
 
 def _cloned(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) else value
-
-
-def _random_state() -> dict[str, Any]:
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": {
-            "kind": kind,
-            "keys": np.asarray(keys, dtype=np.int64),
-            "position": int(position),
-            "has_gauss": int(has_gauss),
-            "gauss": float(gauss),
-        },
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-    return state
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    numpy = state["numpy"]
-    np.random.set_state(
-        (
-            numpy["kind"],
-            np.asarray(numpy["keys"]).astype(np.uint32),
-            numpy["position"],
-            numpy["has_gauss"],
-            numpy["gauss"],
-        )
-    )
-    torch.set_rng_state(state["torch"].clone())
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([word.clone() for word in state["cuda"]])

@@ -58,6 +58,11 @@ def test_a_configuration_of_another_program_is_refused_by_name() -> None:
         resumed_config(stored, {}, "old")
 
 
+def test_a_training_that_was_only_watched_is_not_resumed_here() -> None:
+    with pytest.raises(MoescopeError, match="run mine is a training of another program"):
+        resumed_config({"recipe": "watched Model", "watched": {}}, {}, "mine")
+
+
 def test_a_change_without_effect_is_refused_on_a_resume_too() -> None:
     with pytest.raises(MoescopeError, match=r"guard\.extreme_factor has no effect"):
         resumed_config(

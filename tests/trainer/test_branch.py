@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from moescope.cli import app
+from moescope.monitors.states.checkpoint import checkpoint_folders, read_checkpoint
 from moescope.platform.frozen import changed
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
-from moescope.trainer.checkpoints.checkpoint import checkpoint_folders, read_checkpoint
 from moescope.trainer.config import RunConfig
 from moescope.trainer.run import train
 

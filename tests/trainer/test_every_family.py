@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from moescope.monitors.states.checkpoint import copied
 from moescope.platform import catalogue
 from moescope.platform.frozen import changed
 from moescope.platform.records import Action
 from moescope.platform.series import read_series
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
-from moescope.trainer.checkpoints.checkpoint import copied
 from moescope.trainer.config import RunConfig
 from moescope.trainer.counts.parameters import count_parameters
 from moescope.trainer.data.batches import Batches

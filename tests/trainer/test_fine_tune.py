@@ -11,11 +11,11 @@ import torch
 from typer.testing import CliRunner
 
 from moescope.cli import app
+from moescope.monitors.states.checkpoint import checkpoint_folders, read_checkpoint
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
-from moescope.trainer.checkpoints.checkpoint import checkpoint_folders, read_checkpoint
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.make_clips import make_clips
 from moescope.trainer.loop import Trainer

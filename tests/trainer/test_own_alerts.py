@@ -6,11 +6,11 @@ import pytest
 
 from moescope.platform.alert_kinds import CHECKPOINT, HALTED, SAMPLES
 from moescope.platform.frozen import changed
+from moescope.platform.own_alerts import AGAIN_STEPS, OwnAlerts
 from moescope.platform.records import Alert
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 from moescope.trainer.config import RunConfig
-from moescope.trainer.own_alerts import AGAIN_STEPS, OwnAlerts
 from moescope.trainer.run import open_trainer
 
 

@@ -233,7 +233,7 @@ def test_a_new_run_starts_from_another_runs_averaged_weights(
             )
 
     train(config, settings=settings, init_from="r", run_id="s", progress=False, on_step=on_step)
-    from moescope.trainer.checkpoints.checkpoint import checkpoint_folders, read_checkpoint
+    from moescope.monitors.states.checkpoint import checkpoint_folders, read_checkpoint
 
     state = read_checkpoint(checkpoint_folders(settings.home / "runs" / "r" / "checkpoints")[-1])
     for name, value in state["ema"].items():

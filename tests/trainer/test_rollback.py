@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moescope.monitors.states.checkpoint import copied
 from moescope.platform import catalogue
 from moescope.platform.frozen import changed
 from moescope.platform.records import Action
 from moescope.platform.series import is_living, read_series
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
-from moescope.trainer.checkpoints.checkpoint import copied
 from moescope.trainer.config import RunConfig
 from moescope.trainer.loop import Trainer
 from moescope.trainer.rollback import carry_out

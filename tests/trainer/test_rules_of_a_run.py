@@ -93,7 +93,7 @@ def test_a_store_that_cannot_be_read_leaves_the_default_rules_and_a_line(
     def away(*_: Any) -> Any:
         raise StoreAway("no route to host")
 
-    monkeypatch.setattr("moescope.trainer.rules_of_a_run.newest", away)
+    monkeypatch.setattr("moescope.monitors.rules_at_start.newest", away)
     with open_trainer(small, settings, run_id="r", progress=True) as trainer:
         assert threshold(trainer) == SPIKE.threshold
     told = "".join(capsys.readouterr())

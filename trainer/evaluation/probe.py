@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ...monitors.step_record import Values, scalar
 from ...platform import catalogue
 from ..config import RunConfig
 from ..data.batches import Batch, Batches
 from ..data.latents import seen
 from ..moe.similarity import ExpertSimilarity
-from ..step_record import Values, scalar
 from .evaluate import NUM_BINS, ProbePass, probe, probe_passes
 from .routing_probe import RoutingProbe, saturation
 from .token_traits import Trait, timestep_trait, token_traits

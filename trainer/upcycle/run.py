@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...monitors.states.keeping import Keeper
 from ...platform.errors import MoescopeError
 from ...platform.frozen import changed, difference, parsed
 from ...platform.records import Checkpoint, Event, Run, Segment
 from ...platform.settings import Settings
 from ...platform.store import Store, open_store
-from ..checkpoints.keeping import Keeper
 from ..config import RunConfig
 from ..counts.parameters import count_parameters
 from ..data.classes import read_classes, write_classes

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from moescope.dashboard.reads import sample_clips
+from moescope.monitors.states.checkpoint import checkpoint_folders, read_checkpoint
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
-from moescope.trainer.checkpoints.checkpoint import checkpoint_folders, read_checkpoint
 from moescope.trainer.config import RunConfig
 from moescope.trainer.run import train
 

@@ -17,6 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 from moescope.cli import app
+from moescope.monitors.states.checkpoint import checkpoint_folders, read_checkpoint
 from moescope.platform import catalogue
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
@@ -24,7 +25,6 @@ from moescope.platform.records import Action
 from moescope.platform.series import read_series
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
-from moescope.trainer.checkpoints.checkpoint import checkpoint_folders, read_checkpoint
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.classes import read_classes
 from moescope.trainer.loop import Trainer

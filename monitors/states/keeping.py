@@ -15,14 +15,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
+from torch import nn
 
 from ...platform.errors import MoescopeError
 from ...platform.records import Checkpoint, Health
-from ..config import CheckpointConfig
-from ..state import TrainState
 from .checkpoint import (
     DamagedCheckpoint,
     checkpoint_folders,
@@ -39,6 +38,37 @@ HEALTH = "health.json"
 RING_STATES = 8
 
 
+class KeepLimits(Protocol):
+    """The numbers of keeping; the trainer's `CheckpointConfig` fits, and so does any object with
+    these fields."""
+
+    @property
+    def memory_every_steps(self) -> int: ...
+    @property
+    def ring_gib(self) -> float: ...
+    @property
+    def disk_every_steps(self) -> int: ...
+    @property
+    def keep(self) -> int: ...
+    @property
+    def quota_gib(self) -> float: ...
+    @property
+    def min_free_gib(self) -> float: ...
+
+
+class Kept(Protocol):
+    """A training whose states are kept. `capture` returns the live state: a copy is made of it
+    before the next step."""
+
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    def capture(self) -> dict[str, Any]: ...
+
+
 class Keeper:
     """The states of one run. Methods are called from the training thread; only `_write` runs in
     the side thread.
@@ -50,15 +80,18 @@ class Keeper:
     def __init__(
         self,
         folder: Path,
-        config: CheckpointConfig,
+        config: KeepLimits,
         certify_after_steps: int,
         run_id: str,
         *,
         say: Callable[[Checkpoint], None],
         tell: Callable[[str], None],
         fail: Callable[[str], None],
+        is_on_disk: bool = True,
     ) -> None:
+        """is_on_disk: whether states are written at all; else the ring alone has them."""
         self.folder = folder
+        self.is_on_disk = is_on_disk
         self._config = config
         self._delay = certify_after_steps
         self._run_id = run_id
@@ -100,7 +133,7 @@ class Keeper:
             )
         return self.checkpoints
 
-    def plan_ring(self, state: TrainState) -> None:
+    def plan_ring(self, state: Kept) -> None:
         """Sizes the ring and says beforehand what it takes (states x about 16 bytes per
         parameter)."""
         parameters = sum(p.numel() * p.element_size() for p in state.model.parameters())
@@ -112,23 +145,28 @@ class Keeper:
         capacity, line = HostRing.planned_capacity(each, RING_STATES, limit, free)
         self._ring = HostRing(capacity)
         self._tell(line)
+        if not capacity and not self.is_on_disk:
+            raise MoescopeError(
+                "states are kept in memory alone, and none fits: let them be kept on disk, too, or "
+                "raise ring_gib"
+            )
 
-    def after_step(self, state: TrainState, segment: int) -> None:
+    def after_step(self, state: Kept, segment: int) -> None:
         """Takes a snapshot or writes to disk where the state's step is due for it."""
         self._tell_faults()
         step = state.step
-        to_disk = step % self._config.disk_every_steps == 0
+        to_disk = self.is_on_disk and step % self._config.disk_every_steps == 0
         if to_disk or (self._ring.capacity and step % self._config.memory_every_steps == 0):
             self._take(state, segment, to_disk=to_disk)
 
-    def first(self, state: TrainState, segment: int) -> None:
+    def first(self, state: Kept, segment: int) -> None:
         """Keeps the state that a run starts from; it counts as certified, so that there always is
         one."""
         self._take(state, segment, to_disk=True, health="certified")
         self.flush()
         self._tell_faults()
 
-    def save_now(self, state: TrainState, segment: int) -> Checkpoint | None:
+    def save_now(self, state: Kept, segment: int) -> Checkpoint | None:
         """Writes the state to disk and waits for it. Returns None, after saying why, where it
         could not be written."""
         self.flush()
@@ -205,9 +243,7 @@ class Keeper:
         while not self._faults.empty():
             self._fail(self._faults.get_nowait())
 
-    def _take(
-        self, state: TrainState, segment: int, *, to_disk: bool, health: Health = "fresh"
-    ) -> None:
+    def _take(self, state: Kept, segment: int, *, to_disk: bool, health: Health = "fresh") -> None:
         captured = state.capture()
         step, now_s = state.step, time.time()
         path = self.folder / f"step-{step:08d}-segment-{segment:04d}"
@@ -234,7 +270,7 @@ class Keeper:
                 if not c.is_on_disk and s not in self._ring.steps() and s != step
             ]:
                 del self._by_step[gone]
-        if to_disk and self._has_room(checkpoint.num_bytes):
+        if to_disk and self.is_on_disk and self._has_room(checkpoint.num_bytes):
             held = self._ring.lend(step) if self._ring.capacity else copied(captured)
             self._jobs.put((checkpoint, held))
         elif not self._ring.capacity:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from moescope.monitors.states.host_ring import HostRing
 from moescope.platform.errors import MoescopeError
-from moescope.trainer.checkpoints.host_ring import HostRing
 
 
 def state(value: float) -> dict[str, object]:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from moescope.monitors.states.keeping import steps_to_keep
 from moescope.platform.frozen import changed
 from moescope.platform.records import Checkpoint, Health
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
-from moescope.trainer.checkpoints.keeping import steps_to_keep
 from moescope.trainer.config import RunConfig
 from moescope.trainer.run import open_trainer, train
 
@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_the_older_checkpoints_as_they_are(
             trainer.train_step()
         trainer.keeper.flush()
         before = sorted(p.name for p in trainer.keeper.folder.glob("step-*"))
-        monkeypatch.setattr("moescope.trainer.checkpoints.keeping.write_checkpoint", refuse)
+        monkeypatch.setattr("moescope.monitors.states.keeping.write_checkpoint", refuse)
         assert trainer.keeper.save_now(trainer.state, 0) is not None  # step 20 is there already
         trainer.train_step()
         assert trainer.keeper.save_now(trainer.state, 0) is None

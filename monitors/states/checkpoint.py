@@ -3,13 +3,18 @@ verified when read.
 
 Nothing in it is executed when it is loaded. A state is a nested value of dicts, lists, numbers,
 texts, None, tensors and arrays; tensors go to `state.safetensors`, all else to `state.json`,
-which also holds the checksum of the tensors' file.
+which also holds the checksum of the tensors' file. States of objects that are not ours lie under
+the key `objects`: they keep tuples and ordered mappings, in `objects.pt`, which
+`torch.load(weights_only=True)` reads.
 """
 
+import copy
 import hashlib
 import json
 import os
+import pickle
 import shutil
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +29,8 @@ from ...platform.errors import MoescopeError
 FORMAT = 1
 TENSORS = "state.safetensors"
 VALUES = "state.json"
+OBJECTS = "objects.pt"
+_PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 class DamagedCheckpoint(MoescopeError):
@@ -38,7 +45,8 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], about: Mapping[str,
     OSError where the disk is full or not writable; what was there before is still there then.
     """
     tensors: dict[str, Tensor] = {}
-    values = _encode(state, "", tensors)
+    own = {key: value for key, value in state.items() if key != "objects"}
+    values = _encode(own, "", tensors)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -50,9 +58,14 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], about: Mapping[str,
             "tensors_blake2b": _digest(partial / TENSORS),
             "values": values,
         }
+        files = [TENSORS, VALUES]
+        if "objects" in state:
+            torch.save(state["objects"], partial / OBJECTS)
+            document["objects_blake2b"] = _digest(partial / OBJECTS)
+            files.append(OBJECTS)
         text = json.dumps(document, separators=(",", ":"))
         (partial / VALUES).write_text(json.dumps({"blake2b": _digest_text(text), "document": text}))
-        for name in (TENSORS, VALUES):
+        for name in files:
             _sync(partial / name)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -84,6 +97,8 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
             f"checkpoint {folder.name} cannot be read: {error.strerror}"
         ) from None
     state: dict[str, Any] = _decode(document["values"], tensors)
+    if "objects_blake2b" in document:
+        state["objects"] = _read_objects(folder, document["objects_blake2b"])
     return state
 
 
@@ -111,15 +126,28 @@ def copied(state: Any, into: Any = None) -> Any:
         return home.copy_(state.detach())
     if isinstance(state, Mapping):
         twins = into if isinstance(into, Mapping) else {}
-        return {key: copied(value, twins.get(key)) for key, value in state.items()}
+        twin = {key: copied(value, twins.get(key)) for key, value in state.items()}
+        if not isinstance(state, OrderedDict):
+            return twin
+        ordered = OrderedDict(twin)
+        if hasattr(state, "_metadata"):
+            # versions of a module's parts, which it reads when it takes its state back
+            ordered._metadata = state._metadata  # type: ignore[attr-defined]
+        return ordered
     if isinstance(state, list | tuple):
+        if _PLAIN.issuperset(map(type, state)):
+            # most of a state's entries: windows, and the words of a random generator
+            return state if type(state) is tuple else list(state)
         old = (
             into
             if isinstance(into, list | tuple) and len(into) == len(state)
             else [None] * len(state)
         )
-        return [copied(value, twin) for value, twin in zip(state, old, strict=True)]
-    return state.copy() if isinstance(state, np.ndarray) else state
+        copies = [copied(value, twin) for value, twin in zip(state, old, strict=True)]
+        return tuple(copies) if type(state) is tuple else copies
+    if type(state) in _PLAIN:
+        return state
+    return state.copy() if isinstance(state, np.ndarray) else copy.deepcopy(state)
 
 
 def num_bytes(state: Any) -> int:
@@ -128,6 +156,8 @@ def num_bytes(state: Any) -> int:
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:
+    if isinstance(state, list | tuple) and _PLAIN.issuperset(map(type, state)):
+        return
     if isinstance(state, Tensor):
         yield state
     elif isinstance(state, Mapping):
@@ -188,6 +218,23 @@ def _document(folder: Path) -> dict[str, Any]:
             f"checkpoint {folder.name} has format {document['format']}, this program reads {FORMAT}"
         )
     return document
+
+
+def _read_objects(folder: Path, digest: str) -> Any:
+    try:
+        if _digest(folder / OBJECTS) != digest:
+            raise DamagedCheckpoint(
+                f"checkpoint {folder.name} is damaged: {OBJECTS} does not match its checksum"
+            )
+        return torch.load(folder / OBJECTS, weights_only=True, map_location="cpu")
+    except OSError as error:
+        raise DamagedCheckpoint(
+            f"checkpoint {folder.name} cannot be read: {error.strerror}"
+        ) from None
+    except (pickle.PickleError, RuntimeError):
+        raise DamagedCheckpoint(
+            f"checkpoint {folder.name} is damaged: {OBJECTS} is not readable"
+        ) from None
 
 
 def _digest(path: Path) -> str:

@@ -4,7 +4,7 @@ frame.
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,21 +57,30 @@ class StepRecord:
         for name, value in values.items():
             self._logged[f"user/{name}"] = float(value)
 
-    def complete(self, values: Values, host_values: Mapping[str, float], read_s: float) -> Values:
+    def complete(
+        self,
+        values: Values,
+        host_values: Mapping[str, float],
+        read_s: float,
+        tokens: int | None = None,
+    ) -> Values:
         """Returns the values with step time, speed and a user's scalars, all that a rule may be
         about.
 
         host_values: seconds of the step's stages among them. read_s: seconds of reading the step,
-        and of judging and recording the one before it, since this one's come later.
+        and of judging and recording the one before it, since this one's come later. tokens: of this
+        step, where not each has as many; 0: not known, and no speed is recorded.
         """
-        step_s = sum(host_values[name] for name in _TIMES) + read_s
+        step_s = sum(host_values.get(name, 0.0) for name in _TIMES) + read_s
+        tokens = self._tokens if tokens is None else tokens
         self._recent_s.append(step_s)
         numbers = {
             catalogue.MONITOR_S: host_values[catalogue.MONITOR_S] + read_s,
             catalogue.STEP_TIME_S: step_s,
-            catalogue.TOKENS_PER_S: self._tokens / max(step_s, 1e-9),
             **self._logged,
         }
+        if tokens:
+            numbers[catalogue.TOKENS_PER_S] = tokens / max(step_s, 1e-9)
         if self._tflop:
             numbers[catalogue.MODEL_TFLOP_PER_S] = self._tflop / max(step_s, 1e-9)
             if self._peak_tflops:
@@ -84,11 +93,12 @@ class StepRecord:
         self._logged.clear()
         return values | {name: scalar(value) for name, value in numbers.items()}
 
-    def system(self, status: FanOutStatus) -> Values:
-        """Returns the system's and the sinks' values where they are due, else nothing."""
+    def system(self, status: Callable[[], FanOutStatus]) -> Values:
+        """Returns the system's and the sinks' values where they are due, else nothing. status: is
+        asked only then, since it looks at the journal."""
         now_s = time.monotonic()
         if now_s - self._metered_s < SYSTEM_EVERY_S:
             return {}
         self._metered_s = now_s
         read = {name: scalar(value) for name, value in self._meter.read().items()}
-        return read | status.values()
+        return read | status().values()

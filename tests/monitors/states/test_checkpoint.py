@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from moescope.trainer.checkpoints.checkpoint import (
+from moescope.monitors.states.checkpoint import (
     TENSORS,
     VALUES,
     DamagedCheckpoint,

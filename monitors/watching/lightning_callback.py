@@ -1,0 +1,94 @@
+"""Watches a training by the Trainer of Lightning: `Trainer(callbacks=[callback])`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...platform.errors import MoescopeError
+from .unwrapped import refuse_ranks
+from .watch import watch
+from .watched_run import WatchedRun
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError:
+    raise MoescopeError(
+        "LightningCallback needs lightning: pip install 'moescope[lightning]'"
+    ) from None
+
+
+class LightningCallback(Callback):
+    """Takes what `moescope.watch` takes, except for model and optimizers, which the Trainer brings;
+    with `state=`, its schedules are in the state as well.
+
+    The loss is the one that `training_step` answers with; in manual optimization nothing is known
+    of it, and nothing is watched. Gradients are measured before they are clipped. After a rollback
+    the data go on from where they are; after a halt the Trainer is told to stop. With several
+    processes the first one is watched, and no state can be given.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self.run: WatchedRun | None = None
+        self._losses: list[Tensor] = []
+        self._steps_seen = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not pl_module.automatic_optimization:
+            raise MoescopeError(
+                "LightningCallback sees no loss in manual optimization: call moescope.watch and "
+                "run.step in the module"
+            )
+        options = dict(self._options)
+        given = options.get("state")
+        if given is not None:
+            refuse_ranks(0, trainer.world_size, has_state=True)
+            schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+            options["state"] = (
+                {**given, **{f"schedule{i}": one for i, one in enumerate(schedules)}}
+                if isinstance(given, Mapping)
+                else [*given, *schedules]
+            )
+        if trainer.is_global_zero:
+            self._steps_seen = trainer.global_step
+            self.run = watch(pl_module, trainer.optimizers, **options)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self.run is not None:
+            self.run.measure_gradients()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            self._losses.append(loss.detach().mean())
+        if self.run is None or trainer.global_step == self._steps_seen:
+            return
+        self._steps_seen = trainer.global_step
+        losses, self._losses = self._losses, []
+        if not losses:
+            return
+        # each part of a step has been divided by their number already
+        action = self.run.step(sum(losses[1:], losses[0]), batch=trainer.fit_loop.total_batch_idx)
+        if action.kind == "halt":
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.run is not None:
+            self.run.finish()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if self.run is not None:
+            self.run.finish("stopped" if isinstance(exception, KeyboardInterrupt) else "crashed")

@@ -1,0 +1,40 @@
+"""What a person is told at the start: what was found in the model, and what was left and why."""
+
+from collections.abc import Iterator
+
+from .find_blocks import FoundBlocks
+from .find_routers import Found
+
+MOST_LEFT = 8
+
+
+def found_lines(found: Found, blocks: FoundBlocks, compiled: str) -> Iterator[str]:
+    """Lines about routers, blocks and what is not watched. compiled: which part of the model is, or
+    nothing."""
+    if compiled:
+        yield (
+            f"{compiled} compiled, where hooks do not fire: loss, gradients and weights are "
+            "watched, activations and routers are not (compile less, or nothing, to see them)"
+        )
+    elif found.routers:
+        first = found.routers[0]
+        chosen = f"{first.num_chosen} chosen" if first.num_chosen else "chosen ones to be counted"
+        kinds = ", ".join(dict.fromkeys(type(router.module).__name__ for router in found.routers))
+        yield (
+            f"routers: {len(found.routers)} of {first.num_experts} experts, {chosen} ({kinds}): "
+            f"{_names([router.name for router in found.routers])}"
+        )
+    else:
+        yield "routers: none was found: loss, gradients, weights and activations are watched"
+    if not compiled:
+        yield f"blocks: {len(blocks.modules)}: {_names(blocks.names)}"
+    for line in found.left[:MOST_LEFT]:
+        yield f"left: {line}"
+    if len(found.left) > MOST_LEFT:
+        yield f"left: {len(found.left) - MOST_LEFT} more"
+
+
+def _names(names: list[str] | tuple[str, ...]) -> str:
+    if len(names) <= 3:
+        return ", ".join(names) or "none"
+    return f"{names[0]}, {names[1]}, ... {names[-1]}"

@@ -1,0 +1,102 @@
+"""Watches a training by the Trainer of transformers: `Trainer(..., callbacks=[callback])`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...platform.errors import MoescopeError
+from .unwrapped import refuse_ranks
+from .watch import watch
+from .watched_run import WatchedRun
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ImportError:
+    raise MoescopeError(
+        "TransformersCallback needs transformers: pip install 'moescope[transformers]'"
+    ) from None
+
+
+class TransformersCallback(TrainerCallback):
+    """Takes what `moescope.watch` takes, except for model and optimizer, which the Trainer brings;
+    with `state=`, its schedule is in the state as well.
+
+    The loss is the one that the model answers with. The Trainer tells no callback the norm of the
+    gradients before it clips them, so `grad/norm` is what clipping leaves (`max_grad_norm=0` does
+    not clip). A rollback puts `state.global_step` back; the data go on from where they are, unless
+    a sampler is in `state=`. After a halt the Trainer is told to stop. With several processes the
+    first one is watched, and no state can be given.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self.run: WatchedRun | None = None
+        self._losses: list[Tensor] = []
+        self._is_sum = False
+        self._tokens = 0
+        self._first_step = 0
+        self._hook: Any = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **_: Any,
+    ) -> None:
+        options = dict(self._options)
+        if options.get("state") is not None:
+            refuse_ranks(0, args.world_size, has_state=True)
+            if lr_scheduler is not None:
+                options["state"] = _with(options["state"], lr_scheduler)
+        if not state.is_world_process_zero:
+            return
+        options.setdefault("name", args.run_name or "")
+        self._first_step = state.global_step
+        self.run = watch(model, optimizer, **options)
+        self._hook = model.register_forward_hook(self._hear, with_kwargs=True)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        losses, tokens = self._losses, self._tokens
+        self._losses, self._tokens = [], 0
+        if self.run is None or not losses:
+            return
+        # the Trainer lets the model divide by the samples of all parts of a step, or adds up means
+        loss = sum(losses[1:], losses[0]) / (1 if self._is_sum else len(losses))
+        action = self.run.step(loss, tokens=tokens)
+        if action.kind == "rollback" and action.to_step is not None:
+            state.global_step = self._first_step + action.to_step
+        elif action.kind == "halt":
+            control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        if self.run is not None:
+            self.run.finish()
+
+    def _hear(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
+        if not module.training:
+            return
+        loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+        if isinstance(loss, Tensor):
+            self._losses.append(loss.detach().mean())
+            self._is_sum = kwargs.get("num_items_in_batch") is not None
+        words = kwargs.get("input_ids")
+        if isinstance(words, Tensor):
+            self._tokens += words.numel()
+
+
+def _with(state: Any, schedule: Any) -> Any:
+    if isinstance(state, Mapping):
+        return {**state, "schedule": schedule}
+    return [*state, schedule]

@@ -1,0 +1,125 @@
+"""The door for other people's trainers: `moescope.watch(model, optimizer, name=..., store=...)`."""
+
+import sys
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...platform.errors import MoescopeError
+from ...platform.records import Mode
+from ...platform.settings import Settings
+from .assembly import Asked, open_watch
+from .find_blocks import find_blocks
+from .find_routers import find_routers
+from .limits import WatchKeeping, WatchLimits
+from .said import found_lines
+from .state import named_objects, refuse_what_disks_do_not_hold
+from .unwrapped import (
+    compiled_part,
+    plain_model,
+    plain_optimizers,
+    rank_and_number,
+    refuse_ranks,
+)
+from .watched_run import WatchedRun
+
+_WATCHED: "weakref.WeakKeyDictionary[torch.optim.Optimizer, str]" = weakref.WeakKeyDictionary()
+"""{optimizer: name of the run that watches it}"""
+
+
+def watch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    *,
+    name: str = "",
+    store: str = "",
+    state: Mapping[str, Any] | Sequence[Any] | None = None,
+    routers: Sequence[str] | None = None,
+    top_k: int | None = None,
+    blocks: Sequence[str] | None = None,
+    mode: Mode | None = None,
+    project: str = "default",
+    sample_every: int = 10,
+    num_timesteps: int = 1000,
+    on_disk: bool = True,
+    limits: WatchLimits | None = None,
+    keeping: WatchKeeping | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> WatchedRun:
+    """Watches a training of somebody else's: the signals, alerts and pages that runs of our own
+    have. Call it when the model is on its device, before the first step.
+
+    name: of the run, not yet taken in its store. store: `sqlite:///FILE` or `postgresql://...`;
+    empty: that of MOESCOPE_STORE, or the one in MOESCOPE_HOME. state: what else computes (schedule,
+    scaler, EMA, sampler), as objects with `state_dict` and `load_state_dict`; model and optimizer
+    are in it by themselves. With it, also where it is empty, the run can be rolled back; left out,
+    nothing is ever done to the training. routers, blocks: names of modules, instead of looking for
+    them by structure. top_k: experts that a token goes to, where the model does not say it. mode:
+    `on` acts, `advisory` says what it would do, `off`; left out, it is on with a state and advisory
+    without. sample_every: steps between looks at activations, routers and weights. num_timesteps:
+    what `timestep` of `run.step` counts up to. on_disk: whether states are kept on disk, too, as
+    `torch.load(weights_only=True)` reads them; else in host memory alone. limits, keeping: of the
+    policy and of what is kept. tell: takes lines for a person; left out, they go to stderr.
+
+    Raises MoescopeError on whatever its caller can mend.
+    """
+    tell = tell or _to_stderr
+    refuse_ranks(*rank_and_number(), has_state=state is not None)
+    settings = Settings() if not store else Settings().model_copy(update={"store": store})
+    optimizers = plain_optimizers(optimizer)
+    for one in optimizers:
+        if one in _WATCHED:
+            raise MoescopeError(
+                f"this optimizer is watched already, by run {_WATCHED[one]}: finish() that one "
+                "first, or go on with it"
+            )
+    if sample_every < 1:
+        raise MoescopeError(f"sample_every is {sample_every}: use 1 or more")
+    bare = plain_model(model)
+    found = find_routers(bare, routers, top_k)
+    lists = {id(router.expert_list) for router in found.routers}
+    found_blocks = find_blocks(bare, lists, blocks)
+    compiled = compiled_part(model)
+    for line in found_lines(found, found_blocks, compiled):
+        tell(line)
+    limits, keeping = limits or WatchLimits(), keeping or WatchKeeping()
+    objects = None
+    if state is not None:
+        objects = named_objects(bare, optimizers, state)
+        if on_disk:
+            refuse_what_disks_do_not_hold(objects)
+    mode = mode or ("advisory" if objects is None else "on")
+    if mode == "on" and objects is None:
+        raise MoescopeError("mode is on, but there is nothing to go back to: give state=")
+    watched = open_watch(
+        Asked(
+            model=bare,
+            optimizers=optimizers,
+            found=found,
+            blocks=found_blocks,
+            objects=objects,
+            settings=settings,
+            name=name,
+            project=project,
+            mode=mode,
+            sample_every=sample_every,
+            num_timesteps=num_timesteps,
+            has_hooks=not compiled,
+            is_on_disk=on_disk,
+            limits=limits,
+            keeping=keeping,
+            tell=tell,
+        )
+    )
+    for one in optimizers:
+        _WATCHED[one] = watched.name
+        watched.closing.callback(_WATCHED.pop, one, None)
+    return watched
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"moescope: {line}\n")
+    sys.stderr.flush()
