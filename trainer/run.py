@@ -129,7 +129,7 @@ def open_trainer(
     """Yields a trainer at its first step boundary, for whoever wants to turn the loop; arguments
     as of `train`."""
     settings.make_home()
-    device = _device(config)
+    device = device_of(config)
     _leave_cores_to_decoders(config)
     with ExitStack() as stack:
         store = open_store(settings.store_url)
@@ -276,6 +276,7 @@ def _assemble(
         mode=run.mode,
         rules=table,
     )
+    stack.callback(trainer.witness.close)
     return trainer
 
 
@@ -397,7 +398,7 @@ def _leave_cores_to_decoders(config: RunConfig) -> None:
     torch.set_num_threads(min(torch.get_num_threads(), max(1, cores - config.data.workers)))
 
 
-def _device(config: RunConfig) -> torch.device:
+def device_of(config: RunConfig) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise MoescopeError("device is cuda, but torch sees no GPU: use device=cpu or device=auto")
     wants_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
