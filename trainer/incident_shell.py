@@ -49,6 +49,7 @@ def examined(store: "Store", alert: "Alert", tell: Any) -> "Incident":
     """Makes the autopsy of an alert and keeps its account. Where it cannot be replayed the account
     says why, and has no verdict."""
     from ..monitors.autopsy.across import across_runs
+    from ..monitors.autopsy.onset import onset_of
     from ..monitors.autopsy.record import read_record
     from ..monitors.autopsy.story import account
     from ..monitors.autopsy.verdict import Verdict, examine
@@ -64,7 +65,7 @@ def examined(store: "Store", alert: "Alert", tell: Any) -> "Incident":
     record = read_record(Path(run.folder) / str(alert.evidence["record"]))
     verdict, notes = Verdict(), []
     try:
-        with open_replay(run, alert) as replay:
+        with open_replay(run, alert, onset_of(alert, record.branch())) as replay:
             verdict = examine(record, replay, lambda line: tell(f"replaying {line}"))
     except MoescopeError as error:
         notes.append(f"It could not be replayed: {error}.")

@@ -2,8 +2,8 @@
 recorded or in fp32.
 
 Chance is keyed by (seed, sample, position), so that equal plans give equal bits on the same machine
-with the same number of threads. It reads checkpoints and clips and writes nothing: the run may go on
-training meanwhile.
+with the same number of threads. It reads checkpoints and clips and writes nothing: the run may go
+on training meanwhile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ _LEAST_WEIGHTS = 256
 
 
 @contextmanager
-def open_replay(run: Run, alert: Alert) -> Iterator["RunReplay"]:
+def open_replay(run: Run, alert: Alert, onset: int) -> Iterator["RunReplay"]:
     """Yields the replay of an alert's run. Raises MoescopeError where the run's folder or its data
     are not on this machine."""
     if not Path(run.folder).is_dir():
@@ -59,17 +59,19 @@ def open_replay(run: Run, alert: Alert) -> Iterator["RunReplay"]:
     clips = clips_for(config, run, None)
     # two more processes would be slower than the few batches that are wanted
     with Batches(clips, changed(config, {"data.workers": 0}).data, config.seed, ahead=0) as batches:
-        yield RunReplay(run, alert, config, batches)
+        yield RunReplay(run, alert, onset, config, batches)
 
 
 class RunReplay:
     """See `monitors/autopsy/replaying.py` for what it promises."""
 
-    def __init__(self, run: Run, alert: Alert, config: RunConfig, batches: Batches) -> None:
+    def __init__(
+        self, run: Run, alert: Alert, onset: int, config: RunConfig, batches: Batches
+    ) -> None:
         self._run, self._config, self._batches = run, config, batches
         self._device = device_of(config)
         self._kept: dict[int, Batch] = {}
-        self._folders = _states(run, alert)
+        self._folders = _states(run, alert, onset)
         self._saved: dict[State, dict[str, Any]] = {}
 
     @property
@@ -100,6 +102,7 @@ class RunReplay:
             drawn = draw(config, config.seed, batch)
             values = {catalogue.DATA_BATCH: scalar(turn.batch)}
             if plan.is_trained:
+                is_sampled = turn.step >= plan.taps_from
                 rate = self._rate(turn.step, turn.learning_rate)
                 for group in state.optimizer.param_groups:
                     group["lr"] = rate
@@ -109,11 +112,13 @@ class RunReplay:
                     drawn,
                     config,
                     experts,
-                    lambda is_last: measure.watching(is_last),
+                    lambda is_last, is_on=is_sampled: measure.watching(is_last and is_on),
                 )
-                norm, held = apply_update(config, state, experts, measure, found.objective, True)
-                measure.take(found.losses, found.extra, drawn, norm, held, True)
-                values |= measure.read(True)
+                norm, held = apply_update(
+                    config, state, experts, measure, found.objective, is_sampled
+                )
+                measure.take(found.losses, found.extra, drawn, norm, held, is_sampled)
+                values |= measure.read(is_sampled)
                 values |= {catalogue.LEARNING_RATE: scalar(rate)}
                 values |= {catalogue.GRAD_LAYER_NORM: measure.layer_norm_L}
             else:
@@ -165,7 +170,7 @@ class RunReplay:
         }
 
 
-def _states(run: Run, alert: Alert) -> dict[State, Path]:
+def _states(run: Run, alert: Alert, onset: int) -> dict[State, Path]:
     """Finds the newest sound state from before the onset, and that at the alarm."""
     root = Path(run.folder)
     scene = root / str(alert.evidence.get("scene", "")) if "scene" in alert.evidence else None
@@ -182,8 +187,8 @@ def _states(run: Run, alert: Alert) -> dict[State, Path]:
         # a segment that came after the alert goes another way
         if about["segment"] <= alert.segment and read_health(folder) != "tainted":
             known.append((int(about["step"]), folder))
-    old = [(step, folder) for step, folder in known if step <= alert.onset_step - MARGIN_STEPS]
-    old = old or [(step, folder) for step, folder in known if step <= alert.onset_step]
+    old = [(step, folder) for step, folder in known if step <= onset - MARGIN_STEPS]
+    old = old or [(step, folder) for step, folder in known if step <= onset]
     if old:
         found["before"] = max(old)[1]
     try:

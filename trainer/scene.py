@@ -2,7 +2,7 @@
 run.
 
     runs/RUN/incidents/ALERT/record/   what was measured; written before the alert's action starts
-    runs/RUN/incidents/ALERT/before/   the newest state from before the onset, where it was in memory
+    runs/RUN/incidents/ALERT/before/   the newest state from before the onset, if it was in memory
     runs/RUN/incidents/ALERT/at/       the state at the alert, which a rollback throws away
 
 The states are checkpoints; they are written in a side thread, and only of the newest few incidents.

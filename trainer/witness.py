@@ -1,5 +1,5 @@
-"""The witness of a run: notes every step in the flight recorder, and at an alert writes down what an
-autopsy needs, before the action starts.
+"""The witness of a run: notes every step in the flight recorder, and at an alert writes down what
+an autopsy needs, before the action starts.
 """
 
 import time
@@ -22,6 +22,8 @@ from .scene import AT, BEFORE, RECORD, Scenes, about, incident_folder, is_worth_
 if TYPE_CHECKING:
     from .loop import Pending, Trainer
 
+MARGIN_STEPS = 5
+"""Before the onset: what moved first may have moved before the rule's signal."""
 SAME_SCENE_STEPS = 50
 """An alert so soon after another one is of the same incident: its states are those of the first."""
 
@@ -107,7 +109,7 @@ class Witness:
         trainer, state = self._trainer, self._trainer.state
         here = about(state.step, state.batch, trainer.segment.index)
         states = {AT: (copied(state.capture()), here)}
-        until = alert.onset_step - trainer.config.policy.margin_steps
+        until = alert.onset_step - max(trainer.config.policy.margin_steps, MARGIN_STEPS)
         held = trainer.keeper.held_before(until)
         if held is not None:
             checkpoint, before = held

@@ -13,7 +13,8 @@ from ...platform.records import Run
 from ...platform.series import read_series
 from ...platform.store import Store
 from .gauges import LEAST_SPREADS_OF_A_BATCH, LossGauge
-from .movers import LOOK_BACK_STEPS
+from .movers import LOOK_BACK_STEPS, odd_clips
+from .onset import onset_of
 from .record import Entry, FlightRecord
 from .verdict import Verdict
 
@@ -34,10 +35,9 @@ def across_runs(store: Store, run: Run, record: FlightRecord, verdict: Verdict) 
     data in which these batches were odd, "fine_in": in which they were not, "said": in words}
     """
     alert = record.alert
-    odd = _odd_names(record)
-    stretch = sorted(
-        {e.batch for e in record.branch() if alert.onset_step <= e.step <= alert.fired_step}
-    )
+    onset = onset_of(alert, record.branch())
+    odd = {c.name for c in odd_clips(record.branch(), onset, alert.fired_step)}
+    stretch = sorted({e.batch for e in record.branch() if onset <= e.step <= alert.fired_step})
     others = [o for o in store.runs() if o.project == run.project and o.id != run.id][:MOST_RUNS]
     found: dict[str, Any] = {"incidents": [], "odd_in": [], "fine_in": [], "said": []}
     for other in others:
@@ -75,13 +75,6 @@ def _say(found: dict[str, Any], verdict: Verdict) -> None:
         text = f"the same batches were nothing odd in {names}"
         found["said"].append(f"Across runs: {text}.")
         verdict.note(text)
-
-
-def _odd_names(record: FlightRecord) -> set[str]:
-    from .movers import odd_clips
-
-    alert = record.alert
-    return {c.name for c in odd_clips(record.branch(), alert.onset_step, alert.fired_step)}
 
 
 def _data(run: Run) -> Mapping[str, Any]:

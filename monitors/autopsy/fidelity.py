@@ -1,4 +1,6 @@
-"""How true a replay is to the record: from which step on, and in which part of a step, they differ."""
+"""How true a replay is to the record: from which step on, and in which part of a step, they
+differ.
+"""
 
 import math
 from collections.abc import Mapping, Sequence

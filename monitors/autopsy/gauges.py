@@ -21,6 +21,8 @@ LONGEST_BASELINE = 120
 """Newest steps before the onset that say what is usual: older ones lie elsewhere on the course of a
 training."""
 FEWEST_IN_BASELINE = 8
+NEWEST = 10
+"""Values before the onset whose median is the middle."""
 LEAST_SPREADS_OF_A_BATCH = 3.0
 """From which on a stretch of batches is odd in another run, as a mean."""
 _MAD_TO_SIGMA = 1.4826
@@ -70,7 +72,10 @@ class SignalGauge:
     everywhere; expert counts are taken as shares of their row.
     """
 
-    def __init__(self, signal: str, baseline: Sequence[Entry]) -> None:
+    def __init__(
+        self, signal: str, baseline: Sequence[Entry], *, is_of_newest: bool = True
+    ) -> None:
+        """is_of_newest: whether the newest values say where the signal is, or all of them."""
         self.signal = signal
         rows = [e.values[signal] for e in baseline if signal in e.values][-LONGEST_BASELINE:]
         self.is_ready = len(rows) >= FEWEST_IN_BASELINE
@@ -84,8 +89,12 @@ class SignalGauge:
         past = np.where(np.isfinite(past), past, np.nan)
         is_known = np.isfinite(past).any(0)
         safe = np.where(is_known, past, 0.0)
-        self._middle = np.nanmedian(safe, axis=0)
-        spread = _MAD_TO_SIGMA * np.nanmedian(np.abs(safe - self._middle), axis=0)
+        # a training moves on: the newest rows say where a signal is, and its steps how it varies
+        self._middle = np.median(safe[-NEWEST:] if is_of_newest else safe, axis=0)
+        near = safe[-3 * NEWEST :]
+        spread = _MAD_TO_SIGMA * np.median(np.abs(near - np.median(near, axis=0)), axis=0)
+        steps = np.median(np.abs(np.diff(safe, axis=0)), axis=0) * _MAD_TO_SIGMA / math.sqrt(2)
+        spread = np.maximum(spread, steps)
         least: float | Floats = _LEAST_SPREAD
         if self._is_share:
             least = 0.02

@@ -1,5 +1,5 @@
-"""First movers: which losses, layers, experts, modalities, noise levels and samples left their range
-first, and in which order.
+"""First movers: which losses, layers, experts, modalities, noise levels and samples left their
+range first, and in which order.
 """
 
 import math
@@ -80,8 +80,11 @@ def first_movers(branch: Sequence[Entry], onset: int, fired: int) -> list[Mover]
     baseline = [e for e in branch if e.step < onset - LOOK_BACK_STEPS // 2]
     seen = [e for e in branch if onset - LOOK_BACK_STEPS <= e.step <= fired]
     found = _of_losses(baseline, seen)
-    for signal, kind in {**_STEP_SIGNALS, **_SAMPLED_SIGNALS, **_TIMES}.items():
+    for signal, kind in {**_STEP_SIGNALS, **_SAMPLED_SIGNALS}.items():
         found += _of_signal(signal, kind, baseline, seen)
+    for signal, kind in _TIMES.items():
+        # the clock is a rough measure, and nobody minds a quick step
+        found += [m for m in _of_signal(signal, kind, baseline, seen) if m.score >= 2 * LIMIT]
     return sorted(found, key=lambda m: (m.step, _RANKS.get(m.kind, 9), -abs(m.score)))
 
 

@@ -1,4 +1,4 @@
-"""What an autopsy asks of a replay; the trainer has one and hands it in, for monitors never import it."""
+"""What an autopsy asks of a replay; the trainer, which monitors never import, hands its own in."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,11 +30,14 @@ class Plan:
     """False: only the losses of the batches are computed, and the state stays as it is."""
     is_fp32: bool = False
     """Whether all is computed in fp32, whatever the run has."""
+    taps_from: int = 0
+    """Step from which on the sampled tier is measured, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How much of a part's weights lies on the coarse grid of a narrower format."""
+    """How much of a part's weights lies on the coarse grid of a narrower format; of formats the
+    narrowest comes first."""
 
     part: str
     dtype: str
@@ -60,7 +63,7 @@ class Replay(Protocol):
         ...
 
     def do(self, plan: Plan) -> Sequence[Entry]:
-        """Returns what was measured in each of the turns, with every tap on: equal plans give the
+        """Returns what was measured in each of the turns: equal plans give the
         same bits. Raises MoescopeError where a state or its data are gone."""
         ...
 

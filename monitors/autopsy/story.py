@@ -21,6 +21,7 @@ from ...platform import catalogue
 from ...platform.records import Incident
 from .gauges import Gauge
 from .movers import LOOK_BACK_STEPS, MOST_CLIPS, first_movers, odd_clips
+from .onset import onset_of
 from .record import Entry, FlightRecord
 from .verdict import NO_CAUSE, UNEXAMINED, Verdict
 
@@ -35,34 +36,20 @@ WORDS: Mapping[str, str] = {
     NO_CAUSE: "no cause found",
     UNEXAMINED: "not examined yet",
 }
-_NEXT: Mapping[str, tuple[str, ...]] = {
-    "data": (
-        "Look at the clips below. Take the broken ones out of the data folder, and find out how "
-        "they came into it.",
-        "Where the run has passed them over there is nothing else to do.",
-    ),
-    "state": (
-        "Where the learning rate is named, lower it or find out who raised it; else go on from a "
-        "certified checkpoint from before the onset (`moescope rollback RUN --to STEP`).",
-        "If it comes back from there, lower the learning rate or `optim.clip_norm`.",
-    ),
-    "precision": (
-        "Train the same stretch with `compute.precision=fp32`, or with "
-        "`compute.has_exact_router=true` where a router is named; look for code that casts "
-        "weights.",
-    ),
-    "not_reproducible": (
-        "Suspect the machine: run its memory and GPU tests, look at its logs, and train on on "
-        "another one. Look for hooks or callbacks that change activations or gradients.",
-    ),
-    NO_CAUSE: (
-        "Nothing has to be done. If alerts of this rule keep coming without a cause, raise its "
-        "threshold or patience (`moescope rules set`).",
-    ),
-    UNEXAMINED: (
-        "`moescope incident ALERT` replays it and says what it was: data, state, precision or "
-        "chance.",
-    ),
+_NEXT: Mapping[str, str] = {
+    "data": "Look at the clips that stand out. Take broken ones out of the data folder, and find "
+    "out how they came into it. Where the run has passed them over there is nothing else to do.",
+    "state": "Where the learning rate is named, lower it or find out who raised it. Else go on from "
+    "a certified checkpoint from before the onset (`moescope rollback RUN --to STEP`), unless the "
+    "run has done so by itself; if it comes back from there, lower the learning rate.",
+    "precision": "Train the same stretch with `compute.precision=fp32`, or with "
+    "`compute.has_exact_router=true` where routers are named; look for code that casts weights.",
+    "not_reproducible": "Suspect the machine: run its memory and GPU tests, look at its logs, and "
+    "train on on another one. Look for hooks or callbacks that change activations or gradients.",
+    NO_CAUSE: "Nothing has to be done. If alerts of this rule keep coming without a cause, raise "
+    "its threshold or patience (`moescope rules set`).",
+    UNEXAMINED: "`moescope incident ALERT` replays it and says what it was: data, state, precision, "
+    "the machine, or chance.",
 }
 
 
@@ -81,7 +68,7 @@ def account(
 ) -> Incident:
     """Returns the account of an alert. across: see `across.py`."""
     alert, branch = record.alert, record.branch()
-    onset, fired = alert.onset_step, alert.fired_step
+    onset, fired = onset_of(alert, branch), alert.fired_step
     movers = first_movers(branch, onset, fired)
     clips = odd_clips(branch, onset, fired)
     at_onset = next((e for e in branch if e.step == onset), None)
@@ -90,6 +77,7 @@ def account(
             "step": onset,
             "batch": None if at_onset is None else at_onset.batch,
             "segment": alert.segment,
+            "told_by_the_rule": alert.onset_step,
         },
         "alarm": {"step": fired, "segment": alert.segment},
         "num_steps": len(record.entries),
@@ -110,9 +98,7 @@ def account(
             "fidelity": None if verdict.faithful is None else asdict(verdict.faithful),
         },
         "across": dict(across or {}),
-        "next": [
-            text for cause in (verdict.causes or [verdict.name]) for text in _NEXT[str(cause)]
-        ],
+        "next": [_NEXT[str(cause)] for cause in (verdict.causes or [verdict.name])],
         "notes": list(notes),
     }
     return Incident(
@@ -128,7 +114,7 @@ def words_of_verdict(verdict: Verdict) -> str:
 
 def _course(record: FlightRecord, branch: Sequence[Entry], verdict: Verdict) -> dict[str, Any]:
     alert = record.alert
-    onset, fired = alert.onset_step, alert.fired_step
+    onset, fired = onset_of(alert, branch), alert.fired_step
     gauge = Gauge(
         str(alert.evidence.get("signal", "")),
         [e for e in branch if e.step < onset - LOOK_BACK_STEPS // 2],

@@ -22,6 +22,7 @@ from ...platform.errors import MoescopeError
 from .fidelity import Fidelity, fidelity
 from .gauges import Gauge, LossGauge, excursion
 from .movers import LOOK_BACK_STEPS
+from .onset import LEAST_CHANGE, onset_of
 from .record import Entry, FlightRecord
 from .replaying import Plan, Replay, State, Turn
 
@@ -41,6 +42,7 @@ CHECKED_STEPS = 6
 """Trained from the state at the alarm, on batches from before the onset."""
 RAISED_RATE = 1.2
 """A learning rate that is that many times the configured one; a lower one was damped."""
+MOST_REPEATED = 10
 COARSE, FINE = 0.98, 0.5
 """Shares of weights on a narrower format's grid: of what was rounded, and of what was not."""
 
@@ -102,12 +104,12 @@ class _Examination:
     def __init__(self, record: FlightRecord, replay: Replay, tell: Callable[[str], None]) -> None:
         self._alert, self._replay, self._tell = record.alert, replay, tell
         self._branch = record.branch()
-        onset, fired = record.alert.onset_step, record.alert.fired_step
+        self._onset = onset = onset_of(record.alert, self._branch)
+        fired = record.alert.fired_step
         self._baseline = [e for e in self._branch if e.step < onset - LOOK_BACK_STEPS // 2]
         self._signal = str(record.alert.evidence.get("signal", ""))
         self._gauge = Gauge(self._signal, self._baseline)
         self._loss = LossGauge(self._baseline)
-        self._experts = Gauge(catalogue.EXPERT_TOKENS, self._baseline)
         self._last = self._end_of_stretch(onset, fired)
         self._stretch = [e for e in self._branch if onset <= e.step <= self._last]
         self._found = Verdict()
@@ -125,7 +127,7 @@ class _Examination:
             )
             found.is_replayed = True
             return found
-        usual = self._usual()
+        usual = self._usual(gauge.score)
         self._limit = max(LEAST_EXCURSION, usual + 1.0)
         self._record = excursion([gauge.score(e) for e in self._stretch])
         found.is_replayed = True
@@ -140,7 +142,7 @@ class _Examination:
             f"{usual:.1f} before the onset)"
         )
         again = self._arm("again", "the same again", "before", self._recorded())
-        found.faithful = fidelity(self._branch, again.course, self._alert.onset_step)
+        found.faithful = fidelity(self._branch, again.course, self._onset)
         self._tell_fidelity(found.faithful)
         self._repeat(again)
         if again.shows == "yes":
@@ -182,6 +184,20 @@ class _Examination:
                 "a sound state finds these batches odd before it has learnt anything of them "
                 f"({_number(judged.excursion)} spreads)",
             )
+        if rate > RAISED_RATE and "state" not in found.causes:
+            self._rate_beside(healthy, rate)
+
+    def _rate_beside(self, healthy: Arm, rate: float) -> None:
+        """Beside another cause: did a raised learning rate move the updates by itself?"""
+        updates = Gauge(catalogue.UPDATE_WEIGHT_RATIO, self._baseline)
+        there = [e for e in healthy.course if self._onset <= e.step <= self._last]
+        size = excursion([updates.score(e) for e in there]) if updates.is_ready else math.nan
+        if size >= max(LEAST_CHANGE, self._usual(updates.score) + 1.0):
+            self._found.add(
+                "state",
+                f"the learning rate was {rate:.3g} times the configured one, and moves the updates "
+                f"{size:.1f} spreads away on batches from before the onset",
+            )
 
     def _state_to_blame(self, rate: float) -> None:
         found = self._found
@@ -214,17 +230,9 @@ class _Examination:
             if faithful.differs_from is not None
             else "nowhere by more than rounding"
         )
-        found.note(
-            f"the replay {'shows less' if shows == 'yes' else 'does not show it'}; it differs from the record {where}"
-        )
-        for rounding in self._replay.roundings():
-            if rounding.share_at >= COARSE and rounding.share_before <= FINE:
-                found.add(
-                    "precision",
-                    f"at the alarm {rounding.share_at:.0%} of the weights of {rounding.part} lie "
-                    f"on the grid of {rounding.dtype}, {rounding.share_before:.0%} before the "
-                    "onset: they are being rounded",
-                )
+        said = "shows less" if shows == "yes" else "does not show it"
+        found.note(f"the replay {said}; it differs from the record {where}")
+        self._rounded()
         if "at" not in self._replay.states:
             found.is_firm = False
             if shows != "yes":
@@ -263,6 +271,20 @@ class _Examination:
         if shows != "yes" and self._judged().shows == "yes":
             found.add("data", "a sound state finds the batches of the stretch odd by themselves")
 
+    def _rounded(self) -> None:
+        """Do weights lie on the grid of a narrower format, and did not before?"""
+        told: set[str] = set()
+        for rounding in self._replay.roundings():
+            is_coarse = rounding.share_at >= COARSE and rounding.share_before <= FINE
+            if is_coarse and rounding.part not in told:
+                told.add(rounding.part)
+                self._found.add(
+                    "precision",
+                    f"at the alarm {rounding.share_at:.0%} of the weights of {rounding.part} lie "
+                    f"on the grid of {rounding.dtype}, {rounding.share_before:.0%} before the "
+                    "onset: they are being rounded",
+                )
+
     def _left_behind(self, name: str, words: str, *, is_fp32: bool = False) -> Arm:
         """Trains a few steps on from the state at the alarm, on batches from before the onset;
         judged by the alert's signal, by the losses and by the experts' shares."""
@@ -271,20 +293,44 @@ class _Examination:
         turns = tuple(Turn(first + i, batch, None) for i, batch in enumerate(batches))
         self._tell(f"{words} ({len(turns)} steps)")
         course = tuple(self._replay.do(Plan("at", turns, is_fp32=is_fp32)))
-        judges = [self._gauge.score, self._loss.score]
-        if self._experts.is_ready:
-            judges.append(self._experts.score)
-        found = [excursion([judge(e) for e in course], 2) for judge in judges]
-        limits = [self._limit] * 2 + [max(6.0, self._limit)]
-        worst = max(zip(found, limits, strict=False), key=lambda p: _or_zero(p[0]) / p[1])
-        own = self._shows(found[0], self._record, self._limit)
-        others = [value >= 2 * limit for value, limit in zip(found[1:], limits[1:], strict=False)]
-        shows: Shows = "yes" if own == "yes" or any(others) else own
-        if own == "not measured":
-            shows = "yes" if any(others) else "no"
-        arm = Arm(name, words, shows, worst[0], course)
+        size, others = excursion([self._gauge.score(e) for e in course], 2), self._beside(course)
+        shows = self._shows(size, self._record, self._limit)
+        if shows != "yes" and any(value >= 1 for value in others):
+            usual = self._beside(self._control(batches))
+            is_more = [
+                value >= 1 and value - other >= 0.5
+                for value, other in zip(others, usual, strict=True)
+            ]
+            if any(is_more):
+                shows = "yes"
+        if shows == "not measured":
+            shows = "no"
+        arm = Arm(name, words, shows, size, course)
         self._found.arms.append(arm)
         return arm
+
+    def _control(self, batches: Sequence[int]) -> tuple[Entry, ...]:
+        """The same batches after a replay of the stretch: what good data looks like to a state that
+        has gone through all that was recorded, and through nothing else."""
+        turns = self._recorded()
+        after = turns[-1].step + 1
+        good = tuple(Turn(after + i, batch, None) for i, batch in enumerate(batches))
+        self._tell(f"the same after a replay of the stretch ({len(turns) + len(good)} steps)")
+        plan = Plan("before", (*turns, *good), taps_from=self._onset)
+        return tuple(self._replay.do(plan))[len(turns) :]
+
+    def _beside(self, course: Sequence[Entry]) -> list[float]:
+        """How far losses, experts and updates are out of their range, in multiples of a limit."""
+        scores = [(self._loss.score, LEAST_EXCURSION)]
+        for signal in (catalogue.EXPERT_TOKENS, catalogue.UPDATE_WEIGHT_RATIO):
+            gauge = Gauge(signal, self._baseline)
+            if gauge.is_ready:
+                scores.append((gauge.score, LEAST_CHANGE))
+        return [
+            _or_zero(excursion([score(e) for e in course], 2))
+            / max(least, self._usual(score) + 1.0)
+            for score, least in scores
+        ]
 
     def _judged(self) -> Arm:
         """The losses of the stretch's batches under the state before the onset, which is not
@@ -293,15 +339,16 @@ class _Examination:
         if known:
             return known[0]
         words = "their losses under the state before the onset"
-        self._tell(f"{words} ({len(self._stretch)} steps)")
-        plan = Plan("before", tuple(_turn(e) for e in self._stretch), is_trained=False)
+        self._tell(f"{words} ({min(MOST_STEPS, len(self._stretch))} steps)")
+        stretch = self._stretch[:MOST_STEPS]
+        plan = Plan("before", tuple(_turn(e) for e in stretch), is_trained=False)
         course = tuple(self._replay.do(plan))
         size = excursion([self._loss.score(e) for e in course])
-        own = excursion([self._loss.score(e) for e in self._stretch])
-        arm = Arm(
-            "judged", words, self._shows(size, min(own, 2 * self._limit), LEAST_EXCURSION), size,
-            course,
-        )  # fmt: skip
+        own = excursion([self._loss.score(e) for e in stretch])
+        limit = max(LEAST_EXCURSION, self._usual(self._loss.score) + 1.0)
+        # what the run itself did not find odd is no cause of anything
+        shows: Shows = self._shows(size, min(own, 2 * limit), limit) if own >= limit else "no"
+        arm = Arm("judged", words, shows, size, course)
         self._found.arms.append(arm)
         return arm
 
@@ -315,8 +362,10 @@ class _Examination:
         is_fp32: bool = False,
     ) -> Arm:
         self._tell(f"{words} ({len(turns)} steps)")
-        course = tuple(self._replay.do(Plan(state, tuple(turns), is_fp32=is_fp32)))
-        there = [e for e in course if self._alert.onset_step <= e.step <= self._last]
+        course = tuple(
+            self._replay.do(Plan(state, tuple(turns), is_fp32=is_fp32, taps_from=self._onset))
+        )
+        there = [e for e in course if self._onset <= e.step <= self._last]
         size = excursion([self._gauge.score(e) for e in there])
         arm = Arm(name, words, self._shows(size, self._record, self._limit), size, course)
         self._found.arms.append(arm)
@@ -325,9 +374,8 @@ class _Examination:
     def _repeat(self, again: Arm) -> None:
         """Does the beginning of the replay once more: does it give the same bits?"""
         turns = self._recorded()
-        upto = sum(turn.step <= self._alert.onset_step for turn in turns) + 2
-        course = self._replay.do(Plan("before", tuple(turns[:upto])))
-        twice = fidelity(again.course, course, self._alert.onset_step + 3)
+        course = self._replay.do(Plan("before", tuple(turns[:MOST_REPEATED])))
+        twice = fidelity(again.course, course, self._onset + 3)
         if twice.before == 0.0:
             self._found.note(f"two replays of {len(course)} steps are equal bit for bit")
         else:
@@ -353,9 +401,9 @@ class _Examination:
             return "yes"
         return "no" if size < max(0.8 * limit, GONE * of) else "unclear"
 
-    def _usual(self) -> float:
+    def _usual(self, score: Callable[[Entry], float | None]) -> float:
         """The largest excursion before the onset, of stretches of the same length."""
-        scores = [self._gauge.score(e) for e in self._baseline[len(self._baseline) // 3 :]]
+        scores = [score(e) for e in self._baseline[len(self._baseline) // 3 :]]
         size = max(3, len(self._stretch))
         parts = [scores[at : at + size] for at in range(0, len(scores), size)]
         return max((_or_zero(excursion(part)) for part in parts if len(part) > 1), default=0.0)
@@ -376,7 +424,7 @@ class _Examination:
     def _healthy(self, *, is_configured: bool = False) -> list[Turn]:
         """The recorded turns, with batches from before the onset in the place of those since."""
         turns = self._recorded()
-        num_odd = sum(t.step >= self._alert.onset_step - LOOK_BACK_STEPS // 2 for t in turns)
+        num_odd = sum(t.step >= self._onset - LOOK_BACK_STEPS // 2 for t in turns)
         good = self._good_batches(num_odd)
         batches = [t.batch for t in turns[: len(turns) - num_odd]] + good
         return [
