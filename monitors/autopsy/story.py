@@ -39,8 +39,8 @@ WORDS: Mapping[str, str] = {
 _NEXT: Mapping[str, str] = {
     "data": "Look at the clips that stand out. Take broken ones out of the data folder, and find "
     "out how they came into it. Where the run has passed them over there is nothing else to do.",
-    "state": "Where the learning rate is named, lower it or find out who raised it. Else go on from "
-    "a certified checkpoint from before the onset (`moescope rollback RUN --to STEP`), unless the "
+    "state": "Where the learning rate is named, lower it or find out who raised it. Else go on "
+    "from a certified checkpoint from before the onset (`moescope rollback RUN --to STEP`), unless the "
     "run has done so by itself; if it comes back from there, lower the learning rate.",
     "precision": "Train the same stretch with `compute.precision=fp32`, or with "
     "`compute.has_exact_router=true` where routers are named; look for code that casts weights.",
@@ -48,8 +48,8 @@ _NEXT: Mapping[str, str] = {
     "train on on another one. Look for hooks or callbacks that change activations or gradients.",
     NO_CAUSE: "Nothing has to be done. If alerts of this rule keep coming without a cause, raise "
     "its threshold or patience (`moescope rules set`).",
-    UNEXAMINED: "`moescope incident ALERT` replays it and says what it was: data, state, precision, "
-    "the machine, or chance.",
+    UNEXAMINED: "`moescope incident ALERT` replays it and says what it was: data, state, "
+    "precision, the machine, or chance.",
 }
 
 
