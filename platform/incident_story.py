@@ -45,7 +45,9 @@ def what_followed(store: Store, alert: Alert) -> list[Followed]:
     for guard in guards[1:]:
         found.remove(guard)
     recovered = _recovery(store, alert)
-    return found if recovered is None else [*found, recovered]
+    if recovered is not None:
+        found.append(recovered)
+    return sorted(found, key=lambda f: (f.segment, f.step))
 
 
 def _recovery(store: Store, alert: Alert) -> Followed | None:

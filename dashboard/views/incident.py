@@ -17,6 +17,7 @@ from ..words import age, number, plain
 from .panel import CALM_S, LinkToIncident, LinkToRun, badge, chart, live
 
 MOST_MOVERS = 10
+FIRST_TOLD = 3
 MOST_CLIPS = 12
 MOST_SHOWN_CLIPS = 4
 _VERDICTS: Mapping[str, tuple[str, Any]] = {
@@ -144,16 +145,18 @@ def _story(now: IncidentNow) -> None:
     rows = [("Onset", onset["step"], f"the signal leaves its course{batch}")]
     if told != onset["step"]:
         rows[0] = (*rows[0][:2], f"{rows[0][2]}; the rule, which looks back, says step {told:,}")
-    first = content["movers"][:1]
-    rows += [("First", m["step"], f"{m['what']} ({_spreads(m['score'])})") for m in first]
+    first = content["movers"][:FIRST_TOLD]
+    if first:
+        told_first = ", ".join(f"{m['what']} ({_spreads(m['score'])})" for m in first)
+        rows.append(("First to move", first[0]["step"], told_first))
     rows.append(("Alarm", alarm["step"], now.alert.rule))
     rows += [(f.what.capitalize(), f.step, f.text) for f in now.followed]
     if not any(f.what == "recovery" for f in now.followed):
         rows.append(("Recovery", None, "the loss is not back where it was before the onset"))
     with st.container(border=True, gap="small", key="incident_story"):
         for what, step, text in rows:
-            at = "" if step is None else f"step {step:,} · "
-            st.markdown(f"**{what}** :gray[{at}]{plain(text, 300)}")
+            at = "" if step is None else f":gray[step {step:,}] "
+            st.markdown(f"**{what}** {at}{plain(text, 300)}")
 
 
 def _course(content: Mapping[str, Any]) -> None:
@@ -208,7 +211,7 @@ def _evidence(content: Mapping[str, Any]) -> None:
     if not evidence:
         st.caption("It was not replayed yet; the record alone says what moved, and not why.")
         return
-    for row in evidence:
+    for row in sorted(evidence, key=lambda row: row["speaks_for"] == "-"):
         cause = row["speaks_for"]
         with st.container(horizontal=True, vertical_alignment="top", gap="small"):
             if cause != "-":
@@ -254,9 +257,9 @@ def _clips(now: IncidentNow, content: Mapping[str, Any]) -> None:
     for column, (name, file) in zip(st.columns(MOST_SHOWN_CLIPS), there, strict=False):
         with column:
             if file.suffix.lower() in (".mp4", ".webm", ".mov", ".m4v"):
-                st.video(str(file), loop=True, muted=True)
+                st.video(str(file), loop=True, muted=True, width=220)
             elif file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"):
-                st.image(str(file))
+                st.image(str(file), width=220)
             st.caption(plain(name, 80))
 
 

@@ -85,11 +85,8 @@ def first_movers(branch: Sequence[Entry], onset: int, fired: int) -> list[Mover]
     for signal, kind in _TIMES.items():
         # the clock is a rough measure, and nobody minds a quick step
         found += [m for m in _of_signal(signal, kind, baseline, seen) if m.score >= 2 * LIMIT]
-    return sorted(found, key=lambda m: (m.step, _RANKS.get(m.kind, 9), -abs(m.score)))
-
-
-_RANKS = {"learning rate": 0, "expert": 1, "router": 1, "loss": 2, "modality": 3, "noise level": 4}
-"""Of what moves in the same step: causes in the order of a step."""
+    # a learning rate is set before the step; of what follows in it the farthest comes first
+    return sorted(found, key=lambda m: (m.step, m.kind != "learning rate", -abs(m.score)))
 
 
 def odd_clips(branch: Sequence[Entry], onset: int, fired: int) -> list[OddClip]:

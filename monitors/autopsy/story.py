@@ -40,8 +40,8 @@ _NEXT: Mapping[str, str] = {
     "data": "Look at the clips that stand out. Take broken ones out of the data folder, and find "
     "out how they came into it. Where the run has passed them over there is nothing else to do.",
     "state": "Where the learning rate is named, lower it or find out who raised it. Else go on "
-    "from a certified checkpoint from before the onset (`moescope rollback RUN --to STEP`), unless the "
-    "run has done so by itself; if it comes back from there, lower the learning rate.",
+    "from a certified checkpoint from before the onset (`moescope rollback RUN --to STEP`), unless "
+    "the run has done so by itself; if it comes back from there, lower the learning rate.",
     "precision": "Train the same stretch with `compute.precision=fp32`, or with "
     "`compute.has_exact_router=true` where routers are named; look for code that casts weights.",
     "not_reproducible": "Suspect the machine: run its memory and GPU tests, look at its logs, and "

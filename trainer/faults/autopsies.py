@@ -1,7 +1,7 @@
 """Trains a run with a planted cause, examines its alert, holds the verdict against the truth."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from ...monitors.default_rules import DEFAULT_RULES
 from ...monitors.rule_table import body_of
 from ...platform.errors import MoescopeError, did_you_mean
 from ...platform.frozen import changed
-from ...platform.records import Alert, Incident
+from ...platform.records import Action, Alert, Incident
 from ...platform.rule_versions import RuleChange, change
 from ...platform.settings import Settings
 from ...platform.store import open_store
@@ -20,10 +20,14 @@ from ..data.make_clips import make_clips
 from ..incident_shell import examined
 from ..loop import Trainer
 from ..recipes.stream import tiny
+from ..rollback import carry_out
 from ..run import train
-from .causes import PlantedCause, causes
+from .causes import ForSomeSteps, PlantedCause, causes
+from .faults import Plant
 
 ONSET = 84
+BACK_TO = 80
+"""The state that each cause is planted into, a few steps later."""
 SPOILED_BATCHES = 40
 NUM_CLIPS = 120
 SMALL: dict[str, Any] = {
@@ -42,6 +46,7 @@ SMALL: dict[str, Any] = {
     "optim.warmup_steps": 10,
     "watch.sample_every": 2,
     "watch.probe_every": 0,
+    "watch.num_scenes": 12,
     "policy.mode": "off",
     "checkpoint.disk_every_steps": 40,
     "checkpoint.min_free_gib": 0.0,
@@ -88,11 +93,21 @@ def asked_causes(names: list[str]) -> tuple[PlantedCause, ...]:
     return tuple(known[name] for name in names or known)
 
 
-def cause_config(cause: PlantedCause, clips: Path, seed: int) -> RunConfig:
-    """Writes the clips of a run and returns its configuration."""
-    steps = ONSET + cause.within_steps + 2
-    config = changed(tiny(), {**SMALL, "seed": seed, "steps": steps, **cause.changes})
-    if cause.is_in_clips:
+def families(asked: Sequence[PlantedCause]) -> list[list[PlantedCause]]:
+    """Groups causes that can be planted into one run, one after the other: those of the same
+    configuration, data and rules."""
+    groups: dict[Any, list[PlantedCause]] = {}
+    for cause in asked:
+        key = (tuple(sorted(cause.changes.items())), cause.is_in_clips, cause.has_hair_trigger)
+        groups.setdefault(key, []).append(cause)
+    return list(groups.values())
+
+
+def cause_config(causes: Sequence[PlantedCause], clips: Path, seed: int) -> RunConfig:
+    """Writes the clips of a run and returns its configuration. causes: of one family."""
+    steps = ONSET + max(cause.within_steps for cause in causes) + 10
+    config = changed(tiny(), {**SMALL, "seed": seed, "steps": steps, **causes[0].changes})
+    if causes[0].is_in_clips:
         config = changed(config, {"data.order": "by_folder", "data.windows_per_clip": 16})
         make_demo_deliveries(
             clips,
@@ -104,52 +119,97 @@ def cause_config(cause: PlantedCause, clips: Path, seed: int) -> RunConfig:
             size=32,
         )
     else:
-        make_clips(clips, NUM_CLIPS, seed=seed, size=32)
+        make_clips(clips, NUM_CLIPS, seed=seed, size=32, duration_s=1.0)
     return changed(config, {"data.folder": str(clips)})
 
 
-def make_autopsy_run(
-    cause: PlantedCause,
+def make_autopsy_runs(
+    causes: Sequence[PlantedCause],
     folder: Path,
     seed: int,
     settings: Settings,
     tell: Callable[[str], None] = lambda _: None,
-) -> AutopsyRun:
-    """Trains until the alert that names the cause, and examines it. folder: of the clips."""
-    config = cause_config(cause, folder / "clips", seed)
+) -> list[AutopsyRun]:
+    """Trains one run, and plants each of the causes into its state from before the onset: until the
+    alert that names it, or for as long as it ought to take. Then examines the alerts.
+
+    causes: of one family. folder: of the clips.
+    """
+    config = cause_config(causes, folder / "clips", seed)
     settings.make_home()
-    rules = list(cause.named_by)
-    with open_store(settings.store_url) as store:
-        if cause.has_hair_trigger:
+    if causes[0].has_hair_trigger:
+        with open_store(settings.store_url) as store:
             _set_hair_trigger(store, time.time())
-    plants = [make() for make in cause.plants]
-
-    def on_step(trainer: Trainer) -> None:
-        if trainer.state.step >= ONSET:
-            for plant in plants:
-                plant(trainer)
-            if trainer.raised.intersection(rules):
-                trainer.stop()
-        else:
-            # what is raised before the onset is another matter
-            trainer.raised.clear()
-
+    planting = _Planting(causes)
     begun_s = time.monotonic()
     result = train(
-        config, settings=settings, name=f"{cause.name}-{seed}", progress=False, on_step=on_step
+        config,
+        settings=settings,
+        name=f"{causes[0].name}-{seed}",
+        progress=False,
+        on_step=planting.on_step,
     )
-    trained_s = time.monotonic() - begun_s
+    trained_s = (time.monotonic() - begun_s) / len(causes)
     spoiled = frozenset(
         str(path.relative_to(folder / "clips")) for path in (folder / "clips/part-2").glob("*.mp4")
     )
+    found = []
     with open_store(settings.store_url) as store:
-        named = [
-            a for a in store.alerts(result.run_id) if a.rule in rules and a.fired_step >= ONSET
-        ]
-        alert = min(named, key=lambda a: a.fired_step, default=None)
-        begun_s = time.monotonic()
-        incident = None if alert is None else examined(store, alert, tell)
-    return AutopsyRun(cause, seed, alert, incident, spoiled, trained_s, time.monotonic() - begun_s)
+        raised = store.alerts(result.run_id)
+        for cause, segment in planting.planted:
+            named = [
+                a
+                for a in raised
+                if a.rule in cause.named_by and a.fired_step >= ONSET and a.segment == segment
+            ]
+            alert = min(named, key=lambda a: a.fired_step, default=None)
+            begun_s = time.monotonic()
+            incident = None if alert is None else examined(store, alert, tell)
+            examined_s = time.monotonic() - begun_s
+            found.append(AutopsyRun(cause, seed, alert, incident, spoiled, trained_s, examined_s))
+    return found
+
+
+class _Planting:
+    """Plants one cause after the other; goes back by hand in between, and ends the run after the
+    last one."""
+
+    def __init__(self, causes: Sequence[PlantedCause]) -> None:
+        self._left = list(causes)
+        self._plants: list[Plant] = []
+        self.planted: list[tuple[PlantedCause, int]] = []
+        """Each cause with the segment that it was planted in."""
+
+    def on_step(self, trainer: Trainer) -> None:
+        step = trainer.state.step
+        if step < ONSET:
+            # what is raised before the onset is another matter
+            trainer.raised.clear()
+            return
+        if len(self.planted) and self._is_over(trainer, self.planted[-1][0]):
+            for plant in self._plants:
+                if isinstance(plant, ForSomeSteps):
+                    plant.end()
+            if not self._left:
+                trainer.stop()
+                return
+            back = Action("rollback", "the next cause", to_step=BACK_TO)
+            carry_out(trainer, back, is_automatic=False)
+            trainer.raised.clear()
+            self._plants = []
+            self.planted.append((self._left.pop(0), trainer.segment.index))
+            return
+        if not self.planted:
+            self.planted.append((self._left.pop(0), trainer.segment.index))
+        cause = self.planted[-1][0]
+        if not self._plants:
+            self._plants = [make() for make in cause.plants]
+        for plant in self._plants:
+            plant(trainer)
+
+    def _is_over(self, trainer: Trainer, cause: PlantedCause) -> bool:
+        is_named = bool(trainer.raised.intersection(cause.named_by))
+        return is_named or trainer.state.step > ONSET + cause.within_steps
 
 
 def _set_hair_trigger(store: Any, now_s: float) -> None:

@@ -52,7 +52,7 @@ class _SpoiledMoments:
             moments["exp_avg_sq"].mul_(1e-6)
 
 
-class _ForSomeSteps:
+class ForSomeSteps:
     """Spoils something by a hook for a few steps, as a failing device would."""
 
     def __init__(self, hook_up: Callable[["Trainer", torch.Generator], Any]) -> None:
@@ -64,8 +64,12 @@ class _ForSomeSteps:
         if self._handle is None:
             self._handle = self._hook_up(trainer, torch.Generator().manual_seed(0))
         elif self._left == 0:
-            self._handle.remove()
+            self.end()
         self._left = max(-1, self._left - 1)
+
+    def end(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
 
 
 def _spoil_answers(trainer: "Trainer", chance: torch.Generator) -> Any:
@@ -155,14 +159,6 @@ def causes() -> tuple[PlantedCause, ...]:
             {"moe.num_chosen": 1},
         ),
         PlantedCause(
-            "bf16_weights",
-            "weights are kept in bf16 while the rate is small",
-            frozenset({"precision"}),
-            ("lost_updates",),
-            60,
-            (keep_in_bf16,),
-        ),
-        PlantedCause(
             "bf16_router",
             "the routers compute in bf16, and their logits have drifted to where it is coarse",
             frozenset({"precision"}),
@@ -183,7 +179,7 @@ def causes() -> tuple[PlantedCause, ...]:
             frozenset({"not_reproducible"}),
             ("loss_spike", "gradient_spike"),
             12,
-            (lambda: _ForSomeSteps(_spoil_answers),),
+            (lambda: ForSomeSteps(_spoil_answers),),
         ),
         PlantedCause(
             "noisy_gradients",
@@ -191,7 +187,7 @@ def causes() -> tuple[PlantedCause, ...]:
             frozenset({"not_reproducible"}),
             ("loss_spike", "gradient_spike"),
             12,
-            (lambda: _ForSomeSteps(_spoil_gradients),),
+            (lambda: ForSomeSteps(_spoil_gradients),),
         ),
         PlantedCause(
             "no_number_once",
@@ -200,6 +196,15 @@ def causes() -> tuple[PlantedCause, ...]:
             ("non_finite_gradient",),
             5,
             (no_number_once,),
+        ),
+        # the last of its family, as its hook stays in the optimizer
+        PlantedCause(
+            "bf16_weights",
+            "weights are kept in bf16 while the rate is small",
+            frozenset({"precision"}),
+            ("lost_updates",),
+            60,
+            (keep_in_bf16,),
         ),
         PlantedCause(
             "clips_and_rate",
