@@ -140,19 +140,20 @@ def _of_losses(baseline: Sequence[Entry], seen: Sequence[Entry]) -> list[Mover]:
             return score if math.isfinite(score) else None
 
         take("modality", name, of_modality)
-    for q in range(catalogue.NUM_NOISE_BINS):
-        low, high = q / catalogue.NUM_NOISE_BINS, (q + 1) / catalogue.NUM_NOISE_BINS
+    for m, name in enumerate(catalogue.MODALITIES):
+        for q in range(catalogue.NUM_NOISE_BINS):
+            low, high = q / catalogue.NUM_NOISE_BINS, (q + 1) / catalogue.NUM_NOISE_BINS
 
-        def of_bin(entry: Entry, q: int = q) -> float | None:
-            residuals = gauge.residuals(entry)
-            if residuals is None:
-                return None
-            is_in = (noise_bins(residuals.sigma_MB) == q) & np.isfinite(residuals.per_sample_MB)
-            if not is_in.any():
-                return None
-            return float(residuals.per_sample_MB[is_in].sum() / math.sqrt(max(is_in.sum(), 2)))
+            def of_bin(entry: Entry, m: int = m, q: int = q) -> float | None:
+                residuals = gauge.residuals(entry)
+                if residuals is None or m >= len(residuals.per_sample_MB):
+                    return None
+                of_B = residuals.per_sample_MB[m]
+                is_in_B = (noise_bins(residuals.sigma_MB[m]) == q) & np.isfinite(of_B)
+                num = int(is_in_B.sum())
+                return float(of_B[is_in_B].sum() / math.sqrt(num)) if num else None
 
-        take("noise level", f"noise {low:.2f} to {high:.2f}", of_bin)
+            take("noise level", f"{name} at noise {low:.2f} to {high:.2f}", of_bin)
     return found
 
 
