@@ -84,7 +84,9 @@ def test_of_steps_that_were_trained_twice_the_branch_has_the_last(entry: MakeEnt
 
 
 class TestTheRecorder:
-    def test_the_oldest_step_makes_room(self, entry: MakeEntry, alert: Callable[..., Alert]) -> None:
+    def test_the_oldest_step_makes_room(
+        self, entry: MakeEntry, alert: Callable[..., Alert]
+    ) -> None:
         recorder = FlightRecorder(5, 2**30)
         for step in range(8):
             recorder.note(entry(step))

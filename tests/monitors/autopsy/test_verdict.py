@@ -54,9 +54,7 @@ class Played:
                 or (self.is_low_precision and not plan.is_fp32 and turn.step >= ONSET)
             )
             factor = 4.0 if is_bad else 1.0
-            made.append(
-                self.make(turn.step, batch=turn.batch, factor=factor, LEARNING_RATE=rate)
-            )
+            made.append(self.make(turn.step, batch=turn.batch, factor=factor, LEARNING_RATE=rate))
         return made
 
     def roundings(self) -> Sequence[Rounding]:
