@@ -53,7 +53,7 @@ def fidelity(record: Sequence[Entry], again: Sequence[Entry], onset: int) -> Fid
     first = next(((s, f) for s, f, b in differences if max(f, b) > limit), None)
     late = [(one, two) for one, two in pairs if one.step >= onset]
     largest = max((_relative(*_losses(one, two)) for one, two in late), default=0.0)
-    share = max((_shares(one, two) for one, two in late), default=0.0)
+    share = max((routed_elsewhere(one, two) for one, two in late), default=0.0)
     odd = any(_is_finite(one) != _is_finite(two) for one, two in late)
     return Fidelity(
         num_steps=len(pairs),
@@ -67,7 +67,7 @@ def fidelity(record: Sequence[Entry], again: Sequence[Entry], onset: int) -> Fid
 
 
 def _forward(one: Entry, two: Entry) -> float:
-    return max(_of(catalogue.LOSS_PER_SAMPLE, one, two), _shares(one, two))
+    return max(_of(catalogue.LOSS_PER_SAMPLE, one, two), routed_elsewhere(one, two))
 
 
 def _backward(one: Entry, two: Entry) -> float:
@@ -96,7 +96,8 @@ def _relative(mine: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float(found.max(initial=0.0))
 
 
-def _shares(one: Entry, two: Entry) -> float:
+def routed_elsewhere(one: Entry, two: Entry) -> float:
+    """Largest difference of an expert's share of its layer's tokens between two steps."""
     if catalogue.EXPERT_TOKENS not in one.values or catalogue.EXPERT_TOKENS not in two.values:
         return 0.0
     mine, other = (_share(e.values) for e in (one, two))

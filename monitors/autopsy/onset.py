@@ -8,6 +8,8 @@ from ...platform.records import Alert
 from .gauges import SignalGauge
 from .record import Entry
 
+WITH_MEMORY = ("dead_experts", "monopoly", "deadlock", "collapse")
+"""Detectors that look back over many steps; of others the onset is a change point already."""
 LEAST_CHANGE = 6.0
 """Spreads between the level before and that at the alarm from which on a change point is looked
 for."""
@@ -22,12 +24,11 @@ def onset_of(alert: Alert, branch: Sequence[Entry]) -> int:
     """Returns the step in which the alert's signal changed: that of the alert, or an earlier one
     from which on the signal lies nearer to what it is at the alarm than to what it was.
 
-    The element that has moved farthest counts. Losses are left to their rules, whose onset is a
-    change point of many samples already.
+    The element that has moved farthest counts.
     """
     signal = str(alert.evidence.get("signal", ""))
     measured = [e for e in branch if signal in e.values and e.step <= alert.fired_step]
-    if signal.startswith(("loss/", "probe/", "time/")) or not measured:
+    if alert.evidence.get("detector") not in WITH_MEMORY or not measured:
         return alert.onset_step
     early = measured[: max(FEWEST_EARLY, int(EARLY_SHARE * len(measured)))]
     gauge = SignalGauge(signal, early, is_of_newest=False)

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...platform import catalogue
 from ...platform.errors import MoescopeError
-from .fidelity import Fidelity, fidelity
+from .fidelity import Fidelity, fidelity, routed_elsewhere
 from .gauges import Gauge, LossGauge, excursion
 from .movers import LOOK_BACK_STEPS
 from .onset import LEAST_CHANGE, onset_of
@@ -43,6 +43,8 @@ CHECKED_STEPS = 6
 RAISED_RATE = 1.2
 """A learning rate that is that many times the configured one; a lower one was damped."""
 MOST_REPEATED = 10
+MOVED_SHARE = 0.1
+"""Of a layer's tokens, by which an expert's share differs between precisions."""
 COARSE, FINE = 0.98, 0.5
 """Shares of weights on a narrower format's grid: of what was rounded, and of what was not."""
 
@@ -254,6 +256,8 @@ class _Examination:
                     "not in fp32",
                 )
                 return
+            if self._parts_in_fp32(left, exact):
+                return
         if left.shows == "yes":
             found.add(
                 "state",
@@ -270,6 +274,24 @@ class _Examination:
             )
         if shows != "yes" and self._judged().shows == "yes":
             found.add("data", "a sound state finds the batches of the stretch odd by themselves")
+
+    def _parts_in_fp32(self, left: Arm, exact: Arm) -> bool:
+        """Do tokens go to other experts in fp32, from the same state, and did not before the onset?
+        A state that was trained on so has learnt from it, and is odd in fp32 as well."""
+        at_alarm = routed_elsewhere(left.course[0], exact.course[0])
+        first = tuple(self._recorded()[:1])
+        before = [
+            self._replay.do(Plan("before", first, is_fp32=is_fp32))[0] for is_fp32 in (False, True)
+        ]
+        usual = routed_elsewhere(*before)
+        if at_alarm < MOVED_SHARE or usual > MOVED_SHARE / 2:
+            return False
+        self._found.add(
+            "precision",
+            f"in fp32 the state at the alarm sends up to {at_alarm:.0%} of a layer's tokens to "
+            f"another expert, that from before the onset {usual:.0%}",
+        )
+        return True
 
     def _rounded(self) -> None:
         """Do weights lie on the grid of a narrower format, and did not before?"""

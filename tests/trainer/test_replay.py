@@ -1,6 +1,5 @@
 """A replay from a saved state gives the bits that the run had, and writes nothing of the run."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def alarmed(small: RunConfig, settings: Settings) -> Iterator[Any]:
+def alarmed(small: RunConfig, settings: Settings) -> Any:
     """Trains with an alert that is raised by hand; gives (run, alert, entries of its record)."""
 
     def trained(**changes: Any) -> tuple[Run, Alert, list[Entry]]:
@@ -69,7 +68,7 @@ def alarmed(small: RunConfig, settings: Settings) -> Iterator[Any]:
         record = read_record(Path(run.folder) / raised[0].evidence["record"])
         return run, raised[0], record.branch()
 
-    yield trained
+    return trained
 
 
 def turns(entries: list[Entry], first: int) -> tuple[Turn, ...]:

@@ -1,5 +1,5 @@
-"""What a run leaves of an alert: before the action, through a rollback, on a full disk, and when the
-process is killed.
+"""What a run leaves of an alert: before the action, through a rollback, on a full disk, and when
+the process is killed.
 """
 
 import json

@@ -217,9 +217,11 @@ def _set_hair_trigger(store: Any, now_s: float) -> None:
     tight = spike.model_copy(
         update={
             "name": "hair_trigger",
-            "threshold": 0.8,
-            "raised": 0.5,
+            "threshold": 1.2,
+            "raised": 1.0,
             "patience": 2,
+            "calm_steps": 1,
+            "cooldown_steps": 3,
             "action": "observe",
             "severity": "warning",
         }

@@ -170,7 +170,7 @@ def causes() -> tuple[PlantedCause, ...]:
                 "compute.has_exact_router": False,
                 "moe.router": "softmax",
                 "moe.bias_update_speed": 0.0,
-                "moe.balance_weight": 0.01,
+                "moe.balance_weight": 0.1,
             },
         ),
         PlantedCause(

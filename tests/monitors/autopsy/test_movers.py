@@ -95,14 +95,17 @@ class TestTheOnset:
             return entry(step, EXPERT_TOKENS=tokens)
 
         branch = [at(step) for step in range(160)]
-        told = alert(onset=120, fired=159, signal=catalogue.EXPERT_TOKENS)
+        told = alert(onset=120, fired=159, signal=catalogue.EXPERT_TOKENS, detector="monopoly")
         assert onset_of(told, branch) == 60
+        # a spike's onset is a change point already
+        spiked = alert(onset=120, fired=159, signal=catalogue.EXPERT_TOKENS, detector="spike")
+        assert onset_of(spiked, branch) == 120
 
     def test_without_a_change_the_rule_is_believed(
         self, entry: MakeEntry, alert: Callable[..., Alert]
     ) -> None:
         branch = [entry(step) for step in range(160)]
-        told = alert(onset=120, fired=159, signal=catalogue.EXPERT_TOKENS)
+        told = alert(onset=120, fired=159, signal=catalogue.EXPERT_TOKENS, detector="monopoly")
         assert onset_of(told, branch) == 120
 
 
