@@ -344,6 +344,7 @@ def _say_start(trainer: Trainer, clips: ClipIndex, origin: str) -> None:
         f"{len(clips.clips)} clips in {config.data.folder}" + (f"; {origin}" if origin else "")
     )
     line.say(f"precision: {policy_on(trainer.device, config.compute)}")
+    line.say(trainer.witness.recorder.told())
     if config.moe_blocks:
         line.say(f"experts: {_expert_path(config, trainer.device).reason}")
     for name, reason in clips.passed_over:

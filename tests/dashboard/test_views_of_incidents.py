@@ -1,4 +1,4 @@
-"""The page of an incident: the story in order, the verdict, the clips; and what is not there yet."""
+"""The page of an incident: the story in order, the verdict, the clips; and what is not there."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -48,6 +48,7 @@ SMALL: dict[str, Any] = {
     "watch.probe_every": 0,
     "watch.num_scenes": 12,
     "policy.mode": "off",
+    "checkpoint.memory_every_steps": 4,
     "checkpoint.disk_every_steps": 40,
     "checkpoint.min_free_gib": 0.0,
 }
