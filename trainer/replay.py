@@ -7,7 +7,8 @@ on training meanwhile.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ class RunReplay:
                     drawn,
                     config,
                     experts,
-                    lambda is_last, is_on=is_sampled: measure.watching(is_last and is_on),
+                    partial(_watching, measure, is_sampled),
                 )
                 norm, held = apply_update(
                     config, state, experts, measure, found.objective, is_sampled
@@ -168,6 +169,10 @@ class RunReplay:
             catalogue.LOSS_PER_SAMPLE: losses.per_sample_MB.float().cpu().numpy(),
             catalogue.LOSS_SIGMA: drawn.sigma_MB.float().cpu().numpy(),
         }
+
+
+def _watching(measure: Measure, is_sampled: bool, is_last: bool) -> AbstractContextManager[None]:
+    return measure.watching(is_sampled and is_last)
 
 
 def _states(run: Run, alert: Alert, onset: int) -> dict[State, Path]:

@@ -116,9 +116,9 @@ class SignalGauge:
         return np.where(is_finite, np.clip(found, -OFF_SCALE, OFF_SCALE), OFF_SCALE)
 
     def _taken(self, value: NDArray[np.float32]) -> Floats:
-        taken = np.asarray(value, np.float64)
+        taken: Floats = np.asarray(value, np.float64)
         if self.signal == catalogue.EXPERT_TOKENS:
-            return taken / np.maximum(taken.sum(-1, keepdims=True), 1.0)
+            taken = taken / np.maximum(taken.sum(-1, keepdims=True), 1.0)
         return taken
 
 

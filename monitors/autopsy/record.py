@@ -141,20 +141,20 @@ def read_record(folder: Path) -> FlightRecord:
         raise MoescopeError(f"flight record {folder} cannot be read: {error}") from None
 
 
-def _columns(entries: Sequence[Entry]) -> tuple[dict[str, Array], dict[str, str]]:
+def _columns(entries: Sequence[Entry]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Stacks each signal over the steps in which it was measured, a column for each shape that it
     had; returns (arrays by key, signals by key)."""
     rows: dict[tuple[str, tuple[int, ...]], list[int]] = {}
-    for at, entry in enumerate(entries):
+    for number, entry in enumerate(entries):
         for signal, value in entry.values.items():
-            rows.setdefault((signal, np.shape(value)), []).append(at)
-    arrays: dict[str, Array] = {}
+            rows.setdefault((signal, np.shape(value)), []).append(number)
+    arrays: dict[str, NDArray[Any]] = {}
     signals: dict[str, str] = {}
     for number, ((signal, _), at) in enumerate(rows.items()):
         key = f"c{number}"
         signals[key] = signal
         arrays[key] = np.stack([entries[i].values[signal] for i in at]).astype(np.float32)
-        arrays[f"{key}_at"] = np.asarray(at, np.int64)  # type: ignore[assignment]
+        arrays[f"{key}_at"] = np.asarray(at, np.int64)
     return arrays, signals
 
 

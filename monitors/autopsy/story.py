@@ -98,7 +98,7 @@ def account(
             "fidelity": None if verdict.faithful is None else asdict(verdict.faithful),
         },
         "across": dict(across or {}),
-        "next": [_NEXT[str(cause)] for cause in (verdict.causes or [verdict.name])],
+        "next": [_NEXT[cause] for cause in (*verdict.causes,) or (verdict.name,)],
         "notes": list(notes),
     }
     return Incident(
