@@ -33,6 +33,7 @@ from .platform.threads import wait_patiently
 from .studies.shell import study_app
 from .trainer.evaluation.shell import evaluate
 from .trainer.faults.shell import make_faults
+from .trainer.incident_shell import incident
 from .trainer.shell import data_app, params, sample, upcycle
 
 EXIT_CODES = {"finished": 0, "stopped": 130, "halted": 3}
@@ -272,7 +273,16 @@ def up(
     )
 
 
-for command in (rollback, params, upcycle, sample, evaluate, score_detectors, make_faults):
+for command in (
+    rollback,
+    incident,
+    params,
+    upcycle,
+    sample,
+    evaluate,
+    score_detectors,
+    make_faults,
+):
     app.command()(command)
 
 

@@ -9,7 +9,16 @@ import streamlit as st
 from moescope.dashboard.reads import open_for_reading
 from moescope.dashboard.sign_in import is_admitted
 from moescope.dashboard.theme import ICON, PAGE_STYLE
-from moescope.dashboard.views import alerts, no_store, overview, rules, run, studies, study
+from moescope.dashboard.views import (
+    alerts,
+    incident,
+    no_store,
+    overview,
+    rules,
+    run,
+    studies,
+    study,
+)
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store
@@ -39,13 +48,19 @@ def _route(store: Store) -> None:
             st.switch_page(the_run, query_params=st.query_params.to_dict())
         if st.query_params.get("study"):
             st.switch_page(the_studies, query_params=st.query_params.to_dict())
+        if st.query_params.get("alert"):
+            st.switch_page(the_incidents, query_params=st.query_params.to_dict())
         overview.render(store, link_to_run)
 
     def run_page() -> None:
-        run.render(store, run.picked(store, st.query_params.get("run", "")))
+        run.render(store, run.picked(store, st.query_params.get("run", "")), link_to_incident)
 
     def alerts_page() -> None:
-        alerts.render(store, link_to_run)
+        alerts.render(store, link_to_run, link_to_incident)
+
+    def incident_page() -> None:
+        wanted = st.query_params.get("alert", "")
+        incident.render(store, wanted, link_to_run, link_to_incident)
 
     def rules_page() -> None:
         rules.render(store)
@@ -63,15 +78,22 @@ def _route(store: Store) -> None:
     def link_to_run(label: str, run_id: str) -> None:
         st.page_link(the_run, label=label, query_params={"run": run_id})
 
+    def link_to_incident(label: str, alert_id: str) -> None:
+        st.page_link(the_incidents, label=label, query_params={"alert": alert_id})
+
     the_run = st.Page(run_page, title="Run", url_path="run", icon=":material/monitoring:")
     the_studies = st.Page(
         studies_page, title="Studies", url_path="studies", icon=":material/science:"
+    )
+    the_incidents = st.Page(
+        incident_page, title="Incidents", url_path="incidents", icon=":material/search_insights:"
     )
     pages = [
         st.Page(runs_page, title="Runs", url_path="runs", icon=":material/list:", default=True),
         the_run,
         the_studies,
         st.Page(alerts_page, title="Alerts", url_path="alerts", icon=":material/notifications:"),
+        the_incidents,
         st.Page(rules_page, title="Rules", url_path="rules", icon=":material/rule:"),
     ]
     st.navigation(pages, position="top").run()

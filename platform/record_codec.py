@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .records import Alert, Checkpoint, Event, Frame, Segment
+from .records import Alert, Checkpoint, Event, Frame, Incident, Segment
 
-Record = Frame | Event | Alert | Checkpoint | Segment
+Record = Frame | Event | Alert | Checkpoint | Segment | Incident
 
-_PLAIN: dict[str, type[Event] | type[Alert] | type[Checkpoint] | type[Segment]] = {
+_Plain = Event | Alert | Checkpoint | Segment | Incident
+_PLAIN: dict[str, type[_Plain]] = {
     "event": Event,
     "alert": Alert,
     "checkpoint": Checkpoint,
     "segment": Segment,
+    "incident": Incident,
 }
 _LENGTH = struct.Struct("<I")
 

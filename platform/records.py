@@ -140,6 +140,21 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
+class Incident:
+    """What is known of how an alert came about; an alert has one, the newest account."""
+
+    alert_id: str
+    run_id: str
+    made_s: float
+    verdict: str
+    """`unexamined` until it was replayed; else the causes by name, joined by ` and `: see
+    monitors/autopsy/verdict.py."""
+    is_replayed: bool
+    content: Mapping[str, Any]
+    """The account as nested plain values: see monitors/autopsy/story.py."""
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """What the policy asks of the trainer.
 

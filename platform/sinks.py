@@ -29,7 +29,7 @@ from .catalogue import SINK_COALESCED, SINK_LAG_S, signal_spec
 from .errors import MoescopeError
 from .journal import Journal, Position, pack_entry
 from .record_codec import Record, encode, encode_frame
-from .records import Alert, Checkpoint, Event, Frame, Segment
+from .records import Alert, Checkpoint, Event, Frame, Incident, Segment
 from .sink_thread import SinkStatus, SinkThread
 
 __all__ = ["FanOut", "FanOutStatus", "Record", "Sink", "SinkStatus"]
@@ -174,7 +174,7 @@ class FanOut:
             kept = Frame(frame.run_id, frame.segment, frame.step, frame.time_s, values)
             self._queue.append((kept, size))
 
-    def say(self, record: Event | Alert | Checkpoint | Segment) -> None:
+    def say(self, record: Event | Alert | Checkpoint | Segment | Incident) -> None:
         """Journals what must not be lost and returns when it lies safely on disk. Never raises.
 
         Everything recorded before it is journaled before it. Takes one fsync, some milliseconds.

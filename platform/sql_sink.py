@@ -6,8 +6,9 @@ from sqlalchemy.exc import StatementError
 
 from .engines import StoreAway, UnknownRun
 from .errors import MoescopeError
+from .incidents import put_incident
 from .record_codec import Record
-from .records import Alert, Checkpoint, Event, Frame, Run, Segment
+from .records import Alert, Checkpoint, Event, Frame, Incident, Run, Segment
 from .sink_thread import RecordRefused
 from .store import Store
 from .store_door import StoreDoor
@@ -46,6 +47,8 @@ class SqlSink:
                     store.put_alert(record)
                 elif isinstance(record, Checkpoint):
                     store.put_checkpoint(record)
+                elif isinstance(record, Incident):
+                    put_incident(store, record)
         except UnknownRun:
             # deleted, or the store was replaced: then no record is at fault
             self._is_run_known = self._run is None

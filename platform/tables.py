@@ -217,6 +217,19 @@ alerts = Table(
     Index("alerts_of_run", "run_id", "created_s"),
 )
 
+incidents = Table(
+    "incidents",
+    metadata,
+    # no foreign key: the account may come before the alert's own row
+    Column("alert_id", Text, primary_key=True),
+    _of_run(),
+    Column("made_s", Moment, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("is_replayed", Boolean, nullable=False),
+    Column("content", Json, nullable=False),
+    Index("incidents_of_run", "run_id", "made_s"),
+)
+
 rule_versions = Table(
     "rule_versions",
     metadata,

@@ -175,6 +175,12 @@ class WatchConfig(Frozen):
     peak_tflops: NonNegativeFloat = Field(default=0.0, le=1e9)
     """What the device computes at most in the precision of the products, for the utilisation; 0: as
     its maker states it, where that is known."""
+    recorder_steps: NonNegativeInt = Field(default=300, le=100_000)
+    """Newest steps that the flight recorder keeps and an alert writes out; 0 switches it off."""
+    recorder_mib: PositiveFloat = Field(default=64.0, le=MOST_GIB)
+    """Host memory that the flight recorder takes at most."""
+    num_scenes: NonNegativeInt = Field(default=2, le=1000)
+    """Newest incidents whose states before and at the alert stay on disk, for a replay; 0: none."""
     are_checkpoints_sampled: bool = False
     """Whether clips are generated at each checkpoint on disk, of the same prompts and the same
     noise; training waits meanwhile."""

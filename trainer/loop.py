@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..monitors.judge import Judgement
 from ..monitors.policy import ADVISED, Policy
@@ -50,6 +49,8 @@ from .rollback import Vetting, carry_out, end_vetting
 from .sampling.at_checkpoints import CheckpointSamples
 from .state import TrainState
 from .take_commands import obey
+from .update import apply_update
+from .witness import Witness
 
 MOST_TOLD = 20
 """Clips that are named when they cannot be read."""
@@ -63,6 +64,8 @@ class Pending:
     batch: int
     is_sampled: bool
     host_values: dict[str, float]
+    names: tuple[str, ...] = ()
+    positions: tuple[int, ...] = ()
 
 
 @dataclass
@@ -103,6 +106,7 @@ class Trainer:
         self.record = StepRecord(tokens, model_flops(self.config), self._peak_tflops())
         self.last_loss = float("nan")
         self._experts = ExpertSteps(self.state.model, self.config.moe)
+        self.witness = Witness(self)
 
     def train(self, on_step: Callable[["Trainer"], None] | None = None) -> RunStatus:
         """Trains until the steps are done, somebody stops the run or the policy halts it.
@@ -284,7 +288,9 @@ class Trainer:
             lambda is_last: self.measure.watching(is_sampled and is_last),
         )
         start_s = time.perf_counter()
-        grad_norm, held = self._update(found.objective, is_sampled)
+        grad_norm, held = apply_update(
+            config, state, self._experts, self.measure, found.objective, is_sampled
+        )
         optimizer_s = time.perf_counter() - start_s
         start_s = time.perf_counter()
         self.measure.take(found.losses, found.extra, drawn, grad_norm, held, is_sampled)
@@ -300,28 +306,7 @@ class Trainer:
             catalogue.OPTIMIZER_S: optimizer_s,
             catalogue.MONITOR_S: time.perf_counter() - start_s,
         }
-        return Pending(step, batch.index, is_sampled, host_values)
-
-    def _update(self, loss: Tensor, is_sampled: bool) -> tuple[Tensor, Tensor]:
-        """Clips, guards and applies the update; returns the gradient norm and the guard's 0/1,
-        both on the device."""
-        config, state = self.config, self.state
-        parameters = [p for p in state.model.parameters() if p.grad is not None]
-        grad_norm = torch.nn.utils.get_total_norm(
-            [p.grad for p in parameters if p.grad is not None]
-        )
-        is_guarded = config.guard.is_on
-        held = state.guard.hold(loss, grad_norm) if is_guarded else torch.zeros_like(grad_norm)
-        with self.measure.updating(is_sampled, held):
-            torch.nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, grad_norm)
-            # the fused kernel changes neither weights, moments nor step counters where this is 1
-            state.optimizer.found_inf = held  # type: ignore[attr-defined]
-            state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        keep = 1.0 - held
-        self._experts.end(keep)
-        state.ema.update(keep)
-        return grad_norm, held
+        return Pending(step, batch.index, is_sampled, host_values, batch.names, batch.positions)
 
     def _settle(self, pending: Pending) -> None:
         start_s = time.perf_counter()
@@ -340,18 +325,19 @@ class Trainer:
         judgement = self.state.judge.step(pending.step, self.segment.index, now_s, values)
         self._judging_s = time.perf_counter() - start_s
         values |= judgement.scores
+        self.witness.note(pending, values)
         self.fan_out.record(Frame(self.run.id, self.segment.index, pending.step, now_s, values))
         for note in judgement.notes:
             self.fan_out.say(note)
         for alert in judgement.healed:
-            self.fan_out.say(alert)
+            self.fan_out.say(self.witness.known(alert))
         for ended in judgement.explained_away:
             text = f"{ended.rule} has learnt a new baseline: nothing has healed"
             self.say_event("note", text, {"alert_id": ended.alert.id})
             self.progress.say(f"step {pending.step}: {text}")
         for alert in judgement.alerts:
             # journaled before its action starts
-            self.fan_out.say(alert)
+            self.fan_out.say(self.witness.testify(alert))
             self.raised.add(alert.rule)
             self.progress.say(
                 f"step {pending.step}: {alert.severity} {alert.rule}: {alert.message}"

@@ -2,7 +2,7 @@
 packed copy each.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
@@ -61,6 +61,9 @@ class Measure:
             layout[catalogue.NOISE_EXPERT_BLENDED] = ()
             for signal in _OF_NOISE_EXPERT:
                 layout[signal] = (num_noise_experts,)
+        self.layer_norm_L = np.zeros(0, np.float32)
+        """Gradient norm of each block in the step that was read last; of every step, for the flight
+        recorder."""
         # what is shown of an expert without a sample in the step; NaN before its first one
         self._last_loss_X = np.full(num_noise_experts, np.nan, np.float32)
         self._step = Packed(layout, device)
@@ -83,6 +86,9 @@ class Measure:
         experts = [layer.w_in_EDG for layer in self._layers]
         self._weight_taps = WeightTaps(in_blocks, rest, device, experts, max(1, num_experts))
         self._since_sample = SinceSample(has_bias=config.moe.bias_update_speed > 0)
+        self._row_of = {id(p): row for row, block in enumerate(in_blocks) for p in block}
+        self._rows: dict[int, Tensor] = {}
+        self._norms = Packed({"norm_L": (len(blocks) + 1,)}, device)
 
     def watching(self, is_sampled: bool) -> AbstractContextManager[None]:
         """The context of a forward pass; hooks are attached only on a sampled step."""
@@ -98,6 +104,19 @@ class Measure:
         self._weight_taps.before()
         yield
         self._weight_taps.after(1.0 - held)
+
+    @torch.no_grad()
+    def take_norms(self, parameters: Sequence[nn.Parameter], norm_P: Tensor) -> None:
+        """Takes the gradient norms of the parameters that have a gradient, for the norm of each
+        layer, which is read with the step."""
+        key = hash(tuple(map(id, parameters)))
+        if key not in self._rows:
+            # behind the blocks a row for all else
+            last = self._norms["norm_L"].numel() - 1
+            rows = [self._row_of.get(id(p), last) for p in parameters]
+            self._rows[key] = torch.tensor(rows, device=norm_P.device)
+        into_L = self._norms["norm_L"].zero_()
+        into_L.index_add_(0, self._rows[key], norm_P.float().square()).sqrt_()
 
     @torch.no_grad()
     def take(
@@ -125,6 +144,7 @@ class Measure:
         if self._noise_experts is not None:
             self._take_shares(self._noise_experts, losses.per_sample_MB[0])
         packed.send()
+        self._norms.send()
         if is_sampled:
             self._taps.send()
             self._weight_taps.send()
@@ -132,6 +152,7 @@ class Measure:
     def read(self, is_sampled: bool) -> Values:
         """Returns the oldest step that was taken and not yet read, under catalogue names."""
         values = self._step.read()
+        layer_norm = self._norms.read()["norm_L"][:-1]
         per_sample = values[catalogue.LOSS_PER_SAMPLE]
         values[catalogue.LOSS_VIDEO] = scalar(per_sample[0].mean())
         # a clip without sound has an audio loss of exactly 0 and is not in the mean
@@ -140,6 +161,7 @@ class Measure:
         if self._noise_experts is not None:
             values[catalogue.NOISE_EXPERT_LOSS] = self._held_losses(values)
         self._since_sample.take(values)
+        self.layer_norm_L = layer_norm
         if is_sampled:
             values |= self._taps.read() | self._weight_taps.read() | self._since_sample.read()
             if catalogue.EXPERT_TOKENS in values:
@@ -174,6 +196,7 @@ class Measure:
     def forget(self) -> None:
         """Drops what was taken and not read: it belongs to a branch that is being abandoned."""
         self._step.drop()
+        self._norms.drop()
         self._taps.drop()
         self._weight_taps.drop()
 

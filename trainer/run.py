@@ -131,7 +131,7 @@ def open_trainer(
     """Yields a trainer at its first step boundary, for whoever wants to turn the loop; arguments
     as of `train`."""
     settings.make_home()
-    device = _device(config)
+    device = device_of(config)
     _leave_cores_to_decoders(config)
     with ExitStack() as stack:
         store = open_store(settings.store_url)
@@ -278,6 +278,7 @@ def _assemble(
         mode=run.mode,
         rules=table,
     )
+    stack.callback(trainer.witness.close)
     return trainer
 
 
@@ -345,6 +346,7 @@ def _say_start(trainer: Trainer, clips: ClipIndex, origin: str) -> None:
         f"{len(clips.clips)} clips in {config.data.folder}" + (f"; {origin}" if origin else "")
     )
     line.say(f"precision: {policy_on(trainer.device, config.compute)}")
+    line.say(trainer.witness.recorder.told())
     if config.moe_blocks:
         line.say(f"experts: {_expert_path(config, trainer.device).reason}")
     for name, reason in clips.passed_over:
@@ -399,7 +401,7 @@ def _leave_cores_to_decoders(config: RunConfig) -> None:
     torch.set_num_threads(min(torch.get_num_threads(), max(1, cores - config.data.workers)))
 
 
-def _device(config: RunConfig) -> torch.device:
+def device_of(config: RunConfig) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise MoescopeError("device is cuda, but torch sees no GPU: use device=cpu or device=auto")
     wants_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())

@@ -13,7 +13,7 @@ from ...platform.store import Store
 from .. import asks
 from ..theme import SEVERITIES
 from ..words import age, number, plain
-from .panel import LIVE_S, LinkToRun, badge, live
+from .panel import LIVE_S, LinkToIncident, LinkToRun, badge, live
 
 MOST_SHOWN = 50
 SILENCES_S = {
@@ -31,7 +31,9 @@ _STATES: dict[str, tuple[AlertState, ...]] = {
 }
 
 
-def render(store: Store, link_to_run: LinkToRun) -> None:
+def render(
+    store: Store, link_to_run: LinkToRun, link_to_incident: LinkToIncident | None = None
+) -> None:
     st.header("Alerts")
     shown = st.segmented_control(
         "State",
@@ -41,10 +43,12 @@ def render(store: Store, link_to_run: LinkToRun) -> None:
         key="alerts_state",
         label_visibility="collapsed",
     )
-    live(lambda: _page(store, link_to_run, shown or "Open"), LIVE_S)
+    live(lambda: _page(store, link_to_run, shown or "Open", link_to_incident), LIVE_S)
 
 
-def _page(store: Store, link_to_run: LinkToRun, shown: str) -> None:
+def _page(
+    store: Store, link_to_run: LinkToRun, shown: str, link_to_incident: LinkToIncident | None
+) -> None:
     names = {run.id: run.name for run in store.runs(include_archived=True)}
     alerts = store.alerts(states=list(_STATES[shown]))
     _failing_channels(store)
@@ -55,7 +59,7 @@ def _page(store: Store, link_to_run: LinkToRun, shown: str) -> None:
         else:
             st.info("No alert in this state.")
         return
-    feed(store, alerts, names, link_to_run)
+    feed(store, alerts, names, link_to_run, link_to_incident=link_to_incident)
 
 
 def _failing_channels(store: Store) -> None:
@@ -93,13 +97,14 @@ def feed(
     names: dict[str, str] | None = None,
     link_to_run: LinkToRun | None = None,
     most: int = MOST_SHOWN,
+    link_to_incident: LinkToIncident | None = None,
 ) -> None:
     """Draws alerts, newest first. names, link_to_run: where they belong to several runs."""
     newest = sorted(alerts, key=lambda a: a.created_s, reverse=True)
     now_s = time.time()
     for alert in newest[:most]:
         with st.container(border=True, gap="small", key=f"alert_{alert.id}"):
-            _alert(store, alert, now_s, names, link_to_run)
+            _alert(store, alert, now_s, names, link_to_run, link_to_incident)
     if len(newest) > most:
         st.caption(f"{len(newest) - most} older ones are not shown.")
 
@@ -110,6 +115,7 @@ def _alert(
     now_s: float,
     names: dict[str, str] | None,
     link_to_run: LinkToRun | None,
+    link_to_incident: LinkToIncident | None,
 ) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         badge(SEVERITIES[alert.severity])
@@ -129,6 +135,8 @@ def _alert(
         + (f" · `{spec.name}`: {spec.high}" if spec and spec.high else "")
     )
     _words(alert)
+    if link_to_incident is not None and "record" in alert.evidence:
+        link_to_incident("How it came about, and why", alert.id)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if alert.state == "open":
             _button(store, alert, "acknowledged", "Acknowledge", ":material/done:")

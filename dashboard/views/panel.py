@@ -19,6 +19,9 @@ CALM_S = 10.0
 LinkToRun = Callable[[str, str], None]
 """Draws a link with a label (text of a run, not yet escaped) to the page of the run with an id."""
 
+LinkToIncident = Callable[[str, str], None]
+"""Draws a link with a label to the page of the incident of an alert's id."""
+
 
 def live(part: Callable[[], None], every_s: float | None) -> None:
     """Draws a part, and again every so many seconds by itself; None draws it once.

@@ -23,7 +23,7 @@ from . import (
     system,
     who_goes_where,
 )
-from .panel import CALM_S, LIVE_S, badge, live
+from .panel import CALM_S, LIVE_S, LinkToIncident, badge, live
 
 _LAST_SEEN = "moescope_last_seen_run"
 
@@ -63,7 +63,7 @@ def picked(store: Store, wanted: str) -> str:
     return chosen
 
 
-def render(store: Store, wanted: str) -> None:
+def render(store: Store, wanted: str, link_to_incident: LinkToIncident | None = None) -> None:
     """Draws a run's page. wanted: id, beginning of an id, or name, as the address has it."""
     if not wanted:
         st.info("No run yet. `moescope train tiny --data FOLDER` starts one; it appears here.")
@@ -76,7 +76,7 @@ def render(store: Store, wanted: str) -> None:
         return
     is_live = run.status == "running"
     beat_s = LIVE_S if is_live else None
-    live(lambda: _head(store, run.id, is_live), beat_s or CALM_S)
+    live(lambda: _head(store, run.id, is_live, link_to_incident), beat_s or CALM_S)
     live(lambda: control.render(store, _now(store, run.id)), beat_s)
     if not RunReader(store, run.id).signals:
         live(lambda: _until_measured(store, run.id), beat_s)
@@ -97,7 +97,9 @@ def _now(store: Store, run_id: str) -> RunNow:
     return run_now(store, store.find_run(run_id), open_alerts, time.time())
 
 
-def _head(store: Store, run_id: str, is_live: bool) -> None:
+def _head(
+    store: Store, run_id: str, is_live: bool, link_to_incident: LinkToIncident | None
+) -> None:
     now = _now(store, run_id)
     if now.is_live != is_live:
         st.rerun(scope="app")  # it ended or was resumed: the other parts tick otherwise now
@@ -119,7 +121,7 @@ def _head(store: Store, run_id: str, is_live: bool) -> None:
         st.caption(plain(now.run.note))
     open_alerts = store.alerts(run_id=run_id, states=["open"])
     if open_alerts:
-        alerts.feed(store, open_alerts, most=3)
+        alerts.feed(store, open_alerts, most=3, link_to_incident=link_to_incident)
 
 
 def _numbers(now: RunNow) -> list[tuple[str, str, str]]:

@@ -129,7 +129,7 @@ class Keeper:
                 about["batch"],
                 sum(file.stat().st_size for file in path.iterdir()),
                 about["created_s"],
-                health=_read_health(path),
+                health=read_health(path),
             )
         return self.checkpoints
 
@@ -216,6 +216,15 @@ class Keeper:
             f"no usable checkpoint at or before step {step} in {self.folder.name} "
             f"(there are: {[c.step for c in self.checkpoints]})"
         )
+
+    def held_before(self, step: int) -> tuple[Checkpoint, dict[str, Any]] | None:
+        """Returns the newest state of at most that step that is not tainted, for another thread to
+        read; None where it is not in memory."""
+        for checkpoint in reversed([c for c in self.checkpoints if c.step <= step]):
+            if checkpoint.health != "tainted":
+                is_held = checkpoint.step in self._ring.steps()
+                return (checkpoint, self._ring.lend(checkpoint.step)) if is_held else None
+        return None
 
     def drop_after(self, step: int) -> None:
         """Forgets the states of the branch that is abandoned by going back to `step`."""
@@ -367,7 +376,7 @@ def _write_health(path: Path, health: Health) -> None:
         return
 
 
-def _read_health(path: Path) -> Health:
+def read_health(path: Path) -> Health:
     try:
         health: Health = json.loads((path / HEALTH).read_text())["health"]
     except (OSError, ValueError, KeyError):

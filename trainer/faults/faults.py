@@ -43,7 +43,7 @@ class Fault:
     """Whether a stretch of the clips is spoiled at the onset."""
 
 
-def _ten_times_the_rate(trainer: "Trainer") -> None:
+def ten_times_the_rate(trainer: "Trainer") -> None:
     trainer.state.damp_scale, trainer.state.damp_until = 10.0, trainer.state.step + 1
 
 
@@ -55,7 +55,7 @@ def _round_router(trainer: "Trainer") -> None:
 
 
 @torch.no_grad()
-def _favour(trainer: "Trainer") -> None:
+def favour(trainer: "Trainer") -> None:
     _bias(trainer)[EXPERT] = 10.0
 
 
@@ -153,6 +153,24 @@ class _Late:
         return getattr(self._batches, name)
 
 
+def keep_in_bf16() -> Plant:
+    """Returns a plant that keeps weights in bf16 at a small rate."""
+    return _InBf16()
+
+
+def no_number_once() -> Plant:
+    """Returns a plant that makes one gradient of one step not a number."""
+    has_happened = False
+
+    def once(trainer: "Trainer") -> None:
+        nonlocal has_happened
+        if not has_happened:
+            has_happened = True
+            _no_number(trainer)
+
+    return once
+
+
 def _no_number(trainer: "Trainer") -> None:
     parameter = next(p for p in trainer.state.model.parameters() if p.requires_grad)
     handle: Any = None
@@ -179,7 +197,7 @@ def faults() -> tuple[Fault, ...]:
             "the learning rate is ten times what it was",
             ("update_ratio_rise", "loss_spike", "gradient_spike", "activation_rise"),
             60,
-            plant=_ten_times_the_rate,
+            plant=ten_times_the_rate,
         ),
         Fault(
             "beta2",
@@ -209,7 +227,7 @@ def faults() -> tuple[Fault, ...]:
             170,
             # a second chosen expert would share the work with whomever
             changes={"moe.num_chosen": 1},
-            plant=_favour,
+            plant=favour,
         ),
         Fault(
             "dead_expert",
