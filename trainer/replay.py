@@ -18,17 +18,18 @@ from torch import Tensor
 
 from ..monitors.autopsy.record import Entry
 from ..monitors.autopsy.replaying import Plan, Rounding, State
-from ..platform import catalogue
-from ..platform.errors import MoescopeError
-from ..platform.frozen import changed, parsed
-from ..platform.records import Alert, Run
-from .checkpoints.checkpoint import (
+from ..monitors.states.checkpoint import (
     DamagedCheckpoint,
     checkpoint_folders,
     read_about,
     read_checkpoint,
 )
-from .checkpoints.keeping import read_health
+from ..monitors.states.keeping import read_health
+from ..monitors.step_record import scalar
+from ..platform import catalogue
+from ..platform.errors import MoescopeError
+from ..platform.frozen import changed, parsed
+from ..platform.records import Alert, Run
 from .compute.gradients import step_gradients, step_losses
 from .config import RunConfig
 from .data.batches import Batch, Batches
@@ -40,7 +41,6 @@ from .objective.timesteps import Draw, draw
 from .optim.schedule import learning_rate
 from .run import clips_for, device_of, fresh_state
 from .scene import AT, BEFORE, incident_folder
-from .step_record import scalar
 from .update import apply_update
 
 MARGIN_STEPS = 5

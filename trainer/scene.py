@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..monitors.autopsy.record import FlightRecord, write_record
+from ..monitors.states.checkpoint import num_bytes, remove_partials, write_checkpoint
 from ..platform.records import Alert
-from .checkpoints.checkpoint import num_bytes, remove_partials, write_checkpoint
 
 INCIDENTS = "incidents"
 RECORD, BEFORE, AT = "record", "before", "at"

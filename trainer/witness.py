@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ..monitors.autopsy.record import Entry, FlightRecord
 from ..monitors.autopsy.recorder import FlightRecorder
 from ..monitors.autopsy.story import first_account
+from ..monitors.states.checkpoint import copied
 from ..platform import catalogue
 from ..platform.records import Alert
-from .checkpoints.checkpoint import copied
 from .scene import AT, BEFORE, RECORD, Scenes, about, incident_folder, is_worth_a_scene
 
 if TYPE_CHECKING:

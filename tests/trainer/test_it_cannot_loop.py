@@ -8,12 +8,12 @@ import psutil
 import pytest
 import torch
 
+from moescope.monitors.states.keeping import Keeper
 from moescope.platform.alert_kinds import HALTED
 from moescope.platform.frozen import changed
 from moescope.platform.records import Action, Alert, Event
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
-from moescope.trainer.checkpoints.keeping import Keeper
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.make_clips import make_clips
 from moescope.trainer.data.spoil_clips import spoil_clips
