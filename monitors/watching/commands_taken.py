@@ -18,7 +18,7 @@ PAUSE_POLL_S = 0.2
 
 def obey(run: "WatchedRun") -> Action | None:
     """Takes what is asked, and stays here while the run is paused; returns the last action that the
-    loop must know of."""
+    loop must know of, a rollback before a damping."""
     found = _take_all(run)
     if run.is_paused:
         run.tell(f"step {run.state.step}: paused, waiting for the command to continue")
@@ -42,7 +42,9 @@ def _take_all(run: "WatchedRun") -> Action | None:
         state: Literal["done", "refused"] = "done"
         try:
             answer, action = _take(run, command)
-            found = action or found
+            if action is not None and (found is None or action.kind != "damp"):
+                # of several the loop is told of the one that it has to mind
+                found = action
         except (MoescopeError, ValueError, TypeError) as refusal:
             state, answer = "refused", str(refusal)
         run.contact.answer(command, state, answer)
