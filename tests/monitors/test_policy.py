@@ -301,7 +301,7 @@ incident = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(incident, max_size=8), st.booleans())
 def test_random_schedules_end_in_progress_or_halt(
     tmp_path_factory: pytest.TempPathFactory,
