@@ -134,11 +134,20 @@ class Policy:
         self._advised.add(key)
         return replace(action, kind="carry_on", reason=f"{ADVISED}{action.reason}")
 
-    def note(self, action: Action, step: int, batch: int, *, is_automatic: bool = True) -> None:
-        """Remembers, on the disk before it returns, that an action was carried out. carry_on is not
+    def note(
+        self,
+        action: Action,
+        step: int,
+        batch: int,
+        *,
+        is_automatic: bool = True,
+        segment: int | None = None,
+    ) -> None:
+        """Remembers, on the disk before it returns, that an action is carried out. carry_on is not
         an action.
 
-        A rollback that a person asked for (`is_automatic=False`) is remembered, but takes nothing
+        segment: the one that it leaves, where that is known better than from the last judgement: a
+        process that was just resumed has judged nothing yet. A rollback that a person asked for (`is_automatic=False`) is remembered, but takes nothing
         from the budget.
         """
         if action.kind == "carry_on":
@@ -157,7 +166,7 @@ class Policy:
                 batch,
                 action.alert_id,
                 action.to_step,
-                self._segment,
+                self._segment if segment is None else segment,
                 is_automatic,
                 "" if condition is None else condition.rule,
                 hardened_to,
@@ -221,7 +230,7 @@ class Policy:
             if checkpoint.step == 0:
                 health = "certified"
             elif (
-                self._is_abandoned(checkpoint)
+                self.is_abandoned(checkpoint)
                 or (limit is not None and checkpoint.step > limit)
                 or any(first < checkpoint.step <= last for first, last in unproven)
             ):
@@ -235,6 +244,17 @@ class Policy:
             if health != checkpoint.health:
                 changed.append(replace(checkpoint, health=health))
         return changed
+
+    def is_abandoned(self, checkpoint: Checkpoint) -> bool:
+        """Whether a rollback left this state behind on the branch that it went back from; also
+        where a crash came before that state was dropped."""
+        return any(
+            taken.kind == "rollback"
+            and taken.to_step is not None
+            and checkpoint.segment <= taken.segment
+            and checkpoint.step > taken.to_step
+            for taken in self._memory.actions
+        )
 
     def _wanted(
         self, step: int, batch: int, judgement: Judgement, checkpoints: Sequence[Checkpoint]
@@ -350,7 +370,7 @@ class Policy:
                 checkpoint
                 for checkpoint in checkpoints
                 if (checkpoint.health == "certified" or checkpoint.step == 0)
-                and not self._is_abandoned(checkpoint)
+                and not self.is_abandoned(checkpoint)
                 and checkpoint.step <= max(0, alert.onset_step - limits.margin_steps)
             ),
             key=lambda checkpoint: (checkpoint.step, checkpoint.segment),
@@ -418,12 +438,3 @@ class Policy:
                 for taken in self._memory.actions
             )
         ]
-
-    def _is_abandoned(self, checkpoint: Checkpoint) -> bool:
-        return any(
-            taken.kind == "rollback"
-            and taken.to_step is not None
-            and checkpoint.segment <= taken.segment
-            and checkpoint.step > taken.to_step
-            for taken in self._memory.actions
-        )

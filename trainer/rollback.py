@@ -1,9 +1,10 @@
 """Carries out what the policy or a person decided: skip data, damp, roll back, halt."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..platform.errors import MoescopeError
 from ..platform.records import Action, Segment
 
 if TYPE_CHECKING:
@@ -35,14 +36,17 @@ HEALTHY_IN_A_ROW = 8
 
 
 def carry_out(trainer: "Trainer", action: Action, *, is_automatic: bool = True) -> str:
-    """Carries the action out at a step boundary and returns in words what was done."""
+    """Carries the action out at a step boundary and returns in words what was done.
+
+    Where no state is left to go back to, an automatic rollback becomes a halt. One that a person
+    asked for raises MoescopeError then, and neither the training nor the policy knows of it.
+    """
     state = trainer.state
     if action.kind == "carry_on":
         return ""
-    # remembered before it starts: a crash in the middle must not give the budget back
-    trainer.policy.note(action, state.step, state.batch, is_automatic=is_automatic)
     if action.kind == "rollback":
-        return _roll_back(trainer, action)
+        return _roll_back(trainer, action, is_automatic)
+    _note(trainer, action, is_automatic)
     if action.kind == "skip_data":
         _start_vetting(trainer, action)
         done = f"data is vetted from batch {action.vet_from_batch} on"
@@ -61,14 +65,34 @@ def carry_out(trainer: "Trainer", action: Action, *, is_automatic: bool = True) 
     return done
 
 
-def _roll_back(trainer: "Trainer", action: Action) -> str:
+def _note(trainer: "Trainer", action: Action, is_automatic: bool) -> None:
+    """Remembers the action before it takes effect: a crash in the middle must not give the budget
+    back."""
+    trainer.policy.note(
+        action,
+        trainer.state.step,
+        trainer.state.batch,
+        is_automatic=is_automatic,
+        segment=trainer.segment.index,
+    )
+
+
+def _roll_back(trainer: "Trainer", action: Action, is_automatic: bool) -> str:
     """Restores everything that computes and opens a new segment; what must remember stays as it
     is."""
     assert action.to_step is not None, action
     state, from_step, from_batch = trainer.state, trainer.state.step, trainer.state.batch
-    trainer.forget_pending()
     start_s = time.perf_counter()
-    saved, checkpoint, source = trainer.keeper.load(action.to_step)
+    try:
+        saved, checkpoint, source = trainer.keeper.load(action.to_step)
+    except MoescopeError as error:
+        if not is_automatic:
+            raise
+        reason = f"halt: {error}; it was to {action.reason}"
+        return carry_out(trainer, Action("halt", reason, action.alert_id))
+    # only now: the state that could be read may be an older one, and the run goes to that
+    _note(trainer, replace(action, to_step=checkpoint.step), is_automatic)
+    trainer.forget_pending()
     state.restore(saved)
     took_s = time.perf_counter() - start_s
     trainer.keeper.drop_after(checkpoint.step)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -310,6 +310,12 @@ def _open_segment(trainer: Trainer, store: Store, old: Run | None) -> None:
         trainer.open_segment(trainer.segment)
         return
     trainer.keeper.open_folder()
+    # a kill between a rollback's note and its end leaves the branch there that it went back from
+    trainer.keeper.stamp(
+        replace(c, health="tainted")
+        for c in trainer.keeper.checkpoints
+        if c.health != "tainted" and trainer.policy.is_abandoned(c)
+    )
     usable = [c for c in trainer.keeper.checkpoints if c.health != "tainted"]
     if not usable:
         raise MoescopeError(f"run {old.name} has no usable checkpoint in {trainer.keeper.folder}")

@@ -2,7 +2,9 @@
 nothing that stays."""
 
 import gc
+import json
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from moescope.monitors.states.keeping import Keeper
 from moescope.platform.alert_kinds import HALTED
+from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
 from moescope.platform.records import Action, Alert, Event
 from moescope.platform.settings import Settings
@@ -27,6 +30,19 @@ GOOD_BATCHES = 300
 def record_of(settings: Settings, run_id: str) -> tuple[list[Event], list[Alert]]:
     with open_store(settings.store_url) as store:
         return list(store.events(run_id)), list(store.alerts(run_id))
+
+
+def damage_all(keeper: Keeper) -> int:
+    """Cuts a byte off every checkpoint on the disk; returns how many there were."""
+    keeper.flush()
+    files = sorted(keeper.folder.glob("step-*/*.safetensors"))
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-1])
+    return len(files)
+
+
+def memory_of(run_folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_folder / "memory.jsonl").read_text().splitlines()]
 
 
 def test_a_state_that_is_broken_from_the_start_halts_within_its_budget_and_calls(
@@ -56,6 +72,54 @@ def test_a_state_that_is_broken_from_the_start_halts_within_its_budget_and_calls
     assert "3 rollbacks within 1000 steps did not help" in call.message
     assert call.severity == "critical"
     assert call.state == "open"
+
+
+def test_a_run_that_has_no_sound_checkpoint_left_to_go_back_to_halts_and_calls(
+    small: RunConfig, settings: Settings
+) -> None:
+    config = changed(small, {"steps": 200, "checkpoint.ring_gib": 0.0})
+    broken: list[int] = []
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.state.step == 45 and not broken:
+            broken.append(damage_all(trainer.keeper))
+            with torch.no_grad():
+                next(trainer.state.model.parameters()).fill_(torch.nan)
+
+    result = train(config, settings=settings, progress=False, on_step=on_step)
+    assert broken[0] >= 2
+    assert result.status == "halted"
+    events, alerts = record_of(settings, result.run_id)
+    assert [e.kind for e in events if e.kind in ("rollback", "halt")] == ["halt"]
+    [call] = [alert for alert in alerts if alert.rule == HALTED]
+    assert "no usable checkpoint at or before step" in call.message
+    assert (call.severity, call.state) == ("critical", "open")
+    # a rollback that was not carried out takes nothing from the budget and abandons no state
+    actions = [line["kind"] for line in memory_of(result.folder) if line["what"] == "action"]
+    assert actions == ["halt"]
+
+
+def test_a_rollback_to_damaged_checkpoints_that_a_person_asks_for_leaves_no_trace(
+    small: RunConfig, settings: Settings
+) -> None:
+    config = changed(small, {"steps": 60, "checkpoint.ring_gib": 0.0})
+    refused: list[str] = []
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.state.step == 45 and not refused:
+            damage_all(trainer.keeper)
+            with pytest.raises(MoescopeError, match="no usable checkpoint") as refusal:
+                carry_out(trainer, Action("rollback", "asked", to_step=20), is_automatic=False)
+            refused.append(str(refusal.value))
+            assert (trainer.state.step, trainer.segment.index) == (45, 0)
+
+    result = train(config, settings=settings, progress=False, on_step=on_step)
+    assert refused
+    assert (result.status, result.step) == ("finished", 60)
+    assert [line for line in memory_of(result.folder) if line["what"] == "action"] == []
+    with open_store(settings.store_url) as store:
+        [last] = [c for c in store.checkpoints(result.run_id) if c.step == 60]
+    assert (last.health, last.is_on_disk) == ("fresh", True)
 
 
 @pytest.mark.story

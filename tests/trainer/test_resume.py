@@ -44,6 +44,10 @@ def on_step(trainer):
         trainer.policy.note(Action("rollback", "test", "a", to_step=20), 40, 40)
         trainer.policy.skip_batch(kill_at + 3)
     if trainer.state.step == kill_at:
+        if sys.argv[4] == "going back":
+            trainer.keeper.drop_after = lambda step: os.kill(os.getpid(), signal.SIGKILL)
+            (home / "killed").write_text(repr(time.time()))
+            carry_out(trainer, Action("rollback", "test", to_step=20), is_automatic=False)
         if sys.argv[4] == "incident":
             trainer.raise_alert("samples", "raised just before the kill")
         (home / "killed").write_text(repr(time.time()))
@@ -307,3 +311,29 @@ def test_an_id_is_a_plain_name(small: RunConfig, settings: Settings, run_id: str
         return
     with pytest.raises(MoescopeError, match="letters, digits, dots and dashes"):
         train(small, settings=settings, run_id=run_id, progress=False)
+
+
+def test_a_kill_while_going_back_does_not_bring_the_branch_back_that_was_left(
+    small: RunConfig, settings: Settings
+) -> None:
+    killed(small, settings.home, at=47, what="going back")
+    folder = settings.home / "runs" / "r" / "checkpoints"
+    assert [path.name[:13] for path in sorted(folder.glob("step-*"))][-1] == "step-00000040"
+    began: list[int] = []
+    kept: list[int] = []
+
+    def on_step(trainer: Trainer) -> None:
+        if not began:
+            began.append(trainer.state.step)
+            kept.extend(c.step for c in trainer.keeper.checkpoints)
+
+    result = train(small, settings=settings, resume="r", progress=False, on_step=on_step)
+    assert (began, kept) == ([20], [0, 20])
+    with opened(settings) as store:
+        last = store.segments("r")[-1]
+        assert (last.index, last.start_step, last.reason) == (1, 20, "resume")
+        gone = [c for c in store.checkpoints("r") if (c.segment, c.step) == (0, 40)]
+        assert [(c.health, c.is_on_disk) for c in gone] == [("tainted", False)]
+        # what it trains from there on is no part of what was left
+        assert all(c.health != "tainted" for c in store.checkpoints("r") if c.segment == 1)
+    assert (result.status, result.step) == ("finished", 60)
