@@ -146,9 +146,9 @@ class Policy:
         """Remembers, on the disk before it returns, that an action is carried out. carry_on is not
         an action.
 
-        segment: the one that it leaves, where that is known better than from the last judgement: a
-        process that was just resumed has judged nothing yet. A rollback that a person asked for (`is_automatic=False`) is remembered, but takes nothing
-        from the budget.
+        A rollback that a person asked for (`is_automatic=False`) is remembered, but takes nothing
+        from the budget. segment: the one that is left, by default that of the last judgement; a
+        process that was just resumed has judged nothing yet.
         """
         if action.kind == "carry_on":
             return

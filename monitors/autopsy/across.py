@@ -1,5 +1,5 @@
 """Across runs: whether the same clips or batches were odd in other runs, too, which says that it is
-the data.
+the data, unless the replay has shown something else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,7 +64,14 @@ def _say(found: dict[str, Any], verdict: Verdict) -> None:
     named = sorted({row["run"] for row in (*found["incidents"], *odd)})
     if named:
         which = "clips" if found["incidents"] else "batches"
-        text = f"the same {which} are odd in {', '.join(named)}, too: it is the data"
+        text = f"the same {which} are odd in {', '.join(named)}, too"
+        against = _shown_against_data(verdict)
+        if against:
+            text = f"{text}, but {against}"
+            found["said"].append(f"Across runs: {text}.")
+            verdict.note(text)
+            return
+        text = f"{text}: it is the data"
         found["said"].append(f"Across runs: {text}.")
         verdict.add("data", text)
         if "not_reproducible" in verdict.causes:
@@ -75,6 +82,17 @@ def _say(found: dict[str, Any], verdict: Verdict) -> None:
         text = f"the same batches were nothing odd in {names}"
         found["said"].append(f"Across runs: {text}.")
         verdict.note(text)
+
+
+def _shown_against_data(verdict: Verdict) -> str:
+    """What the replay has shown that other runs cannot make the data's, in words; else empty. The
+    same spoiled start or code makes two runs odd at the same place as well."""
+    if "data" in verdict.causes:
+        return ""
+    if any(arm.name == "other_data" and arm.shows == "yes" for arm in verdict.arms):
+        return "the replay shows it with batches from before the onset, too"
+    proven = [cause for cause in verdict.causes if cause in ("state", "precision")]
+    return f"the replay names {' and '.join(proven)}" if proven else ""
 
 
 def _data(run: Run) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """The same batches or clips odd in several runs are said to be the data."""
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from moescope.monitors.autopsy.across import across_runs
 from moescope.monitors.autopsy.record import Entry, FlightRecord
 from moescope.monitors.autopsy.story import first_account
-from moescope.monitors.autopsy.verdict import Verdict
+from moescope.monitors.autopsy.verdict import Arm, Cause, Verdict
 from moescope.platform import catalogue
 from moescope.platform.incidents import put_incident
 from moescope.platform.records import Frame, Run, Segment
@@ -87,6 +88,52 @@ def test_the_same_clips_in_incidents_of_two_runs_are_the_data_whatever_their_ord
     found = across_runs(store, mine, spike, verdict)
     assert [row["run"] for row in found["incidents"]] == ["other"]
     assert verdict.causes == ["data"]
+
+
+WITH_OTHER_DATA = Arm("other_data", "with batches from before the onset", "yes", 9.0)
+
+
+@pytest.mark.parametrize("which", ["clips", "batches"])
+@pytest.mark.parametrize(
+    "proven",
+    [
+        Verdict(causes=["state"], is_replayed=True),
+        Verdict(causes=["precision"], is_replayed=True),
+        Verdict(arms=[WITH_OTHER_DATA], is_replayed=True),
+        Verdict(causes=["not_reproducible"], arms=[WITH_OTHER_DATA], is_replayed=True),
+    ],
+    ids=["state", "precision", "shown with other data", "gone, shown with other data"],
+)
+def test_what_other_runs_found_is_only_noted_where_the_replay_shows_another_cause(
+    store: Store, spike: FlightRecord, entry: MakeEntry, which: str, proven: Verdict
+) -> None:
+    mine, other = add_run(store, "r"), add_run(store, "other")
+    if which == "clips":
+        put_incident(store, replace(first_account(spike, 1.0), alert_id="a", run_id=other.id))
+    else:
+        write(store, other, [entry(s, chance=1, factor=4.0 if s >= 100 else 1.0)
+                             for s in range(110)])  # fmt: skip
+    verdict = deepcopy(proven)
+    found = across_runs(store, mine, spike, verdict)
+    assert found["incidents" if which == "clips" else "odd_in"]
+    assert verdict.causes == proven.causes
+    [told] = verdict.evidence
+    assert told.speaks_for == "-"
+    assert told.text.startswith(f"the same {which} are odd in other, too, but the replay ")
+    assert "it is the data" not in found["said"][0]
+
+
+@pytest.mark.parametrize("causes", [["data"], ["data", "state"]])
+def test_other_runs_confirm_the_data_that_the_replay_names(
+    store: Store, spike: FlightRecord, causes: list[Cause]
+) -> None:
+    mine, other = add_run(store, "r"), add_run(store, "other")
+    put_incident(store, replace(first_account(spike, 1.0), alert_id="a", run_id=other.id))
+    verdict = Verdict(causes=list(causes), is_replayed=True)
+    found = across_runs(store, mine, spike, verdict)
+    assert verdict.causes == causes
+    assert "it is the data" in found["said"][0]
+    assert [e.speaks_for for e in verdict.evidence] == ["data"]
 
 
 @pytest.mark.parametrize("what", ["another folder", "another seed", "too short"])
