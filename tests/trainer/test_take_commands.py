@@ -76,6 +76,28 @@ def test_what_cannot_be_done_is_refused_with_the_reason(
     assert command.answer.startswith(answer)
 
 
+def test_going_back_to_damaged_checkpoints_is_refused_and_training_goes_on(
+    small: RunConfig, settings: Settings
+) -> None:
+    changes = {"steps": 100_000, "checkpoint.ring_gib": 0.0, "checkpoint.disk_every_steps": 4}
+    with open_trainer(changed(small, changes), settings, run_id="r") as trainer:
+        store = open_store(settings.store_url)
+        for _ in range(10):
+            trainer.train_step()
+        trainer.keeper.flush()
+        for file in trainer.keeper.folder.glob("step-*/*.safetensors"):
+            file.write_bytes(file.read_bytes()[:-1])
+        command = obeyed(trainer, store, "rollback", {"to_step": 8})
+        store.close()
+        assert command.state == "refused"
+        assert command.answer.startswith("no usable checkpoint at or before step 8")
+        assert trainer.state.step >= 11
+        assert (trainer.status, trainer.segment.index) == ("running", 0)
+        saved = trainer.keeper.save_now(trainer.state, trainer.segment.index)
+        assert saved is not None
+        assert not trainer.policy.is_abandoned(saved)
+
+
 @pytest.mark.parametrize("mode", ["advisory", "off"])
 def test_who_takes_the_automatic_action_away_ends_the_vetting_of_data(
     small: RunConfig, settings: Settings, mode: Mode, monkeypatch: pytest.MonkeyPatch
