@@ -179,10 +179,11 @@ def test_a_revoked_certificate_is_never_read_again(kept: Kept, no_file_above: No
         kept.stamp(0, "tainted")
         kept.stamp(0, "tainted")
         assert not (folder / HEALTH).exists()
-    assert kept.faults == [
+    (fault,) = kept.faults
+    assert fault == (
         "the health of step 0 (tainted) cannot be written beside its checkpoint, which counts as "
         "fresh without: File too large"
-    ]
+    )
     assert kept.health(0) == "tainted"
     kept.keeper.after_step(Training(step=1), 0)
     assert read_health(folder) == "tainted"
