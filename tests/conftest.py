@@ -1,9 +1,11 @@
 """Fixtures for all tests, and the demand for PostgreSQL where continuous integration makes it."""
 
 import os
+import resource
 import secrets
+import signal
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,3 +205,23 @@ def save_text_encoder(folder: Path, kind: str = "umt5", width: int = 16) -> Path
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     ).save_pretrained(folder / "tokenizer")
     return folder
+
+
+@contextmanager
+def _no_file_above(num_bytes: int) -> Generator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # as Python has it already, but for whoever started it otherwise: the signal would end it
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
+
+
+@pytest.fixture
+def no_file_above() -> Callable[[int], AbstractContextManager[None]]:
+    """A disk that refuses: inside, no file of this process grows beyond a size, and the libraries
+    that write meet the true error."""
+    return _no_file_above

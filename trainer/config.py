@@ -234,7 +234,8 @@ class CheckpointConfig(Frozen):
     keep: PositiveInt = Field(default=4, le=100_000)
     """Certified checkpoints kept on disk beside the newest."""
     quota_gib: PositiveFloat = Field(default=50.0, le=MOST_GIB)
-    """Disk that the run's checkpoints may take."""
+    """Disk that the run's checkpoints may take; the newest and the newest certified one always
+    stay."""
     min_free_gib: NonNegativeFloat = Field(default=0.5, le=MOST_GIB)
     """Below that much free disk no checkpoint is written, which raises an alert."""
 

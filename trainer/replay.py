@@ -24,7 +24,7 @@ from ..monitors.states.checkpoint import (
     read_about,
     read_checkpoint,
 )
-from ..monitors.states.keeping import read_health
+from ..monitors.states.stamps import read_health
 from ..monitors.step_record import scalar
 from ..platform import catalogue
 from ..platform.errors import MoescopeError

@@ -9,10 +9,12 @@ the key `objects`: they keep tuples and ordered mappings, in `objects.pt`, which
 """
 
 import copy
+import errno
 import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -21,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -51,7 +54,7 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], about: Mapping[str,
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        save_file(tensors, partial / TENSORS)
+        _write_tensors(tensors, partial / TENSORS)
         document = {
             "format": FORMAT,
             "about": dict(about),
@@ -60,7 +63,7 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], about: Mapping[str,
         }
         files = [TENSORS, VALUES]
         if "objects" in state:
-            torch.save(state["objects"], partial / OBJECTS)
+            _write_objects(state["objects"], partial / OBJECTS)
             document["objects_blake2b"] = _digest(partial / OBJECTS)
             files.append(OBJECTS)
         text = json.dumps(document, separators=(",", ":"))
@@ -194,6 +197,29 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: _decode(twin, tensors) for key, twin in value["items"]}
     tensor = tensors[value["at"]]
     return tensor.numpy() if value["$"] == "array" else tensor
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        # its own kind of error, also where the disk is full; the number stands in the text alone
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise OSError(errno.EIO, str(error)) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def _write_objects(objects: Any, path: Path) -> None:
+    # into a file of ours: torch hides a full disk behind a RuntimeError about positions, and keeps
+    # the reason only where Python does the writing
+    with path.open("wb") as file:
+        try:
+            torch.save(objects, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise OSError(errno.EIO, str(error).splitlines()[0]) from error
 
 
 def _document(folder: Path) -> dict[str, Any]:

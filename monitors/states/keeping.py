@@ -6,13 +6,11 @@ delays (DESIGN.md section 4). A write happens in a side thread from the ring's c
 training does not wait for the disk.
 """
 
-import json
-import os
 import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,8 +31,9 @@ from .checkpoint import (
     write_checkpoint,
 )
 from .host_ring import HostRing
+from .retiring import steps_to_keep, steps_within
+from .stamps import read_health, write_health
 
-HEALTH = "health.json"
 RING_STATES = 8
 
 
@@ -99,6 +98,10 @@ class Keeper:
         folder.mkdir(parents=True, exist_ok=True)
         self._ring = HostRing(0)
         self._by_step: dict[int, Checkpoint] = {}
+        # handed to the writer and not through yet
+        self._in_writing: set[int] = set()
+        # their health is not beside the files, as that failed
+        self._unstamped: set[int] = set()
         self._lock = threading.Lock()
         self._jobs: queue.Queue[tuple[Checkpoint, dict[str, Any]] | None] = queue.Queue(maxsize=1)
         self._faults: queue.Queue[str] = queue.Queue()
@@ -153,6 +156,7 @@ class Keeper:
 
     def after_step(self, state: Kept, segment: int) -> None:
         """Takes a snapshot or writes to disk where the state's step is due for it."""
+        self._stamp_again()
         self._tell_faults()
         step = state.step
         to_disk = self.is_on_disk and step % self._config.disk_every_steps == 0
@@ -189,10 +193,12 @@ class Keeper:
                 if mine is None:
                     continue
                 mine = self._by_step[checkpoint.step] = replace(mine, health=checkpoint.health)
+                if mine.is_on_disk:
+                    self._record_health(mine)
             if mine.is_on_disk:
-                _write_health(Path(mine.path), mine.health)
                 self._say(mine)
         self._retire()
+        self._tell_faults()
 
     def load(self, step: int) -> tuple[dict[str, Any], Checkpoint, str]:
         """Returns (state, checkpoint, "memory" or "disk") of a step; a damaged one is said and
@@ -240,13 +246,17 @@ class Keeper:
                 self._say(replace(checkpoint, health="tainted", is_on_disk=False))
 
     def flush(self) -> None:
-        """Waits until what was handed to the disk is there."""
+        """Waits until what was handed to the disk is there, or has failed."""
         self._jobs.join()
+        with self._lock:
+            self._forget_lost()
 
     def close(self) -> None:
         self.flush()
         self._jobs.put(None)
         self._writer.join()
+        self._stamp_again()
+        self._tell_faults()
 
     def _tell_faults(self) -> None:
         while not self._faults.empty():
@@ -273,18 +283,22 @@ class Keeper:
             self._by_step[step] = (
                 checkpoint if old is None else replace(checkpoint, health=old.health)
             )
-            for gone in [
-                s
-                for s, c in self._by_step.items()
-                if not c.is_on_disk and s not in self._ring.steps() and s != step
-            ]:
-                del self._by_step[gone]
+            self._forget_lost(step)
         if to_disk and self.is_on_disk and self._has_room(checkpoint.num_bytes):
             held = self._ring.lend(step) if self._ring.capacity else copied(captured)
+            with self._lock:
+                self._in_writing.add(step)
             self._jobs.put((checkpoint, held))
         elif not self._ring.capacity:
             with self._lock:
                 del self._by_step[step]
+
+    def _forget_lost(self, new: int | None = None) -> None:
+        """Forgets what is neither in memory nor on disk nor on its way there, save the step `new`.
+        The caller holds the lock."""
+        held = {*self._ring.steps(), *self._in_writing, new}
+        for step in [s for s, c in self._by_step.items() if not c.is_on_disk and s not in held]:
+            del self._by_step[step]
 
     def _certified_steps(self) -> frozenset[int]:
         certified = [c.step for c in self.checkpoints if c.health == "certified"]
@@ -304,12 +318,15 @@ class Keeper:
         while (job := self._jobs.get()) is not None:
             try:
                 self._write(*job)
-            except OSError as error:
+            except Exception as error:
+                # whatever it is: without this thread the training would wait for the disk for good
                 self._faults.put(
-                    f"checkpoint of step {job[0].step} not written: {error.strerror}; "
+                    f"checkpoint of step {job[0].step} not written: {_why(error)}; "
                     "the older ones are untouched"
                 )
             finally:
+                with self._lock:
+                    self._in_writing.discard(job[0].step)
                 self._jobs.task_done()
         self._jobs.task_done()
 
@@ -326,18 +343,38 @@ class Keeper:
             current = self._by_step.get(checkpoint.step, checkpoint)
             done = replace(current, num_bytes=size, is_on_disk=True, path=checkpoint.path)
             self._by_step[checkpoint.step] = done
-        _write_health(path, done.health)
+            # with the lock: a stamp that comes meanwhile is written after this one, not before
+            self._record_health(done)
         self._say(done)
+
+    def _record_health(self, kept: Checkpoint) -> None:
+        """Writes the health beside the files; a failure is said once and tried again. The caller
+        holds the lock."""
+        try:
+            write_health(Path(kept.path), kept.health)
+        except OSError as error:
+            if kept.step not in self._unstamped:
+                self._faults.put(
+                    f"the health of step {kept.step} ({kept.health}) cannot be written beside its "
+                    f"checkpoint, which counts as fresh without: {_why(error)}"
+                )
+            self._unstamped.add(kept.step)
+        else:
+            self._unstamped.discard(kept.step)
+
+    def _stamp_again(self) -> None:
+        with self._lock:
+            for step in sorted(self._unstamped):
+                kept = self._by_step.get(step)
+                if kept is not None and kept.is_on_disk:
+                    self._record_health(kept)
+                else:
+                    self._unstamped.discard(step)
 
     def _retire(self) -> None:
         on_disk = [c for c in self.checkpoints if c.is_on_disk]
         kept = steps_to_keep(on_disk, self._delay, self._config.keep)
-        total = sum(c.num_bytes for c in on_disk if c.step in kept)
-        quota = self._config.quota_gib * 2**30
-        for checkpoint in on_disk:
-            if checkpoint.step in kept and total > quota and len(kept) > 2:
-                kept.discard(checkpoint.step)
-                total -= checkpoint.num_bytes
+        kept = steps_within(on_disk, kept, self._config.quota_gib * 2**30)
         for checkpoint in on_disk:
             if checkpoint.step in kept:
                 continue
@@ -351,34 +388,7 @@ class Keeper:
             self._say(replace(checkpoint, is_on_disk=False))
 
 
-def steps_to_keep(checkpoints: Sequence[Checkpoint], delay: int, num_certified: int) -> set[int]:
-    """Returns the steps that stay on disk: the newest, every fresh one, and certified ones aged
-    about delay * 4**i."""
-    if not checkpoints:
-        return set()
-    newest = max(c.step for c in checkpoints)
-    kept = {newest} | {c.step for c in checkpoints if c.health == "fresh"}
-    certified = [c.step for c in checkpoints if c.health == "certified"]
-    for i in range(num_certified if certified else 0):
-        wanted = newest - delay * 4**i
-        kept.add(min(certified, key=lambda step: (abs(step - wanted), -step)))
-    return kept | set(certified[-1:])
-
-
-def _write_health(path: Path, health: Health) -> None:
-    partial = path / f".{HEALTH}.partial"
-    try:
-        partial.write_text(json.dumps({"health": health}))
-        os.replace(partial, path / HEALTH)
-    except OSError:
-        # the store has the stamp as well; without either the state counts as fresh, the careful
-        # reading
-        return
-
-
-def read_health(path: Path) -> Health:
-    try:
-        health: Health = json.loads((path / HEALTH).read_text())["health"]
-    except (OSError, ValueError, KeyError):
-        return "fresh"
-    return health
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {error}".splitlines()[0]

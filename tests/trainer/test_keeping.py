@@ -1,16 +1,21 @@
 """States are kept by age, quota and room, and a state that is there can be gone back to."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from moescope.monitors.states.keeping import steps_to_keep
+from moescope.monitors.states.retiring import steps_to_keep
+from moescope.monitors.states.stamps import read_health
 from moescope.platform.frozen import changed
 from moescope.platform.records import Checkpoint, Health
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 from moescope.trainer.config import RunConfig
 from moescope.trainer.run import open_trainer, train
+
+LIMIT = 2**21
 
 
 def checkpoint(step: int, health: Health = "certified") -> Checkpoint:
@@ -60,6 +65,18 @@ def test_the_quota_takes_the_oldest_first(small: RunConfig, settings: Settings) 
     result = train(config, settings=other, progress=False)
     folders = list((result.folder / "checkpoints").glob("step-*"))
     assert sum(f.stat().st_size for p in folders for f in p.iterdir()) <= 6 * size
+    assert "certified" in {read_health(folder) for folder in folders}
+
+
+def test_the_quota_leaves_the_way_back(small: RunConfig, settings: Settings) -> None:
+    # nothing but the first state is certified within the run, and two more are all that fits
+    changes = {"steps": 60, "checkpoint.disk_every_steps": 10, "policy.certify_after_steps": 1000}
+    config = changed(small, {**changes, "checkpoint.quota_gib": 0.0001})
+    result = train(config, settings=settings, progress=False)
+    folders = sorted((result.folder / "checkpoints").glob("step-*"))
+    assert folders[0].name.startswith("step-00000000")
+    assert read_health(folders[0]) == "certified"
+    assert len(folders) <= 3
 
 
 def test_too_little_free_disk_is_an_alert_and_training_goes_on(
@@ -94,6 +111,32 @@ def test_a_full_disk_leaves_the_older_checkpoints_as_they_are(
         trainer.train_step()
         assert trainer.keeper.save_now(trainer.state, 0) is None
         assert sorted(p.name for p in trainer.keeper.folder.glob("step-*")) == before
+
+
+def test_a_disk_that_is_really_full_is_an_alert_and_training_goes_on(
+    small: RunConfig,
+    settings: Settings,
+    no_file_above: Callable[[int], AbstractContextManager[None]],
+) -> None:
+    # wide, so that a checkpoint is larger than the store and the journal, which are to be written
+    wide = {"steps": 20, "checkpoint.disk_every_steps": 10, "model.width": 256}
+    with open_trainer(changed(small, wide), settings, run_id="r") as trainer:
+        folder = trainer.keeper.folder
+        assert [c.step for c in trainer.keeper.checkpoints] == [0]
+        (first,) = folder.glob("step-*")
+        before = {file.name: file.read_bytes() for file in first.iterdir()}
+        assert len(before["state.safetensors"]) > 4 * LIMIT
+        with no_file_above(LIMIT):
+            assert trainer.train() == "finished"
+        assert trainer.keeper.save_now(trainer.state, 0) is not None
+    assert {file.name: file.read_bytes() for file in first.iterdir()} == before
+    assert sorted(p.name[:13] for p in folder.iterdir()) == ["step-00000000", "step-00000020"]
+    store = open_store(settings.store_url)
+    try:
+        (alert,) = [a for a in store.alerts("r") if a.rule == "checkpoint"]
+    finally:
+        store.close()
+    assert "not written: File too large; the older ones are untouched" in alert.message
 
 
 def _bytes_of_one(config: RunConfig, settings: Settings) -> int:
