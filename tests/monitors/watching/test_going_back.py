@@ -186,7 +186,8 @@ def test_people_can_ask_a_watched_run_to_go_back_and_to_save(watched: Make, stor
     for _ in range(25):
         loop.step()
     run_id = store.find_run("asked").id
-    ask(store, run_id, "rollback", {"to_step": 10}, "ada", time.time())
+    # the first state is always there, however far the loop gets before it is told
+    ask(store, run_id, "rollback", {"to_step": 0}, "ada", time.time())
     ask(store, run_id, "damp", {"scale": 0.5, "steps": 3}, "ada", time.time())
     ask(store, run_id, "set_mode", {"mode": "none"}, "ada", time.time())
     until_s = time.monotonic() + 60
@@ -196,7 +197,7 @@ def test_people_can_ask_a_watched_run_to_go_back_and_to_save(watched: Make, stor
     loop.run.finish()
     assert "rollback" in {action.kind for action in loop.actions}
     answers = {c.kind: (c.state, c.answer) for c in commands(store, run_id)}
-    assert answers["rollback"] == ("done", "went back to step 10")
+    assert answers["rollback"] == ("done", "went back to step 0")
     assert answers["damp"][0] == "done"
     assert answers["set_mode"] == ("refused", "mode is 'none': allowed are on, advisory, off")
 
