@@ -159,6 +159,7 @@ def test_a_run_whose_data_is_all_poison_from_a_batch_on_halts_within_its_budget_
     assert call.state == "open"
 
 
+@pytest.mark.story
 def test_twenty_rollbacks_leak_neither_memory_nor_file_handles(
     small: RunConfig, settings: Settings
 ) -> None:

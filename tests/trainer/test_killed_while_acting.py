@@ -17,7 +17,7 @@ from moescope.trainer.config import RunConfig
 
 pytestmark = pytest.mark.story
 
-NUM_KILLS = 8
+NUM_KILLS = 6
 BUSY = """
 import json, sys
 from pathlib import Path

@@ -9,6 +9,7 @@ from moescope.trainer.faults import three_arms
 from moescope.trainer.faults.three_arms import arm_config, passing, train_arm
 
 
+@pytest.mark.story
 def test_each_arm_ends_after_the_same_batches_and_the_clean_one_meets_no_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
