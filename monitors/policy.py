@@ -85,6 +85,12 @@ class Policy:
         self._num_healthy = 0
 
     @property
+    def memory_fault(self) -> str:
+        """Why a crash would forget what the policy did last, in words for a person; empty where it
+        would not."""
+        return self._memory.fault
+
+    @property
     def skipped(self) -> set[int]:
         """Batches that are never to be trained on, from this process or an earlier one."""
         return set(self._memory.skipped)

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,9 @@ class PolicyMemory:
         self.num_healthy = 0
         """Healthy steps since anything was hardened, as far as they were noted."""
         self.explained_away: list[ExplainedAway] = []
+        self.fault = ""
+        """Why the last line could not be written, in words for a person: it is known in this
+        process, and a crash would forget it."""
         if path.exists():
             self._read()
         else:
@@ -113,10 +117,22 @@ class PolicyMemory:
         self.explained_away.append(explained)
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        with self._path.open("ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        size = self._path.stat().st_size if self._path.exists() else 0
+        try:
+            with self._path.open("ab") as file:
+                file.write(json.dumps(line).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            self.fault = ""
+        except OSError as error:
+            # a full disk must not end a training; half a line would spoil the one after it
+            self.fault = (
+                f"{self._path.name} cannot be written ({error.strerror}): a crash would forget "
+                "what the policy did last"
+            )
+            log.error("%s", self.fault)
+            with suppress(OSError):
+                os.truncate(self._path, size)
 
     def _read(self) -> None:
         content = self._path.read_bytes()

@@ -362,6 +362,8 @@ class Trainer:
             self.say_event("note", action.reason, {"alert_id": action.alert_id})
             self.progress.say(f"step {pending.step}: {action.reason}")
         carry_out(self, action)
+        if self.policy.memory_fault:
+            self.raise_alert(CHECKPOINT, self.policy.memory_fault)
 
     def _lamp(self, judgement: Judgement) -> Lamp:
         if not judgement.is_healthy:

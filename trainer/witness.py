@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from ..monitors.autopsy.record import Entry, FlightRecord
 from ..monitors.autopsy.recorder import FlightRecorder
 from ..monitors.autopsy.story import first_account
-from ..monitors.states.checkpoint import copied
+from ..monitors.states.checkpoint import copied, num_bytes
 from ..platform import catalogue
 from ..platform.records import Alert
 from .scene import AT, BEFORE, RECORD, Scenes, about, incident_folder, is_worth_a_scene
@@ -74,7 +75,7 @@ class Witness:
         states: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         if is_worth_a_scene(alert):
             scene = self._scene_of_another(alert)
-            if not scene and self._scenes.has_states:
+            if not scene and self._scenes.has_states and self._has_memory():
                 states = self._states(alert)
                 scene = str(incident_folder(self._folder, alert.id).relative_to(self._folder))
                 self._last_scene = (alert.segment, alert.fired_step, scene)
@@ -104,6 +105,17 @@ class Witness:
         segment, step, scene = self._last_scene
         is_same = segment == alert.segment and alert.fired_step - step <= SAME_SCENE_STEPS
         return scene if is_same else ""
+
+    def _has_memory(self) -> bool:
+        """Whether a copy of the state fits into half of the free host memory; says it where not."""
+        needed = num_bytes(self._trainer.state.capture())
+        if needed <= psutil.virtual_memory().available // 2:
+            return True
+        self._trainer.progress.say(
+            f"the state at the alert is not kept: {needed / 2**20:.0f} MiB are more than half of "
+            "the free memory"
+        )
+        return False
 
     def _states(self, alert: Alert) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         trainer, state = self._trainer, self._trainer.state

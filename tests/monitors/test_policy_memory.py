@@ -1,6 +1,8 @@
 import json
 import logging
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,21 @@ def test_a_new_incident_counts_its_skipped_batches_anew(tmp_path: Path) -> None:
     memory.add_action(ROLLBACK)
     assert memory.num_skipped_in_incident == 0
     assert memory.skipped == {1}
+
+
+def test_a_full_disk_ends_nothing_and_spoils_no_line(
+    tmp_path: Path, no_file_above: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    path = tmp_path / "memory.jsonl"
+    memory = PolicyMemory(path)
+    memory.add_skipped(300)
+    before = path.read_bytes()
+    with no_file_above(len(before) + 5):
+        memory.add_action(ROLLBACK)
+    assert "cannot be written (File too large)" in memory.fault
+    # known here, and nothing half written
+    assert memory.actions == [ROLLBACK]
+    assert path.read_bytes() == before
+    memory.add_skipped(301)
+    assert memory.fault == ""
+    assert PolicyMemory(path).skipped == {300, 301}

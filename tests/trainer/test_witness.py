@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,6 +110,26 @@ def test_the_first_account_is_in_the_store_without_a_replay(
     assert account is not None
     assert (account.verdict, account.is_replayed) == ("unexamined", False)
     assert account.content["onset"]["step"] == 24
+
+
+def test_where_memory_is_short_the_record_is_kept_and_the_state_is_not(
+    small: RunConfig, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Alert] = []
+    said: list[str] = []
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.state.step == ALARM:
+            short = SimpleNamespace(available=2**20)
+            with monkeypatch.context() as patched:
+                patched.setattr("moescope.trainer.witness.psutil.virtual_memory", lambda: short)
+                patched.setattr(trainer.progress, "say", said.append)
+                told.append(trainer.witness.testify(raised(trainer)))
+
+    train(changed(small, {"steps": 27}), settings=settings, progress=False, on_step=on_step)
+    assert "record" in told[0].evidence
+    assert "scene" not in told[0].evidence
+    assert any("the state at the alert is not kept" in line for line in said)
 
 
 def test_only_the_newest_incidents_keep_their_states(small: RunConfig, settings: Settings) -> None:
