@@ -21,6 +21,7 @@ from ..platform.series import known_signals, measured_steps, read_series
 from ..platform.store import Store
 from .judge import Judge, Judgement
 from .policy import Policy
+from .policy_limits import Limits
 from .rules import Rule
 from .scoring import NEW_BASELINES
 
@@ -28,24 +29,6 @@ STEPS_AT_ONCE = 512
 """Read from the store in one go."""
 _BESIDE = (catalogue.LOSS_SIGMA, catalogue.DATA_BATCH)
 """Signals that scores or onsets look at beside the rules' own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The policy's numbers, where a stored run does not tell its own: the trainer's defaults."""
-
-    grace_steps: int = 2
-    margin_steps: int = 2
-    certify_after_steps: int = 20
-    most_rollbacks: int = 4
-    window_steps: int = 1000
-    cooldown_steps: int = 10
-    most_skipped_batches: int = 400
-    damp_scale: float = 0.5
-    damp_steps: int = 50
-    harden_factor: float = 1.25
-    most_hardened: float = 2.0
-    relax_steps: int = 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..monitors.going_back import rollback_told, segment_after
 from ..platform.errors import MoescopeError
-from ..platform.records import Action, Segment
+from ..platform.records import Action
 
 if TYPE_CHECKING:
     from .loop import Trainer
@@ -96,41 +97,13 @@ def _roll_back(trainer: "Trainer", action: Action, is_automatic: bool) -> str:
     state.restore(saved)
     took_s = time.perf_counter() - start_s
     trainer.keeper.drop_after(checkpoint.step)
-    segment = Segment(
-        trainer.run.id,
-        trainer.segment.index + 1,
-        checkpoint.step,
-        "rollback",
-        time.time(),
-        parent_segment=checkpoint.segment,
-        parent_step=checkpoint.step - 1,
-        alert_id=action.alert_id,
-    )
-    trainer.open_segment(segment)
+    trainer.open_segment(segment_after(checkpoint, trainer.segment.index + 1, action))
     _start_vetting(trainer, action)
     if action.learning_rate_scale != 1.0:
         state.damp_scale = action.learning_rate_scale
         state.damp_until = state.step + action.for_steps
-    done = (
-        f"went back from step {from_step} to {checkpoint.step} "
-        f"({checkpoint.health}, from {source}, {took_s * 1000:.0f} ms)"
-    )
-    trainer.say_event(
-        "rollback",
-        done,
-        {
-            "from_step": from_step,
-            "to_step": checkpoint.step,
-            "from_batch": from_batch,
-            "to_batch": checkpoint.batch,
-            "alert_id": action.alert_id,
-            "reason": action.reason,
-            "source": source,
-            "health": checkpoint.health,
-            "took_s": took_s,
-            "step_s": trainer.median_step_s(),
-        },
-    )
+    done, details = rollback_told(action, checkpoint, from_step, from_batch, source, took_s)
+    trainer.say_event("rollback", done, {**details, "step_s": trainer.median_step_s()})
     trainer.progress.say(f"step {from_step}: {done}: {action.reason}")
     return done
 

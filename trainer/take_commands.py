@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ..monitors.going_back import asked_step
 from ..platform.errors import MoescopeError
 from ..platform.records import Action, Command, Mode
 from .rollback import carry_out
@@ -86,17 +87,8 @@ def _take(trainer: "Trainer", command: Command) -> str:
 
 
 def _roll_back(trainer: "Trainer", command: Command) -> str:
-    checkpoints = trainer.keeper.checkpoints
-    wanted = command.args.get("to_step")
-    if wanted is None:
-        certified = [c.step for c in checkpoints if c.health == "certified"]
-        if not certified:
-            raise MoescopeError("there is no certified checkpoint yet: name a step")
-        wanted = certified[-1]
-    steps = [c.step for c in checkpoints]
-    if int(wanted) not in steps:
-        raise MoescopeError(f"there is no checkpoint of step {wanted}: there are {steps}")
-    action = Action("rollback", f"asked by {command.asked_by}", to_step=int(wanted))
+    to_step = asked_step(trainer.keeper.checkpoints, command.args.get("to_step"))
+    action = Action("rollback", f"asked by {command.asked_by}", to_step=to_step)
     return carry_out(trainer, action, is_automatic=False)
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...platform.errors import MoescopeError
-from ...platform.records import Action, Checkpoint, Segment
+from ...platform.records import Action, Checkpoint
+from ..going_back import rollback_told, segment_after
 from ..judge import Judgement
 from ..policy import ADVISED
 
@@ -75,35 +76,10 @@ def _roll_back(run: "WatchedRun", action: Action) -> Action:
     state.restore(saved)
     took_s = time.perf_counter() - start_s
     keeper.drop_after(checkpoint.step)
-    run.open_segment(
-        Segment(
-            run.id,
-            run.segment.index + 1,
-            checkpoint.step,
-            "rollback",
-            time.time(),
-            parent_segment=checkpoint.segment,
-            parent_step=checkpoint.step - 1,
-            alert_id=action.alert_id,
-        )
-    )
+    run.open_segment(segment_after(checkpoint, run.segment.index + 1, action))
     if action.learning_rate_scale != 1.0:
         run.damping.start(action.learning_rate_scale, action.for_steps)
-    done = (
-        f"went back from step {from_step} to {checkpoint.step} "
-        f"({checkpoint.health}, from {source}, {took_s * 1000:.0f} ms)"
-    )
-    details = {
-        "from_step": from_step,
-        "to_step": checkpoint.step,
-        "from_batch": from_batch,
-        "to_batch": checkpoint.batch,
-        "alert_id": action.alert_id,
-        "reason": action.reason,
-        "source": source,
-        "health": checkpoint.health,
-        "took_s": took_s,
-    }
+    done, details = rollback_told(action, checkpoint, from_step, from_batch, source, took_s)
     run.say_event("rollback", done, details)
     run.tell(f"step {from_step}: {done}: {action.reason}")
     return replace(action, to_step=checkpoint.step)

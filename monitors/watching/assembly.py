@@ -31,6 +31,7 @@ from ...platform.store import Store, open_store
 from ..guard import Guard
 from ..judge import Judge
 from ..policy import Policy
+from ..policy_limits import Limits
 from ..rule_table import RuleTable
 from ..rules_at_start import rules_at_start
 from ..states.chance import random_state, set_random_state
@@ -39,7 +40,7 @@ from .commands_taken import record_rules
 from .damping import Damping
 from .find_blocks import FoundBlocks
 from .find_routers import Found
-from .limits import WatchKeeping, WatchLimits
+from .limits import WatchKeeping
 from .measuring import WatchMeasure
 from .state import Restorable, WatchedState
 from .watched_rules import measured_here, watched_rules
@@ -63,7 +64,7 @@ class Asked:
     num_timesteps: int
     has_hooks: bool
     is_on_disk: bool
-    limits: WatchLimits
+    limits: Limits
     keeping: WatchKeeping
     tell: Callable[[str], None]
 

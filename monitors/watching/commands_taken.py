@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ...platform.errors import MoescopeError
 from ...platform.records import Action, Command, Mode
+from ..going_back import asked_step
 from ..rule_table import asked_versions, checked, said_changes, write_record
 from .acting import carry_out
 
@@ -100,17 +101,8 @@ def _checkpoint(run: "WatchedRun") -> str:
 def _rollback(run: "WatchedRun", command: Command, reason: str) -> Action:
     if run.keeper is None:
         raise MoescopeError(f"run {run.name} keeps no states: give watch() its state=")
-    checkpoints = run.keeper.checkpoints
-    wanted = command.args.get("to_step")
-    if wanted is None:
-        certified = [c.step for c in checkpoints if c.health == "certified"]
-        if not certified:
-            raise MoescopeError("there is no certified checkpoint yet: name a step")
-        wanted = certified[-1]
-    steps = [c.step for c in checkpoints]
-    if int(wanted) not in steps:
-        raise MoescopeError(f"there is no checkpoint of step {wanted}: there are {steps}")
-    return Action("rollback", reason, to_step=int(wanted))
+    to_step = asked_step(run.keeper.checkpoints, command.args.get("to_step"))
+    return Action("rollback", reason, to_step=to_step)
 
 
 def _set_mode(run: "WatchedRun", wanted: Any) -> str:

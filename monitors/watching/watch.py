@@ -11,10 +11,11 @@ from torch import nn
 from ...platform.errors import MoescopeError
 from ...platform.records import Mode
 from ...platform.settings import Settings
+from ..policy_limits import Limits
 from .assembly import Asked, open_watch
 from .find_blocks import find_blocks
 from .find_routers import find_routers
-from .limits import WatchKeeping, WatchLimits
+from .limits import WatchKeeping
 from .said import found_lines
 from .state import named_objects, refuse_what_disks_do_not_hold
 from .unwrapped import (
@@ -45,7 +46,7 @@ def watch(
     sample_every: int = 10,
     num_timesteps: int = 1000,
     on_disk: bool = True,
-    limits: WatchLimits | None = None,
+    limits: Limits | None = None,
     keeping: WatchKeeping | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> WatchedRun:
@@ -85,7 +86,7 @@ def watch(
     compiled = compiled_part(model)
     for line in found_lines(found, found_blocks, compiled):
         tell(line)
-    limits, keeping = limits or WatchLimits(), keeping or WatchKeeping()
+    limits, keeping = limits or Limits(), keeping or WatchKeeping()
     objects = None
     if state is not None:
         objects = named_objects(bare, optimizers, state)

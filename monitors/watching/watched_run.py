@@ -33,6 +33,7 @@ from ...platform.records import (
 from ...platform.sinks import FanOut
 from ..judge import Judge
 from ..policy import Policy
+from ..policy_limits import Limits
 from ..rule_table import RuleTable
 from ..states.keeping import Keeper
 from ..step_record import StepRecord, scalar
@@ -40,7 +41,7 @@ from .acting import decide
 from .arguments import checked_loss, checked_samples
 from .commands_taken import obey, record_rules
 from .damping import Damping
-from .limits import WatchKeeping, WatchLimits
+from .limits import WatchKeeping
 from .measuring import Sent, WatchMeasure
 from .state import WatchedState
 
@@ -66,7 +67,7 @@ class Parts:
     table: RuleTable
     table_with_samples: Callable[[], RuleTable]
     """Makes the rules for a loop that brings losses of samples; asked once, at its first step."""
-    limits: WatchLimits
+    limits: Limits
     keeping: WatchKeeping
     sample_every: int
     num_timesteps: int

@@ -10,7 +10,8 @@ import pytest
 
 from moescope.monitors.default_rules import DEFAULT_RULES
 from moescope.monitors.judge import Judge
-from moescope.monitors.replay import Limits, limits_of, replay
+from moescope.monitors.policy_limits import Limits
+from moescope.monitors.replay import limits_of, replay
 from moescope.monitors.rules import read_rules
 from moescope.platform import catalogue
 from moescope.platform.errors import MoescopeError

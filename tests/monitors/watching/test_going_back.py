@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from moescope.monitors.policy_limits import Limits
 from moescope.monitors.states.checkpoint import checkpoint_folders
-from moescope.monitors.watching.limits import WatchKeeping, WatchLimits
+from moescope.monitors.watching.limits import WatchKeeping
 from moescope.platform.commands import ask, commands
 from moescope.platform.errors import MoescopeError
 from moescope.platform.store import Store
@@ -151,7 +152,7 @@ def test_a_run_whose_states_are_gone_halts_in_words(watched: Make, store: Store)
 
 
 def test_a_run_whose_data_is_all_poison_from_a_step_on_halts(watched: Make) -> None:
-    loop = watched(limits=WatchLimits(most_rollbacks=2))
+    loop = watched(limits=Limits(most_rollbacks=2))
     kinds = []
     for step in range(300):
         action = loop.step(scale=1.0 if step < 80 else 100.0)
