@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..platform.last_bytes import sync
 from ..platform.records import ActionKind
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class PolicyMemory:
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-            _sync_folder(path.parent)
+            sync(path.parent)
 
     def add_action(self, taken: Taken) -> None:
         self._append(
@@ -170,12 +171,3 @@ class PolicyMemory:
     def _take_skipped(self, batch: int) -> None:
         self.skipped.add(batch)
         self.num_skipped_in_incident += 1
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a new file's name last: without it a power cut may leave the content without a name."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

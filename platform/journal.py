@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from .errors import MoescopeError
+from .last_bytes import sync
 
 _MAGIC = b"mj1\n"
 _HEAD = struct.Struct("<4sIId")
@@ -106,7 +107,7 @@ class Journal:
             # unbuffered: a half-written entry must not linger in a buffer and surface later
             self._file = _path(self.folder, self._number).open("ab", buffering=0)
             if is_durable:
-                _sync_folder(self.folder)
+                sync(self.folder)
         blob = b"".join(entries)
         try:
             written = 0
@@ -297,11 +298,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0  # every sink had taken it, and it was deleted between listing and asking
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

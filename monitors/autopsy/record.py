@@ -5,7 +5,6 @@ A folder holds `record.npz` (arrays, nothing pickled) and `record.json` (steps, 
 clips, the alert, and the checksum of the arrays). It is there whole or not at all.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...platform.errors import MoescopeError
+from ...platform.last_bytes import digest, sync
 from ...platform.records import Alert
 
 FORMAT = 1
@@ -93,7 +93,7 @@ def write_record(folder: Path, record: FlightRecord) -> int:
                 [e.segment, e.step, e.batch, [number_of[n] for n in e.names], list(e.positions)]
                 for e in record.entries
             ],
-            "arrays_blake2b": _digest(partial / ARRAYS),
+            "arrays_blake2b": digest(partial / ARRAYS),
         }
         with (partial / WORDS).open("w") as words:
             json.dump(document, words, default=_plain, separators=(",", ":"))
@@ -101,7 +101,7 @@ def write_record(folder: Path, record: FlightRecord) -> int:
             os.fsync(words.fileno())
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -117,7 +117,7 @@ def read_record(folder: Path) -> FlightRecord:
                 f"flight record {folder} has format {document['format']}, this program reads "
                 f"{FORMAT}: use the program that wrote it"
             )
-        if document["arrays_blake2b"] != _digest(folder / ARRAYS):
+        if document["arrays_blake2b"] != digest(folder / ARRAYS):
             raise MoescopeError(
                 f"flight record {folder} is damaged: {ARRAYS} does not match its checksum"
             )
@@ -156,19 +156,6 @@ def _columns(entries: Sequence[Entry]) -> tuple[dict[str, NDArray[Any]], dict[st
         arrays[key] = np.stack([entries[i].values[signal] for i in at]).astype(np.float32)
         arrays[f"{key}_at"] = np.asarray(at, np.int64)
     return arrays, signals
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, hashlib.blake2b).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _plain(value: Any) -> Any:

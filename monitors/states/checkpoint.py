@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...platform.errors import MoescopeError
+from ...platform.last_bytes import digest, sync
 
 FORMAT = 1
 TENSORS = "state.safetensors"
@@ -58,21 +59,21 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], about: Mapping[str,
         document = {
             "format": FORMAT,
             "about": dict(about),
-            "tensors_blake2b": _digest(partial / TENSORS),
+            "tensors_blake2b": digest(partial / TENSORS),
             "values": values,
         }
         files = [TENSORS, VALUES]
         if "objects" in state:
             _write_objects(state["objects"], partial / OBJECTS)
-            document["objects_blake2b"] = _digest(partial / OBJECTS)
+            document["objects_blake2b"] = digest(partial / OBJECTS)
             files.append(OBJECTS)
         text = json.dumps(document, separators=(",", ":"))
         (partial / VALUES).write_text(json.dumps({"blake2b": _digest_text(text), "document": text}))
         for name in files:
-            _sync(partial / name)
+            sync(partial / name)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -90,7 +91,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     anything is amiss."""
     document = _document(folder)
     try:
-        if _digest(folder / TENSORS) != document["tensors_blake2b"]:
+        if digest(folder / TENSORS) != document["tensors_blake2b"]:
             raise DamagedCheckpoint(
                 f"checkpoint {folder.name} is damaged: {TENSORS} does not match its checksum"
             )
@@ -246,9 +247,9 @@ def _document(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _read_objects(folder: Path, digest: str) -> Any:
+def _read_objects(folder: Path, wanted: str) -> Any:
     try:
-        if _digest(folder / OBJECTS) != digest:
+        if digest(folder / OBJECTS) != wanted:
             raise DamagedCheckpoint(
                 f"checkpoint {folder.name} is damaged: {OBJECTS} does not match its checksum"
             )
@@ -263,18 +264,5 @@ def _read_objects(folder: Path, digest: str) -> Any:
         ) from None
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, hashlib.blake2b).hexdigest()
-
-
 def _digest_text(text: str) -> str:
     return hashlib.blake2b(text.encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
