@@ -34,6 +34,7 @@ from .compute.gradients import step_gradients, step_losses
 from .config import RunConfig
 from .data.batches import Batch, Batches
 from .data.latents import seen
+from .evaluation.flip_count import FlipCount
 from .measure import Measure
 from .moe.steps import ExpertSteps
 from .numerics import policy_on
@@ -79,6 +80,10 @@ class RunReplay:
     def precision(self) -> str:
         policy = policy_on(self._device, self._config.compute)
         return "fp32" if policy.products == "float32" else str(policy)
+
+    @property
+    def has_exact_router(self) -> bool:
+        return self._config.compute.has_exact_router
 
     @property
     def states(self) -> dict[State, int]:
@@ -163,8 +168,11 @@ class RunReplay:
     def _judged(
         model: torch.nn.Module, batch: Batch, drawn: Draw, config: RunConfig
     ) -> dict[str, Any]:
-        losses = step_losses(model, batch, drawn, config)
+        count = FlipCount(model)
+        with count.watching():
+            losses = step_losses(model, batch, drawn, config)
         return {
+            catalogue.FLIP_RATE: count.read(),
             catalogue.LOSS_TOTAL: losses.total.float().cpu().numpy(),
             catalogue.LOSS_PER_SAMPLE: losses.per_sample_MB.float().cpu().numpy(),
             catalogue.LOSS_SIGMA: drawn.sigma_MB.float().cpu().numpy(),

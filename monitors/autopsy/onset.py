@@ -22,14 +22,21 @@ FEWEST_EARLY = 12
 
 def onset_of(alert: Alert, branch: Sequence[Entry]) -> int:
     """Returns the step in which the alert's signal changed: that of the alert, or an earlier one
-    from which on the signal lies nearer to what it is at the alarm than to what it was.
-
-    The element that has moved farthest counts.
+    from which on the signal lies nearer to what it is at the alarm than to what it was, of the
+    element that has moved farthest. Of a signal that is not measured at every step it is the step
+    after the last one that was measured before: it may have changed at once.
     """
     signal = str(alert.evidence.get("signal", ""))
     measured = [e for e in branch if signal in e.values and e.step <= alert.fired_step]
+    change = _change_point(alert, measured)
+    seen_before = max((e.step for e in measured if e.step < change), default=None)
+    return change if seen_before is None else seen_before + 1
+
+
+def _change_point(alert: Alert, measured: Sequence[Entry]) -> int:
     if alert.evidence.get("detector") not in WITH_MEMORY or not measured:
         return alert.onset_step
+    signal = str(alert.evidence["signal"])
     early = measured[: max(FEWEST_EARLY, int(EARLY_SHARE * len(measured)))]
     gauge = SignalGauge(signal, early, is_of_newest=False)
     rows = [gauge.scores(e) for e in measured]

@@ -27,7 +27,8 @@ class Plan:
     state: State
     turns: tuple[Turn, ...]
     is_trained: bool = True
-    """False: only the losses of the batches are computed, and the state stays as it is."""
+    """False: only the losses of the batches are computed, and the flip rate of
+    the routers; the state stays as it is."""
     is_fp32: bool = False
     """Whether all is computed in fp32, whatever the run has."""
     taps_from: int = 0
@@ -51,6 +52,11 @@ class Replay(Protocol):
     @property
     def precision(self) -> str:
         """What products and router are computed in, in words; "fp32" where that is all."""
+        ...
+
+    @property
+    def has_exact_router(self) -> bool:
+        """Whether routers compute in fp32, whatever the products are computed in."""
         ...
 
     @property

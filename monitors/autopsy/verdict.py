@@ -19,7 +19,7 @@ import numpy as np
 
 from ...platform import catalogue
 from ...platform.errors import MoescopeError
-from .fidelity import Fidelity, fidelity, routed_elsewhere
+from .fidelity import Fidelity, fidelity
 from .gauges import Gauge, LossGauge, excursion
 from .movers import LOOK_BACK_STEPS
 from .onset import LEAST_CHANGE, onset_of
@@ -43,8 +43,8 @@ CHECKED_STEPS = 6
 RAISED_RATE = 1.2
 """A learning rate that is that many times the configured one; a lower one was damped."""
 MOST_REPEATED = 10
-MOVED_SHARE = 0.1
-"""Of a layer's tokens, by which an expert's share differs between precisions."""
+FLIPPED_SHARE = 0.2
+"""Of a layer's tokens, which go to other experts in fp32."""
 COARSE, FINE = 0.98, 0.5
 """Shares of weights on a narrower format's grid: of what was rounded, and of what was not."""
 
@@ -128,6 +128,8 @@ class _Examination:
                 "what is usual"
             )
             found.is_replayed = True
+            if self._signal == catalogue.FLIP_RATE:
+                self._is_routed_by_rounding()
             return found
         usual = self._usual(gauge.score)
         self._limit = max(LEAST_EXCURSION, usual + 1.0)
@@ -256,7 +258,7 @@ class _Examination:
                     "not in fp32",
                 )
                 return
-            if self._parts_in_fp32(left, exact):
+            if self._is_routed_by_rounding():
                 return
         if left.shows == "yes":
             found.add(
@@ -275,23 +277,31 @@ class _Examination:
         if shows != "yes" and self._judged().shows == "yes":
             found.add("data", "a sound state finds the batches of the stretch odd by themselves")
 
-    def _parts_in_fp32(self, left: Arm, exact: Arm) -> bool:
-        """Do tokens go to other experts in fp32, from the same state, and did not before the onset?
-        A state that was trained on so has learnt from it, and is odd in fp32 as well."""
-        at_alarm = routed_elsewhere(left.course[0], exact.course[0])
-        first = tuple(self._recorded()[:1])
-        before = [
-            self._replay.do(Plan("before", first, is_fp32=is_fp32))[0] for is_fp32 in (False, True)
-        ]
-        usual = routed_elsewhere(*before)
-        if at_alarm < MOVED_SHARE or usual > MOVED_SHARE / 2:
+    def _is_routed_by_rounding(self) -> bool:
+        """Do routers that compute in less than fp32 send tokens elsewhere than in it, and did not
+        before the onset? A state that was trained on so has learnt from it, and is odd in fp32 as
+        well."""
+        if self._replay.precision == "fp32" or self._replay.has_exact_router:
+            return False
+        if "at" not in self._replay.states or not self._baseline:
+            return False
+        before, at_alarm = (self._flip_rate(state) for state in ("before", "at"))
+        if at_alarm < FLIPPED_SHARE or before > at_alarm / 4:
             return False
         self._found.add(
             "precision",
-            f"in fp32 the state at the alarm sends up to {at_alarm:.0%} of a layer's tokens to "
-            f"another expert, that from before the onset {usual:.0%}",
+            f"in fp32 up to {at_alarm:.0%} of a layer's tokens would go to other experts from the "
+            f"state at the alarm, {before:.0%} from that before the onset: routers compute in less",
         )
         return True
+
+    def _flip_rate(self, state: State) -> float:
+        """The largest of any layer, on batches from before the onset."""
+        first = self._replay.states[state]
+        batches = self._good_batches(CHECKED_STEPS)
+        turns = tuple(Turn(first + i, batch, None) for i, batch in enumerate(batches))
+        course = self._replay.do(Plan(state, turns, is_trained=False))
+        return max(float(e.values[catalogue.FLIP_RATE].max(initial=0.0)) for e in course)
 
     def _rounded(self) -> None:
         """Do weights lie on the grid of a narrower format, and did not before?"""

@@ -18,6 +18,8 @@ SCRIPTS = {"dashboard/app.py"}
 """Started by their path, where relative imports do not work."""
 DOORS = {"trainer/__main__.py", "studies/__main__.py"}
 """`python -m moescope.trainer`, for launchers of modules: the command by another name."""
+WHO_PLANTS = {"cli.py"}
+"""The shell, whose commands make demo and faulty runs."""
 TORCH_FREE_ROOMS = ("platform", "dashboard")
 TORCH_FREE_MODULES = (
     "moescope",
@@ -39,6 +41,17 @@ def test_imports_run_downward(package_modules: list[Any]) -> None:
         and name.split(".")[1] not in ALLOWED[module.room] | {"__version__"}
     ]
     assert upward == []
+
+
+def test_nothing_that_judges_knows_of_planted_faults(package_modules: list[Any]) -> None:
+    knowing = {
+        module.path
+        for module in package_modules
+        if not module.path.startswith("trainer/faults/")
+        for name, _ in module.imports()
+        if name.startswith("moescope.trainer.faults")
+    }
+    assert knowing <= WHO_PLANTS
 
 
 def test_nobody_imports_a_room_by_its_bare_name(modules: list[Any]) -> None:

@@ -95,7 +95,7 @@ class RoutingProbe:
             goes_RTE = membership(output, layer)
             counts = self._counts[index]
             if isinstance(output, Routing):
-                _add(counts, catalogue.FLIP_RATE, _flips(layer, args))
+                _add(counts, catalogue.FLIP_RATE, flips(layer, args))
             # a product in bf16 would round counts above 256
             with exact(goes_RTE.device):
                 tally(counts, goes_RTE)
@@ -147,8 +147,9 @@ def membership(output: Routing | ExpertChoice, layer: MoeLayer | LatentMoe) -> T
     return goes_TRE.scatter_(2, chosen_TRK, 1.0).transpose(0, 1)
 
 
-def _flips(layer: MoeLayer | LatentMoe, args: tuple[Tensor, ...]) -> Tensor:
-    """Returns (R, 2): tokens whose set of experts is another in bf16 than in fp32, and all."""
+def flips(layer: MoeLayer | LatentMoe, args: tuple[Tensor, ...]) -> Tensor:
+    """Returns (R, 2): tokens whose set of experts is another in bf16 than in fp32, and all; args:
+    what the layer's router was called with."""
     router, is_exact = layer.router, layer.router.is_exact
     device = args[0].device
     answers = []

@@ -162,7 +162,7 @@ def causes() -> tuple[PlantedCause, ...]:
             "bf16_router",
             "the routers compute in bf16, and their logits have drifted to where it is coarse",
             frozenset({"precision"}),
-            ("loss_spike", "expert_monopoly", "layer_deadlock", "router_collapse", "dead_experts"),
+            ("routing_flips", "loss_spike", "expert_monopoly", "layer_deadlock", "dead_experts"),
             170,
             (_CommonLogits,),
             {
@@ -171,6 +171,7 @@ def causes() -> tuple[PlantedCause, ...]:
                 "moe.router": "softmax",
                 "moe.bias_update_speed": 0.0,
                 "moe.balance_weight": 0.1,
+                "watch.probe_every": 20,
             },
         ),
         PlantedCause(

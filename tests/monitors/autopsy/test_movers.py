@@ -108,6 +108,16 @@ class TestTheOnset:
         told = alert(onset=120, fired=159, signal=catalogue.EXPERT_TOKENS, detector="monopoly")
         assert onset_of(told, branch) == 120
 
+    def test_what_is_measured_seldom_may_have_changed_since_the_last_time(
+        self, entry: MakeEntry, alert: Callable[..., Alert]
+    ) -> None:
+        branch = [
+            entry(step, **({"FLIP_RATE": np.zeros(2)} if step % 20 == 0 else {}))
+            for step in range(121)
+        ]
+        told = alert(onset=120, fired=120, signal=catalogue.FLIP_RATE, detector="above")
+        assert onset_of(told, branch) == 101
+
 
 class TestFidelity:
     def test_the_same_is_exact(self, spike: FlightRecord) -> None:

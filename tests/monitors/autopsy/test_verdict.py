@@ -34,6 +34,9 @@ class Played:
     rounded: tuple[Rounding, ...] = ()
     has_state: bool = True
     precision: str = "fp32"
+    has_exact_router: bool = True
+    flip_rate_at: float = 0.02
+    """Of the state at the alarm; before it is 0.02."""
 
     @property
     def states(self) -> dict[State, int]:
@@ -54,7 +57,11 @@ class Played:
                 or (self.is_low_precision and not plan.is_fp32 and turn.step >= ONSET)
             )
             factor = 4.0 if is_bad else 1.0
-            made.append(self.make(turn.step, batch=turn.batch, factor=factor, LEARNING_RATE=rate))
+            one = self.make(turn.step, batch=turn.batch, factor=factor, LEARNING_RATE=rate)
+            if not plan.is_trained:
+                flips = self.flip_rate_at if plan.state == "at" else 0.02
+                one.values[catalogue.FLIP_RATE] = np.full(3, flips, np.float32)
+            made.append(one)
         return made
 
     def roundings(self) -> Sequence[Rounding]:
@@ -114,6 +121,26 @@ def test_weights_on_a_coarse_grid_are_precision(spike: FlightRecord, entry: Make
     # they were there before, so that they explain nothing
     always = (Rounding("the routers", "bf16", 1.0, 1.0),)
     assert examine(spike, Played(entry, rounded=always)).name == "not_reproducible"
+
+
+def test_a_state_whose_routers_hang_on_rounding_is_precision(
+    spike: FlightRecord, entry: MakeEntry
+) -> None:
+    low = Played(entry, is_state_spoiled=True, precision="bf16", has_exact_router=False)
+    assert examine(spike, replace(low, flip_rate_at=0.9)).name == "precision"
+    assert examine(spike, low).name == "state"
+    # what a router would do in bf16 does not matter to one in fp32
+    exact = replace(low, flip_rate_at=0.9, has_exact_router=True)
+    assert examine(spike, exact).name == "state"
+
+
+def test_flips_that_a_probe_saw_are_asked_of_the_states(
+    quiet: FlightRecord, entry: MakeEntry
+) -> None:
+    record = replace(quiet, alert=replace(quiet.alert, evidence={"signal": catalogue.FLIP_RATE}))
+    low = Played(entry, precision="bf16", has_exact_router=False, flip_rate_at=0.9)
+    assert examine(record, low).name == "precision"
+    assert examine(record, replace(low, flip_rate_at=0.02)).name == "no_cause"
 
 
 def test_two_causes_at_once_are_both_named(spike: FlightRecord, entry: MakeEntry) -> None:

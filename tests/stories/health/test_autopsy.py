@@ -7,16 +7,26 @@ import torch
 
 from moescope.platform.settings import Settings
 from moescope.trainer.faults.autopsies import ONSET, AutopsyRun, asked_causes, make_autopsy_runs
+from moescope.trainer.faults.causes import causes
 
 pytestmark = pytest.mark.story
 
-# one of each verdict; the other planted causes, two of which take a minute each, are left to
-# `make score`
 FAMILIES = {
-    "clips": ["poisoned_clips", "clips_and_moments"],
-    "others": ["learning_rate", "noisy_answers", "bf16_weights"],
+    "clips": ["poisoned_clips", "clips_and_rate", "clips_and_moments"],
+    "others": [
+        "learning_rate",
+        "spoiled_moments",
+        "noisy_answers",
+        "noisy_gradients",
+        "no_number_once",
+        "bf16_weights",
+    ],
+    "monopoly": ["monopoly"],
+    "bf16 router": ["bf16_router"],
     "false alarm": ["false_alarm"],
 }
+SEEN_LATE = {"bf16_router": 3}
+"""Steps that the onset may lie before the plant, where its signal is measured every 20 steps."""
 FIRST_TO_MOVE = {"learning_rate": "learning rate"}
 
 
@@ -43,7 +53,8 @@ def _assert_right(run: AutopsyRun) -> None:
     told = [e["text"] for e in content["verdict"]["evidence"]]
     assert run.is_right, (name, run.said, told)
     if name != "false_alarm":
-        assert abs(content["onset"]["step"] - ONSET) <= 1, (name, content["onset"])
+        error = abs(content["onset"]["step"] - ONSET)
+        assert error <= SEEN_LATE.get(name, 1), (name, content["onset"])
     if name in FIRST_TO_MOVE:
         at_onset = [m["what"] for m in content["movers"] if m["step"] >= ONSET]
         assert at_onset[0] == FIRST_TO_MOVE[name]
@@ -51,3 +62,8 @@ def _assert_right(run: AutopsyRun) -> None:
         named = {clip["name"] for clip in content["clips"]}
         assert named
         assert named <= run.spoiled_clips
+
+
+def test_every_planted_cause_has_its_story() -> None:
+    told = [name for family in FAMILIES.values() for name in family]
+    assert sorted(told) == sorted(cause.name for cause in causes())

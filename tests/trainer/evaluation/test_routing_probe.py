@@ -16,6 +16,7 @@ from moescope.platform.series import read_series
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 from moescope.trainer.config import RunConfig
+from moescope.trainer.evaluation.flip_count import FlipCount
 from moescope.trainer.evaluation.routing_probe import RoutingProbe, membership, saturation
 from moescope.trainer.evaluation.token_traits import NONE, Trait
 from moescope.trainer.model.make import make_model
@@ -152,9 +153,11 @@ def test_choices_that_hang_on_rounding_flip_in_bf16_and_others_do_not(small: Run
         with torch.no_grad():
             weight_ED[1, 0] = 1.0 + lead
         routing = RoutingProbe(nn.ModuleList([layer]), num_samples=4)
-        with routing.watching({}):
+        count = FlipCount(nn.ModuleList([layer]))
+        with routing.watching({}), count.watching():
             layer.router(x_BSD)
         assert routing.read()[0][catalogue.FLIP_RATE].tolist() == [flipped]
+        assert count.read().tolist() == [flipped]
     assert layer.router.is_exact
 
 
