@@ -73,11 +73,19 @@ class Policy:
     """
 
     def __init__(
-        self, limits: PolicyLimits, memory_path: Path, rules: Sequence[Rule] = DEFAULT_RULES
+        self,
+        limits: PolicyLimits,
+        memory_path: Path,
+        rules: Sequence[Rule] = DEFAULT_RULES,
+        *,
+        first_step: int = 0,
     ) -> None:
+        """first_step: where the run began, which is not 0 in a branch of another one. The state
+        there is always one to go back to."""
         check_certification(rules, limits.certify_after_steps)
         self._limits = limits
         self._memory = PolicyMemory(memory_path)
+        self._first_step = first_step
         self._segment = 0
         self._healthy_since: int | None = None
         self._advised: set[str] = set()
@@ -233,7 +241,7 @@ class Policy:
         for checkpoint in checkpoints:
             health = checkpoint.health
             healthy_steps = step - max(checkpoint.step, self._healthy_since)
-            if checkpoint.step == 0:
+            if checkpoint.step == self._first_step:
                 health = "certified"
             elif (
                 self.is_abandoned(checkpoint)
@@ -252,15 +260,8 @@ class Policy:
         return changed
 
     def is_abandoned(self, checkpoint: Checkpoint) -> bool:
-        """Whether a rollback left this state behind on the branch that it went back from; also
-        where a crash came before that state was dropped."""
-        return any(
-            taken.kind == "rollback"
-            and taken.to_step is not None
-            and checkpoint.segment <= taken.segment
-            and checkpoint.step > taken.to_step
-            for taken in self._memory.actions
-        )
+        """Whether a rollback left this state behind on the branch that it went back from."""
+        return self._memory.is_left_behind(checkpoint.step, checkpoint.segment)
 
     def _wanted(
         self, step: int, batch: int, judgement: Judgement, checkpoints: Sequence[Checkpoint]
@@ -375,9 +376,9 @@ class Policy:
             (
                 checkpoint
                 for checkpoint in checkpoints
-                if (checkpoint.health == "certified" or checkpoint.step == 0)
+                if (checkpoint.health == "certified" or checkpoint.step == self._first_step)
                 and not self.is_abandoned(checkpoint)
-                and checkpoint.step <= max(0, alert.onset_step - limits.margin_steps)
+                and checkpoint.step <= max(self._first_step, alert.onset_step - limits.margin_steps)
             ),
             key=lambda checkpoint: (checkpoint.step, checkpoint.segment),
         )

@@ -61,7 +61,8 @@ class PolicyMemory:
     the middle is passed over and said in the log. One process writes (the run's lease holder).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_ours: bool = True) -> None:
+        """is_ours: False: another process writes it, and here it is only read."""
         self._path = path
         self.actions: list[Taken] = []
         self.skipped: set[int] = set()
@@ -77,8 +78,8 @@ class PolicyMemory:
         """Why the last line could not be written, in words for a person: it is known in this
         process, and a crash would forget it."""
         if path.exists():
-            self._read()
-        else:
+            self._read(is_ours)
+        elif is_ours:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             sync(path.parent)
@@ -117,6 +118,17 @@ class PolicyMemory:
         self._append({"what": "explained_away", **asdict(explained)})
         self.explained_away.append(explained)
 
+    def is_left_behind(self, step: int, segment: int) -> bool:
+        """Whether a rollback left the state of this step and segment behind on the branch that it
+        went back from; also where a crash came before that state was dropped."""
+        return any(
+            taken.kind == "rollback"
+            and taken.to_step is not None
+            and segment <= taken.segment
+            and step > taken.to_step
+            for taken in self.actions
+        )
+
     def _append(self, line: Mapping[str, Any]) -> None:
         size = self._path.stat().st_size if self._path.exists() else 0
         try:
@@ -135,10 +147,10 @@ class PolicyMemory:
             with suppress(OSError):
                 os.truncate(self._path, size)
 
-    def _read(self) -> None:
+    def _read(self, is_ours: bool) -> None:
         content = self._path.read_bytes()
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        if is_ours and whole < len(content):
             with self._path.open("r+b") as file:
                 file.truncate(whole)
                 os.fsync(file.fileno())

@@ -11,9 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from secrets import token_hex
 
+from ..monitors.states.usable import usable_states
 from ..platform import trials
 from ..platform.claims import new_run_id
 from ..platform.commands import ask as ask_trainer
@@ -129,7 +129,7 @@ class Worker:
 
     def _start(self, trial: Trial) -> None:
         run = self._run_of(trial)
-        if run is not None and not self._can_go_on(run):
+        if run is not None and not usable_states(self._store, run)[0]:
             # it ended before it had saved anything
             why = f"study {self._study}: ended before its first checkpoint, begun anew"
             self._store.update_run(run.id, is_archived=True, note=why)
@@ -175,12 +175,6 @@ class Worker:
             return self._store.find_run(trial.run_id)
         except UnknownRun:
             return None
-
-    def _can_go_on(self, run: Run) -> bool:
-        return any(
-            kept.is_on_disk and kept.health != "tainted" and Path(kept.path).is_dir()
-            for kept in self._store.checkpoints(run.id)
-        )
 
     def _mind(self, trial: Trial) -> None:
         now_s = self._clock()

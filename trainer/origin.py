@@ -3,17 +3,12 @@ from all of its state.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..monitors.states.checkpoint import (
-    DamagedCheckpoint,
-    checkpoint_folders,
-    read_about,
-    read_checkpoint,
-)
+from ..monitors.states.checkpoint import DamagedCheckpoint, read_about, read_checkpoint
+from ..monitors.states.usable import usable_states
 from ..platform.errors import MoescopeError
 from ..platform.frozen import parsed
 from ..platform.records import Run
@@ -83,15 +78,13 @@ def load_weights(
 def saved_state(
     store: Store, run: Run, what: str, step: int | None = None
 ) -> tuple[dict[str, Any], Origin]:
-    """Reads a run's newest readable checkpoint that is not tainted, or the one of a step.
+    """Reads a run's newest sound checkpoint (`usable_states`), or the one of a step.
 
     what: is taken of it, in words. Raises MoescopeError where there is no such checkpoint, naming
     the steps of which there are some.
     """
-    root = Path(run.folder) / "checkpoints"
-    tainted = {c.path for c in store.checkpoints(run.id) if c.health == "tainted"}
-    usable = [path for path in checkpoint_folders(root) if str(path) not in tainted]
-    faults, steps = [], []
+    usable, faults = usable_states(store, run)
+    steps = []
     for path in reversed(usable):
         try:
             there = read_about(path)["step"]
@@ -105,7 +98,7 @@ def saved_state(
         text = "; ".join([f"{what} of run {run.name}, step {there}", *faults])
         return state, Origin(text, {"from_run": run.id, "from_name": run.name, "from_step": there})
     wanted = "" if step is None else f" of step {step} (there are: {sorted(steps)})"
-    lack = f"run {run.name} has no usable checkpoint{wanted} in {root}"
+    lack = f"run {run.name} has no usable checkpoint{wanted} in {run.folder}"
     raise MoescopeError("; ".join([lack, *faults]))
 
 

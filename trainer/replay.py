@@ -25,6 +25,7 @@ from ..monitors.states.checkpoint import (
     read_checkpoint,
 )
 from ..monitors.states.stamps import read_health
+from ..monitors.states.usable import CHECKPOINTS
 from ..monitors.step_record import scalar
 from ..platform import catalogue
 from ..platform.errors import MoescopeError
@@ -191,7 +192,7 @@ def _states(run: Run, alert: Alert, onset: int) -> dict[State, Path]:
         scene = incident_folder(root, alert.id)
     found: dict[State, Path] = {}
     known: list[tuple[int, Path]] = []
-    places = [scene / BEFORE, *checkpoint_folders(root / "checkpoints")]
+    places = [scene / BEFORE, *checkpoint_folders(root / CHECKPOINTS)]
     for folder in places:
         try:
             about = read_about(folder)

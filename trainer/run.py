@@ -23,6 +23,7 @@ from ..monitors.rule_table import RuleTable
 from ..monitors.rules import Rule
 from ..monitors.rules_at_start import rules_at_start
 from ..monitors.states.keeping import Keeper
+from ..monitors.states.usable import CHECKPOINTS, MEMORY, tainted_paths
 from ..platform import leases
 from ..platform.alert_kinds import CHECKPOINT
 from ..platform.announcement import dashboard_address, mlflow_address
@@ -164,8 +165,19 @@ def open_trainer(
             store.add_run(run)
         else:
             _go_on(store, run)
+        first_step = _first_step(store, old) if old else state.step
         trainer = _assemble(
-            stack, settings, config, device, run, holder, state, table, batches, progress
+            stack,
+            settings,
+            config,
+            device,
+            run,
+            holder,
+            state,
+            table,
+            batches,
+            progress,
+            first_step,
         )
         trainer.num_passed_over = len(clips.passed_over)
         _say_start(trainer, clips, "" if origin is None else origin.text)
@@ -225,8 +237,12 @@ def _assemble(
     table: RuleTable,
     batches: Batches,
     show_progress: bool,
+    first_step: int,
 ) -> Trainer:
-    """Builds the trainer around the state; what must be closed is closed in reverse order."""
+    """Builds the trainer around the state; what must be closed is closed in reverse order.
+
+    first_step: where the run began, which is not 0 in a branch.
+    """
     folder = Path(run.folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -249,9 +265,9 @@ def _assemble(
         sinks.append(mirror)
     fan_out = FanOut(folder / "journal", sinks)
     stack.callback(fan_out.close)
-    policy = Policy(config.policy, folder / "memory.jsonl", table.rules())
+    policy = Policy(config.policy, folder / MEMORY, table.rules(), first_step=first_step)
     keeper = Keeper(
-        folder / "checkpoints",
+        folder / CHECKPOINTS,
         config.checkpoint,
         config.policy.certify_after_steps,
         run.id,
@@ -304,17 +320,23 @@ def _undo_unless(opened: list[Trainer], store: Store, run: Run, old: Run | None)
     shutil.rmtree(run.folder, ignore_errors=True)
 
 
+def _first_step(store: Store, run: Run) -> int:
+    return min((segment.start_step for segment in store.segments(run.id)), default=0)
+
+
 def _open_segment(trainer: Trainer, store: Store, old: Run | None) -> None:
     """Opens the run's first segment, or the next one at the newest usable checkpoint."""
     if old is None:
         trainer.open_segment(trainer.segment)
         return
     trainer.keeper.open_folder()
-    # a kill between a rollback's note and its end leaves the branch there that it went back from
+    # a kill between a rollback's note and its end leaves the branch there that it went back from,
+    # and a full disk a taint that no stamp could tell
+    tainted = tainted_paths(store, old.id)
     trainer.keeper.stamp(
         replace(c, health="tainted")
         for c in trainer.keeper.checkpoints
-        if c.health != "tainted" and trainer.policy.is_abandoned(c)
+        if c.health != "tainted" and (trainer.policy.is_abandoned(c) or c.path in tainted)
     )
     usable = [c for c in trainer.keeper.checkpoints if c.health != "tainted"]
     if not usable:

@@ -88,6 +88,20 @@ def test_a_healthy_run_carries_on(policy: Policy) -> None:
     assert decide(policy, 300).kind == "carry_on"
 
 
+def test_the_first_state_of_a_branch_is_always_one_to_go_back_to(tmp_path: Path) -> None:
+    branched = Policy(LIMITS, tmp_path / "memory.jsonl", first_step=300)
+    spike = condition(300, 302)
+    there = [checkpoint(300, "fresh")]
+    (first,) = branched.certify(302, there, judged(302, spike))
+    assert (first.step, first.health) == (300, "certified")
+    action = decide(branched, 304, spike, checkpoints=[first])
+    assert (action.kind, action.to_step) == ("rollback", 300)
+    # of a run that began elsewhere it is one like any other
+    other = Policy(LIMITS, tmp_path / "other.jsonl")
+    assert [c.health for c in other.certify(302, there, judged(302, spike))] == ["tainted"]
+    assert decide(other, 304, spike, checkpoints=there).kind == "halt"
+
+
 def test_a_spike_gets_its_grace_and_is_then_rolled_back(policy: Policy) -> None:
     spike = condition(300, 302)
     assert decide(policy, 302, spike).kind == "carry_on"

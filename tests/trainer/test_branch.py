@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from moescope.cli import app
@@ -13,6 +14,7 @@ from moescope.platform.frozen import changed
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 from moescope.trainer.config import RunConfig
+from moescope.trainer.loop import Trainer
 from moescope.trainer.run import train
 
 CONSTANT = ("--set", "optim.schedule=constant")
@@ -56,6 +58,32 @@ def test_a_branch_is_the_run_that_was_planned_with_its_decay(
             texts = [event.text for event in store.events(f"branch-{steps}")]
             assert f"starts from a branch of run {config.recipe}-trunk, step {at}" in texts
             assert f"the learning rate falls from step {steps - 6} on" in texts
+
+
+def test_a_branch_that_is_poisoned_at_once_goes_back_to_where_it_began(
+    config: RunConfig, settings: Settings
+) -> None:
+    train(changed(config, {"steps": 14}), settings=settings, run_id="trunk", progress=False)
+    went: list[tuple[int, int]] = []
+
+    @torch.no_grad()
+    def on_step(trainer: Trainer) -> None:
+        if trainer.segment.reason == "rollback":
+            went.append((trainer.segment.index, trainer.segment.start_step))
+            trainer.stop()
+        elif trainer.state.step == 9:
+            next(trainer.state.model.parameters()).fill_(torch.nan)
+
+    train(
+        changed(config, {"steps": 22, "policy.mode": "on"}),
+        settings=settings,
+        run_id="branch",
+        branch_from="trunk",
+        branch_at=8,
+        progress=False,
+        on_step=on_step,
+    )
+    assert went == [(1, 8)]
 
 
 def test_what_cannot_branch_is_told_in_one_line(

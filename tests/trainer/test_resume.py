@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from moescope.monitors.states.checkpoint import read_about
+from moescope.monitors.states.usable import MEMORY, usable_states
 from moescope.platform import catalogue
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
@@ -320,6 +323,12 @@ def test_a_kill_while_going_back_does_not_bring_the_branch_back_that_was_left(
     killed(small, settings.home, at=47, what="going back")
     folder = settings.home / "runs" / "r" / "checkpoints"
     assert [path.name[:13] for path in sorted(folder.glob("step-*"))][-1] == "step-00000040"
+    # another run, or a study, that looks into the folder of this one takes neither
+    before = (folder.parent / MEMORY).read_bytes()
+    with opened(settings) as store:
+        usable, faults = usable_states(store, store.find_run("r"))
+    assert ([read_about(path)["step"] for path in usable], faults) == ([0, 20], [])
+    assert (folder.parent / MEMORY).read_bytes() == before
     began: list[int] = []
     kept: list[int] = []
 
@@ -338,3 +347,19 @@ def test_a_kill_while_going_back_does_not_bring_the_branch_back_that_was_left(
         # what it trains from there on is no part of what was left
         assert all(c.health != "tainted" for c in store.checkpoints("r") if c.segment == 1)
     assert (result.status, result.step) == ("finished", 60)
+
+
+def test_a_taint_that_only_the_store_knows_is_kept(small: RunConfig, settings: Settings) -> None:
+    killed(small, settings.home, at=47)
+    with opened(settings) as store:
+        [last] = [c for c in store.checkpoints("r") if c.step == 40]
+        # the disk of the states was full when its stamp should have been written
+        store.put_checkpoint(replace(last, health="tainted"))
+    began: list[int] = []
+
+    def on_step(trainer: Trainer) -> None:
+        began.append(trainer.state.step)
+        trainer.stop()
+
+    train(small, settings=settings, resume="r", progress=False, on_step=on_step)
+    assert began[0] == 20

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ...monitors.states.keeping import Keeper
+from ...monitors.states.usable import CHECKPOINTS
 from ...platform.errors import MoescopeError
 from ...platform.frozen import changed, difference, parsed
 from ...platform.records import Checkpoint, Event, Run, Segment
@@ -232,7 +233,7 @@ def _first_checkpoint(run: Run, config: RunConfig, weights: Weights) -> list[Che
     faults: list[str] = []
     written: list[Checkpoint] = []
     keeper = Keeper(
-        Path(run.folder) / "checkpoints",
+        Path(run.folder) / CHECKPOINTS,
         config.checkpoint,
         config.policy.certify_after_steps,
         run.id,
