@@ -30,6 +30,8 @@ MOST_STEPS = 1_000_000_000
 MOST_GIB = 1_000_000.0
 COLOURS = 3
 
+Device = Literal["auto", "cpu", "cuda"]
+
 
 class DataConfig(Frozen):
     folder: str = ""
@@ -247,7 +249,7 @@ class RunConfig(Frozen):
     project: str = "default"
     seed: NonNegativeInt = Field(default=0, le=2**63 - 1)
     steps: PositiveInt = Field(default=600, le=MOST_STEPS)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     moe: MoeConfig = MoeConfig()

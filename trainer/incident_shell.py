@@ -13,6 +13,7 @@ from ..platform.terminal import say, say_json, say_rows
 if TYPE_CHECKING:
     from ..platform.records import Alert, Incident, Run
     from ..platform.store import Store
+    from .config import Device
 
 MOST_ROWS = 12
 
@@ -22,6 +23,12 @@ def incident(
     is_anew: Annotated[
         bool, typer.Option("--anew", help="Replay it again, though there is a verdict.")
     ] = False,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Where it is replayed, if not where the run trains: cpu or cuda."
+        ),
+    ] = "",
     home: Home = None,
     store: StoreUrl = None,
     as_json: Json = False,
@@ -36,7 +43,8 @@ def incident(
         found = open_store.alert(alert)
         known = incident_of(open_store, found.id)
         if known is None or not known.is_replayed or is_anew:
-            known = examined(open_store, found, (lambda _: None) if as_json else say)
+            tell = (lambda _: None) if as_json else say
+            known = examined(open_store, found, tell, _device(device))
         followed = what_followed(open_store, found)
         run = open_store.find_run(found.run_id)
     if as_json:
@@ -45,9 +53,19 @@ def incident(
         _say(run, found, known, followed)
 
 
-def examined(store: "Store", alert: "Alert", tell: Any) -> "Incident":
+def _device(name: str) -> "Device | None":
+    if name == "cpu" or name == "cuda":
+        return name
+    if name:
+        raise MoescopeError(f"there is no device {name} (there are: cpu, cuda)")
+    return None
+
+
+def examined(
+    store: "Store", alert: "Alert", tell: Any, device: "Device | None" = None
+) -> "Incident":
     """Makes the autopsy of an alert and keeps its account. Where it cannot be replayed the account
-    says why, and has no verdict."""
+    says why, and has no verdict. device: where it is replayed, if not where the run trains."""
     from ..monitors.autopsy.across import across_runs
     from ..monitors.autopsy.onset import onset_of
     from ..monitors.autopsy.record import read_record
@@ -65,7 +83,7 @@ def examined(store: "Store", alert: "Alert", tell: Any) -> "Incident":
     record = read_record(Path(run.folder) / str(alert.evidence["record"]))
     verdict, notes = Verdict(), []
     try:
-        with open_replay(run, alert, onset_of(alert, record.branch())) as replay:
+        with open_replay(run, alert, onset_of(alert, record.branch()), device) as replay:
             verdict = examine(record, replay, lambda line: tell(f"replaying {line}"))
     except MoescopeError as error:
         notes.append(f"It could not be replayed: {error}.")

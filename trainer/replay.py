@@ -32,7 +32,7 @@ from ..platform.errors import MoescopeError
 from ..platform.frozen import changed, parsed
 from ..platform.records import Alert, Run
 from .compute.gradients import step_gradients, step_losses
-from .config import RunConfig
+from .config import Device, RunConfig
 from .data.batches import Batch, Batches
 from .data.latents import seen
 from .evaluation.flip_count import FlipCount
@@ -47,22 +47,53 @@ from .update import apply_update
 
 MARGIN_STEPS = 5
 """States younger than the onset less this are not taken for sound, where an older one is there."""
+SHARE_OF_FREE = 0.8
+"""Of a GPU's free memory that a replay may take."""
 _GRIDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LEAST_WEIGHTS = 256
 """A part with fewer weights may lie on a coarse grid by chance."""
 
 
 @contextmanager
-def open_replay(run: Run, alert: Alert, onset: int) -> Iterator["RunReplay"]:
-    """Yields the replay of an alert's run. Raises MoescopeError where the run's folder or its data
-    are not on this machine."""
+def open_replay(
+    run: Run, alert: Alert, onset: int, device: Device | None = None
+) -> Iterator["RunReplay"]:
+    """Yields the replay of an alert's run. device: where it computes, if not where the run does.
+    Raises MoescopeError where the run's folder or its data are not on this machine, or the device's
+    memory is not enough for a second training beside the run."""
     if not Path(run.folder).is_dir():
         raise MoescopeError(f"run {run.name} keeps its states in {run.folder}, which is not here")
     config = parsed(RunConfig, run.config, f"stored configuration of {run.name}")
+    config = config if device is None else changed(config, {"device": device})
     clips = clips_for(config, run, None)
     # two more processes would be slower than the few batches that are wanted
-    with Batches(clips, changed(config, {"data.workers": 0}).data, config.seed, ahead=0) as batches:
+    data = changed(config, {"data.workers": 0}).data
+    with (
+        Batches(clips, data, config.seed, ahead=0) as batches,
+        _told_where_memory_ends(device_of(config)),
+    ):
         yield RunReplay(run, alert, onset, config, batches)
+
+
+@contextmanager
+def _told_where_memory_ends(device: torch.device) -> Iterator[None]:
+    """Turns what torch says of a full memory into a line for a person: the run that is examined may
+    well hold most of the GPU."""
+    if device.type == "cuda":
+        # the run must not be the one that finds no memory any more
+        free, total = torch.cuda.mem_get_info(device)
+        torch.cuda.set_per_process_memory_fraction(SHARE_OF_FREE * free / total, device)
+    try:
+        yield
+    except RuntimeError as error:
+        # of a host's memory torch has no exception of its own
+        is_full = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not is_full:
+            raise
+        other = ": try --device cpu, which is slower" if device.type != "cpu" else ""
+        raise MoescopeError(
+            f"the memory of {device} does not hold a second training beside what is there{other}"
+        ) from error
 
 
 class RunReplay:

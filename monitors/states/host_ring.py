@@ -6,6 +6,9 @@ from typing import Any
 from ...platform.errors import MoescopeError
 from .checkpoint import copied
 
+ON_THEIR_WAY = 2
+"""States that have left the ring and are not on the disk yet: one is being written, one waits."""
+
 
 class HostRing:
     """Copies of the newest states, oldest out first; what `keep` names stays as long as the ring
@@ -27,11 +30,15 @@ class HostRing:
     ) -> tuple[int, str]:
         """Returns how many states of `each` bytes fit, and the line that says so.
 
-        They take at most `limit_bytes` and half of the free memory.
+        The ring takes at most `limit_bytes`; with what is on its way to the disk it takes at most
+        half of the free memory.
         """
-        allowed = min(limit_bytes, free_bytes // 2)
-        capacity = min(wanted, allowed // each)
-        size = f"{each / 2**20:.0f} MiB each, {capacity * each / 2**30:.2f} GiB in all"
+        capacity = min(wanted, limit_bytes // each, free_bytes // 2 // each - ON_THEIR_WAY)
+        gib = each / 2**30
+        size = (
+            f"{each / 2**20:.0f} MiB each, {capacity * gib:.2f} GiB in all, and up to "
+            f"{ON_THEIR_WAY * gib:.2f} GiB more while states are written to disk"
+        )
         if capacity < 2:
             return (
                 0,

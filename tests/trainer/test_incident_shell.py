@@ -73,6 +73,15 @@ def test_without_its_data_the_account_says_why_it_has_no_verdict(
     assert "It could not be replayed" in said
 
 
+def test_it_is_replayed_where_one_asks(alarmed: Alert, settings: Settings) -> None:
+    code, said = run(settings, alarmed.id, "--device", "gpu")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "there is no device gpu (there are: cpu, cuda)" in said
+    code, said = run(settings, alarmed.id, "--device", "cpu")
+    assert code == 0, said
+    assert "verdict: no cause found" in said
+
+
 def test_an_alert_without_a_record_is_refused(alarmed: Alert, settings: Settings) -> None:
     for file in (Path(settings.home) / "runs").glob("*/incidents/*/record/*"):
         file.unlink()

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from moescope.monitors.autopsy.record import Entry, read_record
 from moescope.monitors.autopsy.replaying import Plan, Turn
@@ -159,3 +160,12 @@ def test_a_run_whose_folder_is_gone_is_told_on_one_line(alarmed: Any, tmp_path: 
     Path(run.folder).rename(tmp_path / "elsewhere")
     with pytest.raises(MoescopeError, match="is not here"), open_replay(run, alert, ONSET):
         pass
+
+
+def test_a_memory_that_is_full_is_told_on_one_line_and_other_faults_are_not(alarmed: Any) -> None:
+    run, alert, _ = alarmed()
+    full = pytest.raises(MoescopeError, match="the memory of cpu does not hold a second training")
+    with full, open_replay(run, alert, ONSET, "cpu"):
+        torch.empty(2**55)
+    with pytest.raises(RuntimeError, match="shape"), open_replay(run, alert, ONSET, "cpu"):
+        torch.zeros(3).view(2, 2)

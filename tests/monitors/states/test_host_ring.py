@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moescope.monitors.states.host_ring import HostRing
+from moescope.monitors.states.host_ring import ON_THEIR_WAY, HostRing
 from moescope.platform.errors import MoescopeError
 
 
@@ -53,6 +53,10 @@ def test_the_plan_shrinks_to_what_fits_and_says_so() -> None:
     capacity, line = HostRing.planned_capacity(10 * mib, 8, 55 * mib, 1000 * mib)
     assert capacity == 5
     assert "shrunk from 8" in line
+    # half of the free memory holds five, and two may be on their way to the disk
+    capacity, line = HostRing.planned_capacity(10 * mib, 8, 1000 * mib, 100 * mib)
+    assert (capacity, ON_THEIR_WAY) == (3, 2)
+    assert "0.03 GiB in all, and up to 0.02 GiB more while states are written" in line
     # half of the free memory holds one state: no use
     capacity, line = HostRing.planned_capacity(10 * mib, 8, 1000 * mib, 30 * mib)
     assert capacity == 0
