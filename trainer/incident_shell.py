@@ -54,11 +54,10 @@ def incident(
 
 
 def _device(name: str) -> "Device | None":
-    if name == "cpu" or name == "cuda":
-        return name
-    if name:
+    known: dict[str, Device] = {"cpu": "cpu", "cuda": "cuda"}
+    if name and name not in known:
         raise MoescopeError(f"there is no device {name} (there are: cpu, cuda)")
-    return None
+    return known.get(name)
 
 
 def examined(
