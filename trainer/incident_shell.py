@@ -66,10 +66,11 @@ def examined(
     """Makes the autopsy of an alert and keeps its account. Where it cannot be replayed the account
     says why, and has no verdict. device: where it is replayed, if not where the run trains."""
     from ..monitors.autopsy.across import across_runs
+    from ..monitors.autopsy.examination import examine
     from ..monitors.autopsy.onset import onset_of
     from ..monitors.autopsy.record import read_record
     from ..monitors.autopsy.story import account
-    from ..monitors.autopsy.verdict import Verdict, examine
+    from ..monitors.autopsy.verdict import Verdict
     from ..platform.incidents import put_incident
     from .replay import open_replay
 

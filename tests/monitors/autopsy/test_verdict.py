@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from moescope.monitors.autopsy.examination import examine
 from moescope.monitors.autopsy.record import Entry, FlightRecord
 from moescope.monitors.autopsy.replaying import Plan, Rounding, State
 from moescope.monitors.autopsy.story import account, first_account
-from moescope.monitors.autopsy.verdict import examine
 from moescope.platform import catalogue
 from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Alert
