@@ -59,9 +59,25 @@ def plain(text: str, most: int = 400) -> str:
 
     One line, at most `most` characters; what is cut is shown by an ellipsis.
     """
+    return _escaped(_line(text, most))
+
+
+def plain_with_code(text: str, most: int = 1000) -> str:
+    """Escapes a text as `plain` does, and shows as code what stands between backticks."""
+    parts = _line(text, most).split("`")
+    if len(parts) % 2 == 0:
+        return plain(text, most)
+    return "".join(
+        f"`{part}`" if number % 2 and part else _escaped(part) for number, part in enumerate(parts)
+    )
+
+
+def _line(text: str, most: int) -> str:
     line = " ".join(text.split())
-    if len(line) > most:
-        line = line[: most - 1] + "…"
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def _escaped(line: str) -> str:
     # a word joiner has no width, and nobody makes a link of what it parts
     parted = _LINK.sub(lambda match: match[0] + "\u2060", line)
     return _MARKDOWN.sub(r"\\\1", parted)

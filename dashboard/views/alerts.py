@@ -12,7 +12,7 @@ from ...platform.silences import silences
 from ...platform.store import Store
 from .. import asks
 from ..theme import SEVERITIES
-from ..words import age, number, plain
+from ..words import age, number, plain, plain_with_code
 from .panel import LIVE_S, LinkToIncident, LinkToRun, badge, live
 
 MOST_SHOWN = 50
@@ -157,7 +157,7 @@ def _words(alert: Alert) -> None:
     with st.expander("What it means, what to do", icon=":material/help:"):
         if meaning:
             st.markdown(plain(meaning, 1000))
-        st.markdown(f"**To do.** {plain(advice, 1000)}")
+        st.markdown(f"**To do.** {plain_with_code(advice)}")
         st.caption(f"All alerts are explained in `{PAGE}`.")
 
 

@@ -13,7 +13,7 @@ from ..charts_of_incidents import incident_figure
 from ..reads_of_incidents import IncidentNow, clip_file, incident_now, recorded_alerts
 from ..theme import SEVERITIES
 from ..window import Window
-from ..words import age, number, plain
+from ..words import age, number, plain, plain_with_code
 from .panel import CALM_S, LinkToIncident, LinkToRun, badge, chart, live
 
 MOST_MOVERS = 10
@@ -118,7 +118,7 @@ def _verdict(now: IncidentNow) -> None:
             st.markdown("**Verdict**", width="content")
             _verdict_badge(now.incident.verdict, now.incident)
         for text in content["next"]:
-            st.markdown(f"**To do.** {plain(text.replace('ALERT', now.alert.id), 1000)}")
+            st.markdown(f"**To do.** {plain_with_code(text.replace('ALERT', now.alert.id))}")
         if not now.incident.is_replayed:
             st.code(now.command, language=None)
         for text in (*content["across"].get("said", ()), *content["notes"]):

@@ -390,7 +390,7 @@ class TestAlerts:
         words = _words(_seen(_alerts, store))
         assert plain("Bad <b>data</b>.") in words
         assert f"**To do.** {plain('Look at the *clips*.')}" in words
-        assert plain("py-spy dump --pid PID") in words
+        assert "`py-spy dump --pid PID`" in words
         assert "docs/alerts.md" in words
 
     def test_silencing_says_for_how_long_and_by_whom(self, store: Store, spiked_run: Run) -> None:

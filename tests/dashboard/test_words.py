@@ -2,7 +2,7 @@
 
 import pytest
 
-from moescope.dashboard.words import age, gib, in_figure, number, plain, short
+from moescope.dashboard.words import age, gib, in_figure, number, plain, plain_with_code, short
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,10 @@ def test_a_long_text_is_cut_visibly() -> None:
 
 def test_a_figure_reads_neither_tags_nor_fields_in_a_text() -> None:
     assert in_figure('<a href="x">%{y}') == "&lt;a href=&quot;x&quot;&gt;% {y}"
+
+
+def test_what_stands_between_backticks_is_code_and_all_else_is_plain() -> None:
+    assert plain_with_code("set `a.b=*c*` to *2*") == r"set `a.b=*c*` to \*2\*"
+    # nothing gets out of a code span: an odd one is no code
+    assert plain_with_code("a ` <b>") == plain("a ` <b>")
+    assert plain_with_code("``<b>``") == r"\<b\>"
