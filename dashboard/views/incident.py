@@ -161,6 +161,13 @@ def _story(now: IncidentNow) -> None:
 
 def _course(content: Mapping[str, Any]) -> None:
     st.markdown("**What the alert is about, as recorded and replayed**")
+    scores = [value for line in content["course"].values() for value in line["score"]]
+    if all(value is None for value in scores):
+        st.caption(
+            "It was measured too seldom before the onset to say what is usual, so that there is "
+            "nothing to draw."
+        )
+        return
     onset, alarm = content["onset"]["step"], content["alarm"]["step"]
     figure = incident_figure(content["course"], onset, alarm)
     says = f"the alert's signal around steps {onset} to {alarm}, of the record and its replays"

@@ -56,8 +56,8 @@ class _Examination:
         found.is_replayed = True
         if not stretch.gauge.is_ready:
             found.note(
-                f"{stretch.signal or 'the signal'} was measured too seldom before the onset to say "
-                "what is usual"
+                f"what is usual of {stretch.signal or 'the signal'} is not known: it was measured "
+                "too seldom before the onset"
             )
             if stretch.signal == catalogue.FLIP_RATE:
                 self._is_routed_by_rounding()

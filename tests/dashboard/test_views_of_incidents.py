@@ -117,6 +117,15 @@ def test_the_story_is_told_in_order(store: Store, recorded: Alert) -> None:
     assert len(page.get("plotly_chart")) == 1
 
 
+def test_a_signal_that_was_measured_too_seldom_has_no_chart(store: Store, recorded: Alert) -> None:
+    line = {"steps": [58, 59], "score": [None, None], "loss": [1.0, 1.0]}
+    told = content(course={"record": line})
+    put_incident(store, Incident(recorded.id, recorded.run_id, 1.0, "precision", True, told))
+    page = _seen(_incident, store, recorded.id)
+    assert page.get("plotly_chart") == []
+    assert "measured too seldom before the onset" in _words(page)
+
+
 def test_an_account_without_a_replay_says_how_to_get_one(store: Store, recorded: Alert) -> None:
     told = content()
     told["verdict"] |= {"causes": [], "evidence": [], "arms": [], "is_firm": True}

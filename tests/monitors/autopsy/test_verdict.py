@@ -188,4 +188,4 @@ def test_a_signal_that_was_hardly_measured_gets_no_verdict(
     record = replace(spike, alert=alert(signal=catalogue.ACTIVATION_ABSMAX))
     verdict = examine(record, Played(entry))
     assert verdict.name == "no_cause"
-    assert any("measured too seldom" in e.text for e in verdict.evidence)
+    assert any("too seldom before the onset" in e.text for e in verdict.evidence)
