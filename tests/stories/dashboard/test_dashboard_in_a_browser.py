@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,17 @@ from playwright.sync_api import (
 import moescope.dashboard
 from moescope.platform import catalogue
 from moescope.platform.commands import answer, commands, take
-from moescope.platform.records import Alert, Checkpoint, Event, Frame, Health, Run, Segment
+from moescope.platform.incidents import put_incident
+from moescope.platform.records import (
+    Alert,
+    Checkpoint,
+    Event,
+    Frame,
+    Health,
+    Incident,
+    Run,
+    Segment,
+)
 from moescope.platform.series import latest
 from moescope.platform.store import Store, open_store
 
@@ -139,9 +150,10 @@ class PlayedTrainer:
             message="loss residuals above 4 sigma in 3 of 5 steps",
             created_s=start_s + 45,
             dedupe_key="loss_spike",
-            evidence={"signal": catalogue.LOSS_SPIKE_SCORE},
+            evidence={"signal": catalogue.LOSS_SPIKE_SCORE, "record": "incidents/x/record"},
         )
         store.put_alert(alert)
+        put_incident(store, Incident(alert.id, run.id, start_s + 47, "data", True, _account()))
         for step in range(0, SPIKE.stop, 50):
             self._save(0, step, "certified" if step <= BACK_TO else "tainted")
         self._save(0, 240, "tainted")
@@ -186,6 +198,34 @@ class PlayedTrainer:
                     self.store.update_run(self.run.id, mode=command.args["mode"])
                 text = f"{command.kind} obeyed at step {self.step}"
                 answer(self.store, command.id, "done", text, time.time())
+
+
+def _account() -> dict[str, Any]:
+    """What an autopsy made of the spike."""
+    steps = list(range(190, 242))
+    score = [9.0 if step in SPIKE else float(np.sin(step)) for step in steps]
+    line = {"steps": steps, "score": score, "loss": score}
+    return {
+        "onset": {"step": 230, "batch": 230, "segment": 0, "told_by_the_rule": 230},
+        "alarm": {"step": 234, "segment": 0},
+        "movers": [
+            {"kind": "modality", "what": "audio", "signal": catalogue.LOSS_PER_SAMPLE,
+             "step": 230, "score": 9.0},
+        ],
+        "num_movers": 1,
+        "clips": [
+            {"name": "part-2/clip-0003.mp4", "steps": [230], "batches": [230], "score": 6.0,
+             "modality": "audio", "sigma": 0.4},
+        ],
+        "num_clips": 1,
+        "course": {"record": line, "again": line},
+        "verdict": {
+            "causes": ["data"], "words": "the data", "is_firm": True, "fidelity": None,
+            "evidence": [{"text": "it comes back with the batches", "speaks_for": "data"}],
+            "arms": [{"name": "again", "words": "the same again", "shows": "yes", "score": 9.0}],
+        },
+        "across": {"said": []}, "next": ["Look at the clips that stand out."], "notes": [],
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -427,6 +467,14 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     page.get_by_text("All", exact=True).click()
     expect(page.get_by_text("acknowledged by dashboard")).to_be_visible()
     _picture(page, tmp_path, "alerts-1440")
+
+    # what it was about: the story of the incident, with the autopsy's verdict
+    page.get_by_role("link", name="How it came about, and why").click()
+    page.wait_for_url("**/incidents?alert=spike-230")
+    expect(page.get_by_role("heading", name="loss_spike")).to_be_visible()
+    expect(page.get_by_text("It comes back with the batches.")).to_be_visible()
+    expect(page.locator(".js-plotly-plot")).to_have_count(1)
+    _assert_both_schemes(page, tmp_path, "incident-1440")
     _assert_in_order(page, complaints)
 
     # a phone at night
@@ -436,10 +484,18 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     _wait_for_loss(page, 320)
     expect(page.locator(".js-plotly-plot")).to_have_count(12)
     _assert_both_schemes(page, tmp_path, "run-390")
-    wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
-    assert wide <= 390
+    _assert_fits(page, 390)
+    page.goto(f"{address}/incidents?alert=spike-230")
+    expect(page.get_by_text("It comes back with the batches.")).to_be_visible()
+    _assert_both_schemes(page, tmp_path, "incident-390")
+    _assert_fits(page, 390)
     _assert_in_order(page, complaints)
     assert latest(store, run.id, [catalogue.LOSS_TOTAL])[catalogue.LOSS_TOTAL][0] > 320
+
+
+def _assert_fits(page: Page, width: int) -> None:
+    wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
+    assert wide <= width
 
 
 def _assert_in_order(page: Page, complaints: list[str]) -> None:
