@@ -37,6 +37,10 @@ from .stamps import read_health, write_health
 RING_STATES = 8
 
 
+class NoUsableState(MoescopeError):
+    """There is nothing left to go back to, neither in memory nor on disk."""
+
+
 class KeepLimits(Protocol):
     """The numbers of keeping; the trainer's `CheckpointConfig` fits, and so does any object with
     these fields."""
@@ -204,7 +208,7 @@ class Keeper:
         """Returns (state, checkpoint, "memory" or "disk") of a step; a damaged one is said and
         the next older taken.
 
-        Raises MoescopeError where no usable state that old is left.
+        Raises NoUsableState where none that old is left.
         """
         self.flush()
         for checkpoint in reversed([c for c in self.checkpoints if c.step <= step]):
@@ -218,7 +222,7 @@ class Keeper:
                 self._fail(f"{damage}; taking the next older one")
                 with self._lock:
                     del self._by_step[checkpoint.step]
-        raise MoescopeError(
+        raise NoUsableState(
             f"no usable checkpoint at or before step {step} in {self.folder.name} "
             f"(there are: {[c.step for c in self.checkpoints]})"
         )

@@ -46,6 +46,8 @@ class WatchedState:
         """The next step: how many were taken in the history that this state has."""
         self.batch = 0
         """The next batch, where the loop numbers them."""
+        self.num_restored = 0
+        """How often a state was put back as a whole."""
 
     def capture(self) -> dict[str, Any]:
         """Returns the live state: copy it before the next step."""
@@ -59,16 +61,15 @@ class WatchedState:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Puts everything back; the given state stays untouched. Raises MoescopeError where an
-        object does not take back what it gave."""
+        object does not take back what it gave; what came before it has its state by then."""
         for name, value in self.objects.items():
             try:
                 # a deep copy: optimizers and schedules keep what they are handed
                 value.load_state_dict(copy.deepcopy(state["objects"][name]))
             except Exception as error:
-                # not to be passed over: the training is between two states now
                 raise MoescopeError(
                     f"state {name} ({type(value).__name__}) does not take back what it gave "
-                    f"({type(error).__name__}: {error}): the training cannot go on"
+                    f"({type(error).__name__}: {error})"
                 ) from error
         for value in self.objects.values():
             if isinstance(value, torch.optim.Optimizer):
@@ -77,6 +78,7 @@ class WatchedState:
         self.judge.load_state_dict(state["judge"])
         self.step, self.batch = state["loop"]["step"], state["loop"]["batch"]
         set_random_state(state["random"])
+        self.num_restored += 1
 
 
 def named_objects(
