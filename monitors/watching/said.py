@@ -1,9 +1,14 @@
-"""What a person is told at the start: what was found in the model, and what was left and why."""
+"""What a person is told: at the start what was found in the model, and what was left and why;
+after a rollback what a trainer's own loop will not make up for."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from .find_blocks import FoundBlocks
 from .find_routers import Found
+
+if TYPE_CHECKING:
+    from .watched_run import WatchedRun
 
 MOST_LEFT = 8
 
@@ -32,6 +37,20 @@ def found_lines(found: Found, blocks: FoundBlocks, compiled: str) -> Iterator[st
         yield f"left: {line}"
     if len(found.left) > MOST_LEFT:
         yield f"left: {len(found.left) - MOST_LEFT} more"
+
+
+def tell_what_is_left(run: "WatchedRun", planned: int, possible: int | None) -> None:
+    """Says that a trainer's epochs end before it has made again the steps that were taken back.
+
+    planned: steps from here to its end; possible: those until its epochs end, None for no end."""
+    if possible is None or possible >= planned:
+        return
+    text = (
+        f"the trainer counts its epochs and not its steps: they end after {possible} steps more, "
+        f"{planned - possible} before those it was to make (resume it, or give it more epochs)"
+    )
+    run.tell(text)
+    run.say_event("note", text, {"planned": planned, "possible": possible})
 
 
 def _names(names: list[str] | tuple[str, ...]) -> str:
