@@ -189,6 +189,16 @@ class Keeper:
             kept = self._by_step.get(state.step)
         return kept if kept and kept.is_on_disk else None
 
+    def write_no_more(self, why: str) -> None:
+        """From now on states are kept in memory alone, as what is to be kept does not go to a disk;
+        those that are on the disk stay there."""
+        self.is_on_disk = False
+        if self._ring.capacity:
+            kept = "states are kept in memory alone from here on"
+        else:
+            kept = "no more states are kept, as host memory holds none"
+        self._fail(f"{why}: {kept}; training goes on")
+
     def stamp(self, changed: Iterable[Checkpoint]) -> None:
         """Records a new health of checkpoints: in memory, beside the files and in the store."""
         for checkpoint in changed:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ...platform.errors import MoescopeError
-from .said import tell_what_is_left
-from .unwrapped import refuse_ranks
+from .said import refuse_no_more_steps, tell_what_is_left
+from .together import FollowingRun
+from .unwrapped import rank_and_number, refuse_state_of_ranks
 from .watch import watch
 from .watched_run import WatchedRun
 
@@ -30,13 +31,15 @@ class LightningCallback(Callback):
     of it, and nothing is watched. Gradients are measured before they are clipped. A rollback puts
     `trainer.global_step` back, so that `max_steps` are made in the new history, as far as
     `max_epochs` lets it: where it does not, a line says so. The data and the steps of loggers go on
-    from where they are; after a halt the Trainer is told to stop. With several processes the first
-    one is watched, and no state can be given.
+    from where they are. With `resume=` the Trainer goes on from the run's newest state, or the run
+    from Lightning's own checkpoint where that is what it was told to go on from. After a halt the
+    Trainer is told to stop. With several processes the first one is watched, and no state can be
+    given.
     """
 
     def __init__(self, **options: Any) -> None:
         self._options = options
-        self.run: WatchedRun | None = None
+        self.run: WatchedRun | FollowingRun | None = None
         self._losses: list[Tensor] = []
         self._steps_seen = self._first_step = 0
 
@@ -49,16 +52,26 @@ class LightningCallback(Callback):
         options = dict(self._options)
         given = options.get("state")
         if given is not None:
-            refuse_ranks(0, trainer.world_size, has_state=True)
+            refuse_state_of_ranks(trainer.world_size, has_state=True)
             schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
             options["state"] = (
                 {**given, **{f"schedule{i}": one for i, one in enumerate(schedules)}}
                 if isinstance(given, Mapping)
                 else [*given, *schedules]
             )
-        if trainer.is_global_zero:
-            self._steps_seen = self._first_step = trainer.global_step
-            self.run = watch(pl_module, trainer.optimizers, **options)
+        if rank_and_number()[1] == 1 and not trainer.is_global_zero:
+            # several processes that do not know of each other by torch.distributed
+            return
+        if options.get("resume") and trainer.global_step:
+            # Lightning has gone on by itself, from a checkpoint of its own
+            options["start_step"] = trainer.global_step
+        run = self.run = watch(pl_module, trainer.optimizers, **options)
+        if options.get("resume") and run.num_steps:
+            if trainer.max_steps != -1:
+                refuse_no_more_steps(run, trainer.max_steps)
+            _set_step(trainer, run.num_steps)
+        self._steps_seen = trainer.global_step
+        self._first_step = trainer.global_step - run.num_steps
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -107,12 +120,9 @@ class LightningCallback(Callback):
         if trainer.global_step != step:
             self.run.tell(f"Lightning counts on: its step is {trainer.global_step}, not {step}")
             return
-        planned = trainer.max_steps
-        if planned == -1:
-            planned = trainer.estimated_stepping_batches
-        possible = _steps_left(trainer)
+        planned = trainer.estimated_stepping_batches
         if math.isfinite(planned):
-            tell_what_is_left(self.run, int(planned) - step, possible)
+            tell_what_is_left(self.run, int(planned) - step, _steps_left(trainer))
 
 
 def _set_step(trainer: Trainer, step: int) -> None:

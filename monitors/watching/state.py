@@ -16,6 +16,8 @@ from ..guard import Guard
 from ..judge import Judge
 from ..states.chance import random_state, set_random_state
 
+_EMPTY: dict[torch.dtype, Tensor] = {}
+
 
 @runtime_checkable
 class Restorable(Protocol):
@@ -48,6 +50,12 @@ class WatchedState:
         """The next batch, where the loop numbers them."""
         self.num_restored = 0
         """How often a state was put back as a whole."""
+
+    @property
+    def num_begun(self) -> int:
+        """Optimizers that have made what they keep, which most do at their first step."""
+        optimizers = [o for o in self.objects.values() if isinstance(o, torch.optim.Optimizer)]
+        return sum(bool(one.state) for one in optimizers)
 
     def capture(self) -> dict[str, Any]:
         """Returns the live state: copy it before the next step."""
@@ -117,7 +125,29 @@ def named_objects(
 
 def refuse_what_disks_do_not_hold(objects: Mapping[str, Restorable]) -> None:
     """Raises MoescopeError, with the object and the type, where `torch.load(weights_only=True)`
-    would not read a state back. Tensors are left out of the trial, so that it costs no memory."""
+    would not read a state back."""
+    for refused in not_held_by_disks(objects):
+        raise MoescopeError(
+            f"{refused}: leave it out, make its state_dict plain values and tensors, or keep "
+            "states in memory alone with on_disk=False"
+        )
+
+
+def refuse_what_cannot_be_copied(objects: Mapping[str, Restorable]) -> None:
+    """Raises MoescopeError, with the object, where no copy of its state can be made."""
+    for name, value in objects.items():
+        try:
+            copy.deepcopy(_without_tensors(value.state_dict()))
+        except Exception as error:
+            raise MoescopeError(
+                f"state {name} ({type(value).__name__}) cannot be copied ({type(error).__name__}: "
+                f"{error}): leave it out, or make its state_dict plain values and tensors"
+            ) from None
+
+
+def not_held_by_disks(objects: Mapping[str, Restorable]) -> Iterator[str]:
+    """Says of each object whose state `torch.load(weights_only=True)` would not read back what it
+    is, in words. Tensors are left out of the trial, so that it costs no memory."""
     for name, value in objects.items():
         state = _without_tensors(value.state_dict())
         if not _refused_type(state):
@@ -125,11 +155,9 @@ def refuse_what_disks_do_not_hold(objects: Mapping[str, Restorable]) -> None:
         place, refused = next(
             (found for found in _refused_parts(state, "")), ("", type(state).__name__)
         )
-        raise MoescopeError(
+        yield (
             f"state {name} ({type(value).__name__}) holds a {refused}"
-            f"{f' at {place}' if place else ''}, which torch.load(weights_only=True) does not "
-            "read: leave it out, make its state_dict plain values and tensors, or keep states in "
-            "memory alone with on_disk=False"
+            f"{f' at {place}' if place else ''}, which torch.load(weights_only=True) does not read"
         )
 
 
@@ -164,7 +192,8 @@ def _refused_parts(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 def _without_tensors(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return torch.zeros(0, dtype=value.dtype)
+        # one for all: a file of a thousand empty tensors takes a second to write and to read
+        return _EMPTY.setdefault(value.dtype, torch.zeros(0, dtype=value.dtype))
     if type(value) in (dict, list, tuple):
         if isinstance(value, dict):
             return {key: _without_tensors(part) for key, part in value.items()}

@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...platform.errors import MoescopeError
-from .said import tell_what_is_left
-from .unwrapped import refuse_ranks
+from .said import refuse_no_more_steps, tell_what_is_left
+from .together import FollowingRun
+from .unwrapped import rank_and_number, refuse_state_of_ranks
 from .watch import watch
 from .watched_run import WatchedRun
 
@@ -28,14 +29,15 @@ class TransformersCallback(TrainerCallback):
     gradients before it clips them, so `grad/norm` is what clipping leaves (`max_grad_norm=0` does
     not clip). A rollback puts `state.global_step` back, and the Trainer makes the steps again up to
     `max_steps`, as far as its epochs reach, which it counts beforehand: where they do not, a line
-    says so. The data go on from where they are, unless a sampler is in `state=`. After a halt the
-    Trainer is told to stop. With several processes the first one is watched, and no state can be
-    given.
+    says so. The data go on from where they are, unless a sampler is in `state=`. With `resume=` the
+    Trainer goes on from the run's newest state, or the run from the Trainer's own checkpoint where
+    that is what it was told to go on from. After a halt the Trainer is told to stop. With several
+    processes the first one is watched, and no state can be given.
     """
 
     def __init__(self, **options: Any) -> None:
         self._options = options
-        self.run: WatchedRun | None = None
+        self.run: WatchedRun | FollowingRun | None = None
         self._losses: list[Tensor] = []
         self._is_sum = False
         self._tokens = 0
@@ -54,14 +56,21 @@ class TransformersCallback(TrainerCallback):
     ) -> None:
         options = dict(self._options)
         if options.get("state") is not None:
-            refuse_ranks(0, args.world_size, has_state=True)
+            refuse_state_of_ranks(args.world_size, has_state=True)
             if lr_scheduler is not None:
                 options["state"] = _with(options["state"], lr_scheduler)
-        if not state.is_world_process_zero:
+        if rank_and_number()[1] == 1 and not state.is_world_process_zero:
+            # several processes that do not know of each other by torch.distributed
             return
         options.setdefault("name", args.run_name or "")
-        self._first_step = state.global_step
-        self.run = watch(model, optimizer, **options)
+        if options.get("resume") and state.global_step:
+            # the Trainer has gone on by itself, from a checkpoint of its own
+            options["start_step"] = state.global_step
+        run = self.run = watch(model, optimizer, **options)
+        if options.get("resume") and run.num_steps:
+            refuse_no_more_steps(run, state.max_steps)
+            state.global_step = run.num_steps
+        self._first_step = state.global_step - run.num_steps
         self._hook = model.register_forward_hook(self._hear, with_kwargs=True)
 
     def on_step_end(

@@ -44,7 +44,8 @@ from .commands_taken import obey, record_rules
 from .damping import Damping
 from .limits import WatchKeeping
 from .measuring import Sent, WatchMeasure
-from .state import WatchedState
+from .state import WatchedState, not_held_by_disks
+from .watched_rules import is_sampled
 
 CARRY_ON = Action("carry_on", "nothing holds")
 
@@ -111,6 +112,8 @@ class WatchedRun:
         self._half_restored: HalfRestored | None = None
         self._is_closed = False
         self._has_judged = False
+        # a new number of them: what they made is to be looked at before it is written
+        self._num_begun = parts.state.num_begun
         self._begin()
 
     @property
@@ -285,7 +288,7 @@ class WatchedRun:
         grad_norm: Tensor | float | None,
         start_s: float,
     ) -> Action:
-        if samples is not None and not self._has_judged:
+        if samples is not None and not self._has_judged and not is_sampled(self.table.base):
             self._judge_samples()
         self._has_judged = True
         sent = self._parts.measure.take(loss, grad_norm, bool(self._held), samples)
@@ -371,6 +374,11 @@ class WatchedRun:
         keeper = self.keeper
         if keeper is None:
             return
+        if keeper.is_on_disk and self.state.num_begun != self._num_begun:
+            self._num_begun = self.state.num_begun
+            refused = next(not_held_by_disks(self.state.objects), "")
+            if refused:
+                keeper.write_no_more(refused)
         keeper.after_step(self.state, self.segment.index)
         if self.own_alerts.stands(CHECKPOINT):
             written_s = [c.created_s for c in keeper.checkpoints if c.is_on_disk]

@@ -140,7 +140,13 @@ class Beside(TrainerCallback):
 
 
 def train_qwen(
-    folder: Path, steps: int, num_texts: int, told: list[str], **beside: int
+    folder: Path,
+    steps: int,
+    num_texts: int,
+    told: list[str],
+    go_on_from: str | None = None,
+    save_steps: int = 0,
+    **beside: int,
 ) -> tuple[Trainer, Beside]:
     torch.manual_seed(0)
     model = Qwen3MoeForCausalLM(
@@ -161,7 +167,9 @@ def train_qwen(
         )
     )
     more = {"keeping": OFTEN} if beside else {}
-    ours = moescope.TransformersCallback(name="back", state=[], tell=told.append, **more)
+    ours = moescope.TransformersCallback(
+        name="back", state=[], tell=told.append, resume=bool(save_steps), **more
+    )
     other = Beside(ours, **beside)
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -170,12 +178,13 @@ def train_qwen(
         learning_rate=3e-3,
         use_cpu=True,
         report_to=[],
-        save_strategy="no",
+        save_strategy="steps" if save_steps else "no",
+        save_steps=save_steps or 500,
         disable_tqdm=True,
         logging_strategy="no",
     )
     trainer = Trainer(model, arguments, train_dataset=Texts(num_texts), callbacks=[ours, other])
-    trainer.train()
+    trainer.train(resume_from_checkpoint=go_on_from)
     return trainer, other
 
 
@@ -218,6 +227,31 @@ def test_transformers_whose_epochs_end_before_its_steps_says_by_how_many(
     assert "they end after 1 steps more, 7 before those it was to make" in line
     run = store.find_run("back")
     assert line in [event.text for event in store.events(run.id) if event.kind == "note"]
+
+
+def test_a_run_goes_on_from_the_checkpoint_that_transformers_goes_on_from(
+    tmp_path: Path, told: list[str], store: Store
+) -> None:
+    trainer, first = train_qwen(tmp_path, steps=12, num_texts=4096, told=told, save_steps=10)
+    trainer, again = train_qwen(
+        tmp_path,
+        steps=14,
+        num_texts=4096,
+        told=told,
+        go_on_from=str(tmp_path / "checkpoint-10"),
+        save_steps=10,
+    )
+    assert (trainer.state.global_step, again.history.num_updates) == (14, 4)
+    assert "run back goes on from step 10 (nothing was put back)" in told
+    run = store.find_run("back")
+    assert [s.start_step for s in store.segments(run.id)] == [0, 10]
+    # the state that was kept when the first training ended is of steps that are made again
+    steps = [c.step for c in store.checkpoints(run.id) if c.is_on_disk]
+    assert steps == [0, 14]
+    # as Adam counts them
+    moments = again.history.after[14]["optimizer"]["state"]
+    assert {int(entry["step"]) for entry in moments.values()} == {14}
+    assert first.history.num_updates == 12
 
 
 class Experts(nn.Module):
