@@ -72,18 +72,25 @@ def go_back(training: GoesBack, keeper: Keeper, action: Action, *, is_automatic:
         segment=training.segment.index,
     )
     training.forget_pending()
-    try:
-        state.restore(saved)
-    except Exception as error:
-        why = str(error) if isinstance(error, MoescopeError) else f"{type(error).__name__}: {error}"
-        raise HalfRestored(
-            f"{why}; so the training is between step {from_step} and step {checkpoint.step} and "
-            "cannot go on: end it, and resume it from its states on disk"
-        ) from error
+    put_back(
+        state,
+        saved,
+        f"the training is between step {from_step} and step {checkpoint.step} and cannot go on: "
+        "end it, and resume it from its states on disk",
+    )
     took_s = time.perf_counter() - start_s
     keeper.drop_after(checkpoint.step)
     training.open_segment(segment_after(checkpoint, training.segment.index + 1, action))
     return Gone(action, *rollback_told(action, checkpoint, from_step, from_batch, source, took_s))
+
+
+def put_back(state: Computes, saved: Any, else_told: str) -> None:
+    """Restores a state. Raises HalfRestored, on whatever error, with the words `else_told`."""
+    try:
+        state.restore(saved)
+    except Exception as error:
+        why = str(error) if isinstance(error, MoescopeError) else f"{type(error).__name__}: {error}"
+        raise HalfRestored(f"{why}; so {else_told}") from error
 
 
 def asked_step(checkpoints: Sequence[Checkpoint], wanted: Any) -> int:

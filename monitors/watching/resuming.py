@@ -5,6 +5,7 @@ from typing import Any
 
 from ...platform.records import Run, Segment
 from ...platform.store import Store
+from ..going_back import put_back
 from ..going_on import resumed_segment, usable_states
 from ..policy import Policy
 from ..states.keeping import Keeper
@@ -26,7 +27,7 @@ def go_on(
 
     start_step: where the loop has restored itself already, and nothing is restored here. Without a
     keeper nothing is, either, and the steps are counted on behind the recorded ones. chance:
-    becomes that of the state. Raises MoescopeError where a state is not taken back.
+    becomes that of the state. Raises HalfRestored where a state is not taken back.
     """
     parent, how = _newest_segment(store, run), "nothing was put back"
     if start_step is not None:
@@ -38,7 +39,12 @@ def go_on(
         state.step = state.batch = steps_recorded(store, run)
     elif usable := usable_states(keeper, policy):
         saved, checkpoint, _ = keeper.load(usable[-1].step)
-        state.restore(saved)
+        put_back(
+            state,
+            saved,
+            f"what watch() was given is neither new nor of step {checkpoint.step}: make model, "
+            "optimizer and state anew, as the run had them, or begin another run",
+        )
         chance |= saved["random"]
         keeper.drop_after(checkpoint.step)
         parent, how = checkpoint.segment, f"from its {checkpoint.health} state on disk"

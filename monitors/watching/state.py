@@ -15,6 +15,7 @@ from ...platform.errors import MoescopeError
 from ..guard import Guard
 from ..judge import Judge
 from ..states.chance import random_state, set_random_state
+from ..states.checkpoint import copied
 
 _EMPTY: dict[torch.dtype, Tensor] = {}
 
@@ -137,7 +138,7 @@ def refuse_what_cannot_be_copied(objects: Mapping[str, Restorable]) -> None:
     """Raises MoescopeError, with the object, where no copy of its state can be made."""
     for name, value in objects.items():
         try:
-            copy.deepcopy(_without_tensors(value.state_dict()))
+            copied(_without_tensors(value.state_dict()))
         except Exception as error:
             raise MoescopeError(
                 f"state {name} ({type(value).__name__}) cannot be copied ({type(error).__name__}: "

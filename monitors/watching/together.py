@@ -2,7 +2,7 @@
 to do at each call, so that all of them do the same."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -63,23 +63,36 @@ class LeadingRun(WatchedRun):
     def __init__(self, parts: Parts, line: Line) -> None:
         super().__init__(parts)
         self._line = line
+        self._is_mute = False
 
     def guard(self, loss: Tensor | float) -> bool:
         is_held = super().guard(loss)
-        self._line.say("guard", is_held)
+        self._say("guard", is_held)
         return is_held
 
     def step(self, loss: Tensor | float | None = None, **more: Any) -> Action:
         action = super().step(loss, **more)
         damping = (1.0, 0) if self.fault else (self.damping.scale, self.damping.left)
-        self._line.say("step", {"action": asdict(action), "damping": damping})
+        self._say("step", {"action": asdict(action), "damping": damping})
         return action
 
     def finish(self, status: RunStatus = "finished") -> None:
         try:
             super().finish(status)
         finally:
-            self._line.end()
+            with suppress(torch.distributed.DistError):
+                # at the end of a process the store may be gone
+                self._line.end()
+
+    def _say(self, what: str, word: Any) -> None:
+        if self._is_mute:
+            return
+        try:
+            self._line.say(what, word)
+        except torch.distributed.DistError as error:
+            # what is wrong with the line will be wrong with the training, which is not ours to end
+            self._is_mute = True
+            self.tell(f"the other processes of {self.name} cannot be told what to do: {error}")
 
 
 class FollowingRun:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import moescope
+from moescope.monitors.going_back import HalfRestored
 from moescope.monitors.watching.limits import WatchKeeping
 from moescope.platform import catalogue
 from moescope.platform.errors import MoescopeError
@@ -29,6 +30,7 @@ import importlib.util, os, signal, sys
 import torch
 import moescope
 from moescope.monitors.watching.acting import carry_out
+from moescope.monitors.going_back import HalfRestored
 from moescope.monitors.watching.limits import WatchKeeping
 from moescope.platform.records import Action
 
@@ -196,6 +198,42 @@ def test_a_run_that_is_judged_by_losses_of_samples_keeps_its_baselines(watched: 
     assert loop.run.state.judge is judge
     signals = {rule.signal for rule in loop.run.table.rules()}
     assert catalogue.LOSS_PER_SAMPLE in signals
+    loop.run.finish()
+
+
+def test_a_state_that_is_not_taken_back_is_told_and_the_run_is_left_alone(
+    watched: Make, store: Store
+) -> None:
+    class Stubborn:
+        def state_dict(self) -> dict[str, Any]:
+            return {"place": 3}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise RuntimeError("no place")
+
+    loop = watched(name="mine", state={"loader": Stubborn()}, **OFTEN)
+    loop.step()
+    loop.run.finish()
+    with pytest.raises(HalfRestored, match=r"state loader .* is neither new nor of step 1: make"):
+        watched(name="mine", resume=True, state={"loader": Stubborn()}, **OFTEN)
+    assert store.find_run("mine").status == "finished"
+
+
+def test_a_run_goes_on_in_the_mode_that_it_had_unless_another_is_asked_for(
+    watched: Make, store: Store
+) -> None:
+    for asked, had in [
+        ({"mode": "advisory"}, "advisory"),
+        ({}, "advisory"),
+        ({"mode": "on"}, "on"),
+    ]:
+        loop = watched(name="mine", resume=True, **asked)
+        loop.step()
+        loop.run.finish()
+        assert (loop.run.mode, store.find_run("mine").mode) == (had, had)
+    # nothing to go back to: it cannot be on
+    loop = watched(name="mine", resume=True, state=None)
+    assert loop.run.mode == "advisory"
     loop.run.finish()
 
 
