@@ -50,11 +50,13 @@ class Module(LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=3e-3)
 
 
-def train(steps: int, name: str = "", store: str = "") -> moescope.LightningCallback:
+def train(
+    steps: int, name: str = "", store: str = "", resume: bool = False
+) -> moescope.LightningCallback:
     torch.manual_seed(0)
     x_TD = torch.randn(2048, WIDTH)
     data = DataLoader(TensorDataset(x_TD, x_TD.sin().sum(-1)), batch_size=32, shuffle=True)
-    callback = moescope.LightningCallback(name=name, store=store, state=[])
+    callback = moescope.LightningCallback(name=name, store=store, state=[], resume=resume)
     trainer = Trainer(
         max_steps=steps,
         accelerator="auto",

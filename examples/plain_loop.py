@@ -75,12 +75,15 @@ class Batches:
         self.next = state["next"]
 
 
-def train(steps: int, name: str = "", store: str = "") -> WatchedRun:
+def train(steps: int, name: str = "", store: str = "", resume: bool = False) -> WatchedRun:
     torch.manual_seed(0)
     model, batches = Model(), Batches()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, 20)
-    with moescope.watch(model, optimizer, name=name, store=store, state=[schedule, batches]) as run:
+    state = [schedule, batches]
+    with moescope.watch(
+        model, optimizer, name=name, store=store, state=state, resume=resume
+    ) as run:
         while run.num_steps < steps:
             number, x_TD, y_TD = batches.draw()
             loss = F.mse_loss(model(x_TD), y_TD)

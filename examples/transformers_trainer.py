@@ -29,7 +29,9 @@ class Counting(Dataset):
         return {"input_ids": words, "labels": words}
 
 
-def train(steps: int, name: str = "", store: str = "") -> moescope.TransformersCallback:
+def train(
+    steps: int, name: str = "", store: str = "", resume: bool = False
+) -> moescope.TransformersCallback:
     torch.manual_seed(0)
     model = Qwen3MoeForCausalLM(
         Qwen3MoeConfig(
@@ -48,7 +50,7 @@ def train(steps: int, name: str = "", store: str = "") -> moescope.TransformersC
             pad_token_id=None,
         )
     )
-    callback = moescope.TransformersCallback(name=name, store=store, state=[])
+    callback = moescope.TransformersCallback(name=name, store=store, state=[], resume=resume)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,

@@ -1,11 +1,96 @@
-"""What rollbacks of ours and of watched trainers have in common: where to, and how it is told."""
+"""What rollbacks of ours and of watched trainers have in common: where to, in which order, and how
+it is told."""
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
 from ..platform.errors import MoescopeError
 from ..platform.records import Action, Checkpoint, Segment
+from .policy import Policy
+from .states.keeping import Keeper
+
+
+class HalfRestored(MoescopeError):
+    """A state was not put back as a whole: the training is between two states and must not go on.
+    Nobody may pass it over."""
+
+
+class Computes(Protocol):
+    """What a rollback restores."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    def restore(self, state: Any, /) -> None: ...
+
+
+class GoesBack(Protocol):
+    """A training that can go back."""
+
+    @property
+    def state(self) -> Computes: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def segment(self) -> Segment: ...
+    def forget_pending(self) -> None: ...
+    def open_segment(self, segment: Segment, /) -> None: ...
+
+
+class Gone(NamedTuple):
+    """A rollback that was carried out."""
+
+    action: Action
+    """With the step that was really gone back to."""
+    text: str
+    details: Mapping[str, Any]
+    """Of the event."""
+
+
+def go_back(training: GoesBack, keeper: Keeper, action: Action, *, is_automatic: bool) -> Gone:
+    """Restores everything that computes and opens a new segment; what must remember stays as it
+    is.
+
+    Raises NoUsableState where no state is left to go back to, and neither the training nor the
+    policy knows of it then; HalfRestored where the state was read and is not put back.
+    """
+    assert action.to_step is not None, action
+    state, from_step, from_batch = training.state, training.state.step, training.state.batch
+    start_s = time.perf_counter()
+    saved, checkpoint, source = keeper.load(action.to_step)
+    # the state that could be read may be an older one, and the run goes to that
+    action = replace(action, to_step=checkpoint.step)
+    # remembered before it takes effect: a crash in the middle must not give the budget back
+    training.policy.note(
+        action,
+        from_step,
+        from_batch,
+        is_automatic=is_automatic,
+        segment=training.segment.index,
+    )
+    training.forget_pending()
+    put_back(
+        state,
+        saved,
+        f"the training is between step {from_step} and step {checkpoint.step} and cannot go on: "
+        "end it, and resume it from its states on disk",
+    )
+    took_s = time.perf_counter() - start_s
+    keeper.drop_after(checkpoint.step)
+    training.open_segment(segment_after(checkpoint, training.segment.index + 1, action))
+    return Gone(action, *rollback_told(action, checkpoint, from_step, from_batch, source, took_s))
+
+
+def put_back(state: Computes, saved: Any, else_told: str) -> None:
+    """Restores a state. Raises HalfRestored, on whatever error, with the words `else_told`."""
+    try:
+        state.restore(saved)
+    except Exception as error:
+        why = str(error) if isinstance(error, MoescopeError) else f"{type(error).__name__}: {error}"
+        raise HalfRestored(f"{why}; so {else_told}") from error
 
 
 def asked_step(checkpoints: Sequence[Checkpoint], wanted: Any) -> int:

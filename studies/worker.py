@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from secrets import token_hex
 
-from ..monitors.states.usable import usable_states
+from ..monitors.states.sound import sound_folders
 from ..platform import trials
 from ..platform.claims import new_run_id
 from ..platform.commands import ask as ask_trainer
@@ -129,7 +129,7 @@ class Worker:
 
     def _start(self, trial: Trial) -> None:
         run = self._run_of(trial)
-        if run is not None and not usable_states(self._store, run)[0]:
+        if run is not None and not sound_folders(self._store, run)[0]:
             # it ended before it had saved anything
             why = f"study {self._study}: ended before its first checkpoint, begun anew"
             self._store.update_run(run.id, is_archived=True, note=why)

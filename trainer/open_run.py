@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..monitors.going_on import resumed_segment
 from ..platform.claims import new_run_id
 from ..platform.errors import MoescopeError
 from ..platform.frozen import difference, parsed
@@ -141,14 +142,4 @@ def announced_changes(changed: dict[str, list[object]]) -> list[EventKind]:
 
 def next_segment(store: Store, old: Run, config: RunConfig, step: int, parent: int) -> Segment:
     """Returns the segment that a resume at `step` from a checkpoint of segment `parent` opens."""
-    changed = changes(old, config)
-    return Segment(
-        old.id,
-        max((s.index for s in store.segments(old.id)), default=-1) + 1,
-        step,
-        "changed" if changed else "resume",
-        time.time(),
-        parent_segment=parent,
-        parent_step=step - 1,
-        changes=changed,
-    )
+    return resumed_segment(store, old.id, step, parent, changes(old, config))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..monitors.states.checkpoint import DamagedCheckpoint, read_about, read_checkpoint
-from ..monitors.states.usable import usable_states
+from ..monitors.states.sound import sound_folders
 from ..platform.errors import MoescopeError
 from ..platform.frozen import parsed
 from ..platform.records import Run
@@ -78,12 +78,12 @@ def load_weights(
 def saved_state(
     store: Store, run: Run, what: str, step: int | None = None
 ) -> tuple[dict[str, Any], Origin]:
-    """Reads a run's newest sound checkpoint (`usable_states`), or the one of a step.
+    """Reads a run's newest sound checkpoint (`sound_folders`), or the one of a step.
 
     what: is taken of it, in words. Raises MoescopeError where there is no such checkpoint, naming
     the steps of which there are some.
     """
-    usable, faults = usable_states(store, run)
+    usable, faults = sound_folders(store, run)
     steps = []
     for path in reversed(usable):
         try:

@@ -24,8 +24,8 @@ from ..monitors.states.checkpoint import (
     read_about,
     read_checkpoint,
 )
+from ..monitors.states.sound import CHECKPOINTS
 from ..monitors.states.stamps import read_health
-from ..monitors.states.usable import CHECKPOINTS
 from ..monitors.step_record import scalar
 from ..platform import catalogue
 from ..platform.errors import MoescopeError

@@ -1,13 +1,12 @@
 """The one place of assembly: from a configuration to a trained run."""
 
 import os
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -16,6 +15,13 @@ import torch
 
 from ..kernels.choice import Choice, choose_expert_path
 from ..monitors.default_rules import DEFAULT_RULES
+from ..monitors.going_on import (
+    began_at,
+    mark_going_on,
+    take_over_alerts,
+    undo_unless,
+    usable_states,
+)
 from ..monitors.guard import Guard
 from ..monitors.judge import Judge
 from ..monitors.policy import Policy
@@ -23,7 +29,7 @@ from ..monitors.rule_table import RuleTable
 from ..monitors.rules import Rule
 from ..monitors.rules_at_start import rules_at_start
 from ..monitors.states.keeping import Keeper
-from ..monitors.states.usable import CHECKPOINTS, MEMORY, tainted_paths
+from ..monitors.states.sound import CHECKPOINTS, MEMORY
 from ..platform import leases
 from ..platform.alert_kinds import CHECKPOINT
 from ..platform.announcement import dashboard_address, mlflow_address
@@ -61,7 +67,6 @@ from .open_run import (
 from .optim.ema import Ema
 from .optim.groups import make_optimizer
 from .origin import branched_state, load_weights
-from .own_alerts import take_over_alerts
 from .progress import ProgressLine
 from .rollback import vetting_after_resume
 from .rules_of_a_run import say_rules
@@ -160,12 +165,12 @@ def open_trainer(
         batches = Batches(clips, config.data, config.seed)
         stack.callback(batches.close)
         opened: list[Trainer] = []
-        stack.callback(_undo_unless, opened, store, run, old)
+        stack.callback(undo_unless, opened, store, run, old)
         if old is None:
             store.add_run(run)
         else:
-            _go_on(store, run)
-        first_step = _first_step(store, old) if old else state.step
+            mark_going_on(store, run)
+        first_step = began_at(store, old) if old else state.step
         trainer = _assemble(
             stack,
             settings,
@@ -298,47 +303,12 @@ def _assemble(
     return trainer
 
 
-def _go_on(store: Store, run: Run) -> None:
-    store.update_run(
-        run.id,
-        status=run.status,
-        config=run.config,
-        mode=run.mode,
-        finished_s=run.finished_s,
-        heartbeat_s=run.heartbeat_s,
-    )
-
-
-def _undo_unless(opened: list[Trainer], store: Store, run: Run, old: Run | None) -> None:
-    """Leaves nothing half done of a start that failed: no new run, an old one as it was."""
-    if opened:
-        return
-    if old is not None:
-        _go_on(store, old)
-        return
-    store.delete_run(run.id)
-    shutil.rmtree(run.folder, ignore_errors=True)
-
-
-def _first_step(store: Store, run: Run) -> int:
-    return min((segment.start_step for segment in store.segments(run.id)), default=0)
-
-
 def _open_segment(trainer: Trainer, store: Store, old: Run | None) -> None:
     """Opens the run's first segment, or the next one at the newest usable checkpoint."""
     if old is None:
         trainer.open_segment(trainer.segment)
         return
-    trainer.keeper.open_folder()
-    # a kill between a rollback's note and its end leaves the branch there that it went back from,
-    # and a full disk a taint that no stamp could tell
-    tainted = tainted_paths(store, old.id)
-    trainer.keeper.stamp(
-        replace(c, health="tainted")
-        for c in trainer.keeper.checkpoints
-        if c.health != "tainted" and (trainer.policy.is_abandoned(c) or c.path in tainted)
-    )
-    usable = [c for c in trainer.keeper.checkpoints if c.health != "tainted"]
+    usable = usable_states(store, trainer.keeper, trainer.policy, old.id)
     if not usable:
         raise MoescopeError(f"run {old.name} has no usable checkpoint in {trainer.keeper.folder}")
     if usable[-1].step >= trainer.config.steps:
@@ -359,7 +329,8 @@ def _open_segment(trainer: Trainer, store: Store, old: Run | None) -> None:
         trainer.say_event(kind, "the configuration was changed", {"changes": segment.changes})
         trainer.state.judge.announce(kind, checkpoint.step)
     trainer.vetting = vetting_after_resume(trainer)
-    take_over_alerts(trainer, store.alerts(old.id, STANDING))
+    standing = store.alerts(old.id, STANDING)
+    take_over_alerts(standing, trainer.state.judge, trainer.own_alerts, trainer.fan_out.say)
 
 
 def _say_start(trainer: Trainer, clips: ClipIndex, origin: str) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ..monitors.going_back import asked_step
+from ..monitors.going_back import HalfRestored, asked_step
 from ..platform.errors import MoescopeError
 from ..platform.records import Action, Command, Mode
 from .rollback import carry_out
@@ -40,6 +40,10 @@ def _take_all(trainer: "Trainer") -> None:
         state: Literal["done", "refused"] = "done"
         try:
             answer = _take(trainer, command)
+        except HalfRestored as broken:
+            # no refusal: something was done, and by half
+            trainer.contact.answer(command, "refused", str(broken))
+            raise
         except (MoescopeError, ValueError, TypeError) as refusal:
             state, answer = "refused", str(refusal)
         trainer.contact.answer(command, state, answer)

@@ -37,6 +37,10 @@ from .stamps import read_health, write_health
 RING_STATES = 8
 
 
+class NoUsableState(MoescopeError):
+    """There is nothing left to go back to, neither in memory nor on disk."""
+
+
 class KeepLimits(Protocol):
     """The numbers of keeping; the trainer's `CheckpointConfig` fits, and so does any object with
     these fields."""
@@ -185,6 +189,16 @@ class Keeper:
             kept = self._by_step.get(state.step)
         return kept if kept and kept.is_on_disk else None
 
+    def write_no_more(self, why: str) -> None:
+        """From now on states are kept in memory alone, as what is to be kept does not go to a disk;
+        those that are on the disk stay there."""
+        self.is_on_disk = False
+        if self._ring.capacity:
+            kept = "states are kept in memory alone from here on"
+        else:
+            kept = "no more states are kept, as host memory holds none"
+        self._fail(f"{why}: {kept}; training goes on")
+
     def stamp(self, changed: Iterable[Checkpoint]) -> None:
         """Records a new health of checkpoints: in memory, beside the files and in the store."""
         for checkpoint in changed:
@@ -204,7 +218,7 @@ class Keeper:
         """Returns (state, checkpoint, "memory" or "disk") of a step; a damaged one is said and
         the next older taken.
 
-        Raises MoescopeError where no usable state that old is left.
+        Raises NoUsableState where none that old is left.
         """
         self.flush()
         for checkpoint in reversed([c for c in self.checkpoints if c.step <= step]):
@@ -218,7 +232,7 @@ class Keeper:
                 self._fail(f"{damage}; taking the next older one")
                 with self._lock:
                     del self._by_step[checkpoint.step]
-        raise MoescopeError(
+        raise NoUsableState(
             f"no usable checkpoint at or before step {step} in {self.folder.name} "
             f"(there are: {[c.step for c in self.checkpoints]})"
         )
@@ -252,11 +266,13 @@ class Keeper:
             self._forget_lost()
 
     def close(self) -> None:
+        """Ends the writing and gives the host memory back, also where somebody still holds this."""
         self.flush()
         self._jobs.put(None)
         self._writer.join()
         self._stamp_again()
         self._tell_faults()
+        self._ring = HostRing(0)
 
     def _tell_faults(self) -> None:
         while not self._faults.empty():
@@ -280,9 +296,11 @@ class Keeper:
         self._ring.put(step, captured, keep=self._certified_steps())
         with self._lock:
             old = self._by_step.get(step)
-            self._by_step[step] = (
-                checkpoint if old is None else replace(checkpoint, health=old.health)
-            )
+            if old is not None:
+                checkpoint = replace(checkpoint, health=old.health)
+            if old is None or not old.is_on_disk:
+                # one on the disk, of an earlier segment, stays until this one is there, too
+                self._by_step[step] = checkpoint
             self._forget_lost(step)
         if to_disk and self.is_on_disk and self._has_room(checkpoint.num_bytes):
             held = self._ring.lend(step) if self._ring.capacity else copied(captured)
@@ -291,7 +309,8 @@ class Keeper:
             self._jobs.put((checkpoint, held))
         elif not self._ring.capacity:
             with self._lock:
-                del self._by_step[step]
+                if not self._by_step[step].is_on_disk:
+                    del self._by_step[step]
 
     def _forget_lost(self, new: int | None = None) -> None:
         """Forgets what is neither in memory nor on disk nor on its way there, save the step `new`.
@@ -341,10 +360,14 @@ class Keeper:
         size = write_checkpoint(path, state, about)
         with self._lock:
             current = self._by_step.get(checkpoint.step, checkpoint)
-            done = replace(current, num_bytes=size, is_on_disk=True, path=checkpoint.path)
+            is_older = current.is_on_disk and current.path != checkpoint.path
+            done = replace(checkpoint, num_bytes=size, health=current.health, is_on_disk=True)
             self._by_step[checkpoint.step] = done
             # with the lock: a stamp that comes meanwhile is written after this one, not before
             self._record_health(done)
+        if is_older:
+            shutil.rmtree(current.path, ignore_errors=True)
+            self._say(replace(current, is_on_disk=False))
         self._say(done)
 
     def _record_health(self, kept: Checkpoint) -> None:

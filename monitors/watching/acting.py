@@ -1,14 +1,12 @@
 """Carries out on a watched training what the policy or a person decided."""
 
-import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...platform.errors import MoescopeError
 from ...platform.records import Action, Checkpoint
-from ..going_back import rollback_told, segment_after
+from ..going_back import go_back
 from ..judge import Judgement
 from ..policy import ADVISED
+from ..states.keeping import NoUsableState
 
 if TYPE_CHECKING:
     from .watched_run import WatchedRun
@@ -37,14 +35,20 @@ def decide(run: "WatchedRun", judgement: Judgement, *, is_ended: bool) -> Action
 
 def carry_out(run: "WatchedRun", action: Action, *, is_automatic: bool = True) -> Action:
     """Does what is ours to do, and returns the action as the loop is told it: a rollback with the
-    step that was really gone back to."""
+    step that was really gone back to.
+
+    Where no state is left to go back to, an automatic rollback becomes a halt. One that a person
+    asked for raises NoUsableState then, and neither the training nor the policy knows of it.
+    """
     if action.kind == "carry_on":
         return action
-    step = run.state.step
-    # remembered before it starts: a crash in the middle must not give the budget back
-    run.policy.note(action, step, run.state.batch, is_automatic=is_automatic)
     if action.kind == "rollback":
-        return _roll_back(run, action)
+        return _roll_back(run, action, is_automatic)
+    step = run.state.step
+    # before it takes effect: a crash in the middle must not give the budget back
+    run.policy.note(
+        action, step, run.state.batch, is_automatic=is_automatic, segment=run.segment.index
+    )
     if action.kind == "damp":
         run.damping.start(action.learning_rate_scale, action.for_steps)
         done = f"learning rate x{action.learning_rate_scale:g} for {action.for_steps} steps"
@@ -59,27 +63,18 @@ def carry_out(run: "WatchedRun", action: Action, *, is_automatic: bool = True) -
     return action
 
 
-def _roll_back(run: "WatchedRun", action: Action) -> Action:
-    keeper, state = run.keeper, run.state
-    assert keeper is not None, action
-    assert action.to_step is not None, action
-    from_step, from_batch = state.step, state.batch
-    run.forget_pending()
-    start_s = time.perf_counter()
+def _roll_back(run: "WatchedRun", action: Action, is_automatic: bool) -> Action:
+    assert run.keeper is not None, action
+    from_step = run.state.step
     try:
-        saved, checkpoint, source = keeper.load(action.to_step)
-    except MoescopeError as gone:
-        halt = Action("halt", f"halt: {gone}", action.alert_id)
-        run.end_with(halt, "halted")
-        run.tell(f"step {from_step}: {halt.reason}")
-        return halt
-    state.restore(saved)
-    took_s = time.perf_counter() - start_s
-    keeper.drop_after(checkpoint.step)
-    run.open_segment(segment_after(checkpoint, run.segment.index + 1, action))
+        gone = go_back(run, run.keeper, action, is_automatic=is_automatic)
+    except NoUsableState as error:
+        if not is_automatic:
+            raise
+        reason = f"halt: {error}; it was to {action.reason}"
+        return carry_out(run, Action("halt", reason, action.alert_id))
     if action.learning_rate_scale != 1.0:
         run.damping.start(action.learning_rate_scale, action.for_steps)
-    done, details = rollback_told(action, checkpoint, from_step, from_batch, source, took_s)
-    run.say_event("rollback", done, details)
-    run.tell(f"step {from_step}: {done}: {action.reason}")
-    return replace(action, to_step=checkpoint.step)
+    run.say_event("rollback", gone.text, gone.details)
+    run.tell(f"step {from_step}: {gone.text}: {action.reason}")
+    return gone.action

@@ -1,15 +1,13 @@
 """Puts a watched run together: its rows in the store, its folder, threads, hooks and judge."""
 
 import atexit
-import shutil
 import sys
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,34 +15,43 @@ from torch import nn
 from ...platform import leases
 from ...platform.alert_kinds import CHECKPOINT
 from ...platform.announcement import dashboard_address, living_service, mlflow_address
-from ...platform.claims import claim, new_run_id
+from ...platform.claims import claim
 from ...platform.contact import Contact, run_lease
 from ...platform.delivery import DeliveryThread
 from ...platform.errors import MoescopeError
 from ...platform.mlflow_sink import MlflowSink
-from ...platform.own_alerts import OwnAlerts
+from ...platform.own_alerts import STANDING, OwnAlerts
 from ...platform.records import Mode, Run, RunStatus, Segment
 from ...platform.settings import Settings
 from ...platform.sinks import FanOut, Sink
 from ...platform.sql_sink import SqlSink
 from ...platform.store import Store, open_store
+from ..going_on import began_at, mark_going_on, take_over_alerts, undo_unless
 from ..guard import Guard
 from ..judge import Judge
 from ..policy import Policy
 from ..policy_limits import Limits
-from ..rule_table import RuleTable
+from ..rule_table import RuleTable, read_record
 from ..rules_at_start import rules_at_start
 from ..states.chance import random_state, set_random_state
 from ..states.keeping import Keeper
+from ..states.sound import CHECKPOINTS, MEMORY
 from .commands_taken import record_rules
 from .damping import Damping
 from .find_blocks import FoundBlocks
 from .find_routers import Found
 from .limits import WatchKeeping
 from .measuring import WatchMeasure
+from .ranks import Line
+from .record import new_run, resumed_run, run_to_resume
+from .resuming import go_on
 from .state import Restorable, WatchedState
-from .watched_rules import measured_here, watched_rules
+from .together import LeadingRun
+from .watched_rules import is_sampled, measured_here, watched_rules
 from .watched_run import Parts, WatchedRun
+
+REPLAY_S = 30.0
+"""Most that a resume waits for the store to take what an ended process left in its journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,10 @@ class Asked:
     settings: Settings
     name: str
     project: str
-    mode: Mode
+    mode: Mode | None
+    """None: as the run had it, else on where there is a state."""
+    resume: bool | str
+    start_step: int | None
     sample_every: int
     num_timesteps: int
     has_hooks: bool
@@ -67,20 +77,23 @@ class Asked:
     limits: Limits
     keeping: WatchKeeping
     tell: Callable[[str], None]
+    line: Line | None
+    """To the other processes, where there are some."""
 
 
 def open_watch(asked: Asked) -> WatchedRun:
     """Enters the run into the store and begins to watch. Leaves nothing half done where that
     fails, which raises MoescopeError."""
     # libraries draw when they are first used: a training computes the same with us and without
-    before = random_state()
+    chance = random_state()
     try:
-        return _open(asked)
+        return _open(asked, chance)
     finally:
-        set_random_state(before)
+        set_random_state(chance)
 
 
-def _open(asked: Asked) -> WatchedRun:
+def _open(asked: Asked, chance: dict[str, Any]) -> WatchedRun:
+    """chance: becomes that of the state which a run goes on from."""
     settings, tell = asked.settings, asked.tell
     settings.make_home()
     device = next((p.device for p in asked.model.parameters()), torch.device("cpu"))
@@ -89,14 +102,19 @@ def _open(asked: Asked) -> WatchedRun:
     with ExitStack() as stack:
         store = open_store(settings.store_url)
         stack.callback(store.close)
-        run = _new_run(store, asked, device)
+        old = run_to_resume(store, asked.name, asked.resume)
+        run = resumed_run(old, asked, device) if old else new_run(store, asked, device)
         # both before the training begins: the store may be away when the first step comes
-        table, lines = _rules(store, run, asked, has_samples=False)
-        with_samples, _ = _rules(store, run, asked, has_samples=True)
+        was_sampled = old is not None and _was_sampled(old)
+        table, lines = _rules(store, run, old, asked, has_samples=was_sampled)
+        with_samples, _ = _rules(store, run, old, asked, has_samples=True)
         holder = claim(store, run)
         stack.callback(leases.release, store, run_lease(run.id), holder)
-        stack.callback(_undo_unless, opened, store, run)
-        store.add_run(run)
+        stack.callback(undo_unless, opened, store, run, old)
+        if old is None:
+            store.add_run(run)
+        else:
+            mark_going_on(store, run)
         folder = _made(Path(run.folder))
         contact = Contact(settings.store_url, run.id, holder)
         stack.callback(contact.close)
@@ -109,12 +127,12 @@ def _open(asked: Asked) -> WatchedRun:
         state = WatchedState(
             asked.model, asked.objects or {}, Guard(device), Judge(table.rules(), run.id)
         )
-        segment = Segment(run.id, 0, 0, "start", run.created_s)
-        fan_out.say(segment)
+        began = began_at(store, old) if old else state.step
+        policy = Policy(asked.limits, folder / MEMORY, table.rules(), first_step=began)
         keeper = None
         if asked.objects is not None:
             keeper = Keeper(
-                folder / "checkpoints",
+                folder / CHECKPOINTS,
                 asked.keeping,
                 asked.limits.certify_after_steps,
                 run.id,
@@ -125,6 +143,15 @@ def _open(asked: Asked) -> WatchedRun:
             )
             stack.callback(keeper.close)
             keeper.plan_ring(state)
+        segment = Segment(run.id, 0, state.step, "start", run.created_s)
+        if old is not None:
+            # what the ended process journaled and the store has not
+            fan_out.flush(REPLAY_S)
+            segment = go_on(store, run, asked.start_step, state, keeper, policy, chance, tell)
+            standing = store.alerts(run.id, STANDING)
+            take_over_alerts(standing, state.judge, own_alerts, fan_out.say)
+        fan_out.say(segment)
+        if keeper is not None and not keeper.checkpoints:
             keeper.first(state, segment.index)
         measure = WatchMeasure(
             asked.model,
@@ -138,33 +165,34 @@ def _open(asked: Asked) -> WatchedRun:
         stack.callback(measure.close)
         damping = Damping(asked.optimizers)
         stack.callback(damping.close)
-        watched = WatchedRun(
-            Parts(
-                run=run,
-                segment=segment,
-                device=device,
-                measure=measure,
-                state=state,
-                policy=Policy(asked.limits, folder / "memory.jsonl", table.rules()),
-                keeper=keeper,
-                damping=damping,
-                fan_out=fan_out,
-                contact=contact,
-                own_alerts=own_alerts,
-                table=table,
-                table_with_samples=lambda: with_samples,
-                limits=asked.limits,
-                keeping=asked.keeping,
-                sample_every=asked.sample_every,
-                num_timesteps=asked.num_timesteps,
-                tell=tell,
-                closing=closing,
-            )
+        parts = Parts(
+            run=run,
+            segment=segment,
+            device=device,
+            measure=measure,
+            state=state,
+            policy=policy,
+            keeper=keeper,
+            damping=damping,
+            fan_out=fan_out,
+            contact=contact,
+            own_alerts=own_alerts,
+            table=table,
+            table_with_samples=lambda: with_samples,
+            limits=asked.limits,
+            keeping=asked.keeping,
+            sample_every=asked.sample_every,
+            num_timesteps=asked.num_timesteps,
+            tell=tell,
+            closing=closing,
         )
+        watched = LeadingRun(parts, asked.line) if asked.line else WatchedRun(parts)
         for line in lines:
             tell(line)
             watched.say_event("note", line, {})
         record_rules(watched)
+        if old is not None:
+            watched.say_event("resume", f"goes on from step {state.step}", {})
         opened.append(watched)
         closing.push(stack.pop_all())
     _finish_at_exit(watched)
@@ -175,53 +203,22 @@ def _open(asked: Asked) -> WatchedRun:
     return watched
 
 
-def _new_run(store: Store, asked: Asked, device: torch.device) -> Run:
-    """Raises MoescopeError where the name is taken: whoever looks for it would find two runs."""
-    if asked.name:
-        for other in store.runs(include_archived=True):
-            if asked.name in (other.name, other.id):
-                raise MoescopeError(
-                    f"there is a run called {asked.name} already ({other.id}, {other.status}): "
-                    "choose another name, or leave it out and get one"
-                )
-    now_s, run_id = time.time(), new_run_id()
-    found = asked.found.routers
-    model = type(asked.model).__name__
-    return Run(
-        id=run_id,
-        name=asked.name or f"{model.lower()}-{run_id[-6:]}",
-        project=asked.project,
-        config={
-            # where runs of our own have their recipe
-            "recipe": f"watched {model}",
-            "watched": {
-                "model": model,
-                "parameters": sum(p.numel() for p in asked.model.parameters()),
-                "optimizer": ", ".join(type(one).__name__ for one in asked.optimizers),
-                "routers": [router.name for router in found],
-                "num_experts": found[0].num_experts if found else 0,
-                "blocks": list(asked.blocks.names),
-                "sample_every": asked.sample_every,
-                "state": list(asked.objects or ()),
-            },
-        },
-        status="running",
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        code_version=version("moescope"),
-        created_s=now_s,
-        heartbeat_s=now_s,
-        mode=asked.mode,
-        folder=str(asked.settings.home_path / "runs" / run_id),
-    )
-
-
 def _rules(
-    store: Store, run: Run, asked: Asked, *, has_samples: bool
+    store: Store, run: Run, old: Run | None, asked: Asked, *, has_samples: bool
 ) -> tuple[RuleTable, list[str]]:
     base = watched_rules(has_samples=has_samples)
-    table, lines = rules_at_start(store, run, None, asked.limits.certify_after_steps, base)
+    table, lines = rules_at_start(store, run, old, asked.limits.certify_after_steps, base)
     kept, more = measured_here(table.versions, base)
     return RuleTable(base, kept), lines + more
+
+
+def _was_sampled(old: Run) -> bool:
+    """Whether a run was judged by the losses of its samples."""
+    try:
+        recorded = read_record(Path(old.folder))
+    except MoescopeError:
+        return False
+    return recorded is not None and is_sampled(recorded.base)
 
 
 def _sinks(settings: Settings, run: Run, opened: list[WatchedRun]) -> list[Sink]:
@@ -258,12 +255,6 @@ def _say_fault(
     segment = opened[0].segment.index if opened else 0
     if own_alerts.raise_alert(CHECKPOINT, text, segment, state.step):
         tell(f"ALERT {CHECKPOINT}: {text}")
-
-
-def _undo_unless(opened: list[WatchedRun], store: Store, run: Run) -> None:
-    if not opened:
-        store.delete_run(run.id)
-        shutil.rmtree(run.folder, ignore_errors=True)
 
 
 def _finish_at_exit(watched: WatchedRun) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ...platform.errors import MoescopeError
 from ...platform.records import Action, Command, Mode
-from ..going_back import asked_step
+from ..going_back import HalfRestored, asked_step
 from ..rule_table import asked_versions, checked, said_changes, write_record
 from .acting import carry_out
 
@@ -46,6 +46,10 @@ def _take_all(run: "WatchedRun") -> Action | None:
             if action is not None and (found is None or action.kind != "damp"):
                 # of several the loop is told of the one that it has to mind
                 found = action
+        except HalfRestored as broken:
+            # no refusal: something was done, and by half
+            run.contact.answer(command, "refused", str(broken))
+            raise
         except (MoescopeError, ValueError, TypeError) as refusal:
             state, answer = "refused", str(refusal)
         run.contact.answer(command, state, answer)

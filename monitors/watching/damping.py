@@ -21,8 +21,13 @@ class Damping:
             self._handles.append(optimizer.register_step_post_hook(self._put_back))
 
     @property
-    def is_on(self) -> bool:
-        return self._left > 0
+    def scale(self) -> float:
+        return self._scale
+
+    @property
+    def left(self) -> int:
+        """Steps for which rates stay lower."""
+        return self._left
 
     def start(self, scale: float, for_steps: int) -> None:
         self._scale, self._left = scale, for_steps

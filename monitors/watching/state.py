@@ -15,6 +15,9 @@ from ...platform.errors import MoescopeError
 from ..guard import Guard
 from ..judge import Judge
 from ..states.chance import random_state, set_random_state
+from ..states.checkpoint import copied
+
+_EMPTY: dict[torch.dtype, Tensor] = {}
 
 
 @runtime_checkable
@@ -46,6 +49,14 @@ class WatchedState:
         """The next step: how many were taken in the history that this state has."""
         self.batch = 0
         """The next batch, where the loop numbers them."""
+        self.num_restored = 0
+        """How often a state was put back as a whole."""
+
+    @property
+    def num_begun(self) -> int:
+        """Optimizers that have made what they keep, which most do at their first step."""
+        optimizers = [o for o in self.objects.values() if isinstance(o, torch.optim.Optimizer)]
+        return sum(bool(one.state) for one in optimizers)
 
     def capture(self) -> dict[str, Any]:
         """Returns the live state: copy it before the next step."""
@@ -59,16 +70,15 @@ class WatchedState:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Puts everything back; the given state stays untouched. Raises MoescopeError where an
-        object does not take back what it gave."""
+        object does not take back what it gave; what came before it has its state by then."""
         for name, value in self.objects.items():
             try:
                 # a deep copy: optimizers and schedules keep what they are handed
                 value.load_state_dict(copy.deepcopy(state["objects"][name]))
             except Exception as error:
-                # not to be passed over: the training is between two states now
                 raise MoescopeError(
                     f"state {name} ({type(value).__name__}) does not take back what it gave "
-                    f"({type(error).__name__}: {error}): the training cannot go on"
+                    f"({type(error).__name__}: {error})"
                 ) from error
         for value in self.objects.values():
             if isinstance(value, torch.optim.Optimizer):
@@ -77,6 +87,7 @@ class WatchedState:
         self.judge.load_state_dict(state["judge"])
         self.step, self.batch = state["loop"]["step"], state["loop"]["batch"]
         set_random_state(state["random"])
+        self.num_restored += 1
 
 
 def named_objects(
@@ -115,7 +126,29 @@ def named_objects(
 
 def refuse_what_disks_do_not_hold(objects: Mapping[str, Restorable]) -> None:
     """Raises MoescopeError, with the object and the type, where `torch.load(weights_only=True)`
-    would not read a state back. Tensors are left out of the trial, so that it costs no memory."""
+    would not read a state back."""
+    for refused in not_held_by_disks(objects):
+        raise MoescopeError(
+            f"{refused}: leave it out, make its state_dict plain values and tensors, or keep "
+            "states in memory alone with on_disk=False"
+        )
+
+
+def refuse_what_cannot_be_copied(objects: Mapping[str, Restorable]) -> None:
+    """Raises MoescopeError, with the object, where no copy of its state can be made."""
+    for name, value in objects.items():
+        try:
+            copied(_without_tensors(value.state_dict()))
+        except Exception as error:
+            raise MoescopeError(
+                f"state {name} ({type(value).__name__}) cannot be copied ({type(error).__name__}: "
+                f"{error}): leave it out, or make its state_dict plain values and tensors"
+            ) from None
+
+
+def not_held_by_disks(objects: Mapping[str, Restorable]) -> Iterator[str]:
+    """Says of each object whose state `torch.load(weights_only=True)` would not read back what it
+    is, in words. Tensors are left out of the trial, so that it costs no memory."""
     for name, value in objects.items():
         state = _without_tensors(value.state_dict())
         if not _refused_type(state):
@@ -123,11 +156,9 @@ def refuse_what_disks_do_not_hold(objects: Mapping[str, Restorable]) -> None:
         place, refused = next(
             (found for found in _refused_parts(state, "")), ("", type(state).__name__)
         )
-        raise MoescopeError(
+        yield (
             f"state {name} ({type(value).__name__}) holds a {refused}"
-            f"{f' at {place}' if place else ''}, which torch.load(weights_only=True) does not "
-            "read: leave it out, make its state_dict plain values and tensors, or keep states in "
-            "memory alone with on_disk=False"
+            f"{f' at {place}' if place else ''}, which torch.load(weights_only=True) does not read"
         )
 
 
@@ -162,7 +193,8 @@ def _refused_parts(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 def _without_tensors(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return torch.zeros(0, dtype=value.dtype)
+        # one for all: a file of a thousand empty tensors takes a second to write and to read
+        return _EMPTY.setdefault(value.dtype, torch.zeros(0, dtype=value.dtype))
     if type(value) in (dict, list, tuple):
         if isinstance(value, dict):
             return {key: _without_tensors(part) for key, part in value.items()}

@@ -33,18 +33,12 @@ def compiled_part(model: nn.Module) -> str:
     return ""
 
 
-def refuse_ranks(rank: int, num_ranks: int, has_state: bool) -> None:
-    """Raises MoescopeError where one process of several asks for what it cannot have."""
-    if num_ranks == 1:
-        return
-    if rank:
+def refuse_state_of_ranks(num_ranks: int, has_state: bool) -> None:
+    """Raises MoescopeError where several processes train and are to be rolled back."""
+    if has_state and num_ranks > 1:
         raise MoescopeError(
-            f"watch() is called in process {rank} of {num_ranks}: call it in process 0 alone"
-        )
-    if has_state:
-        raise MoescopeError(
-            f"state is given, but {num_ranks} processes train together, and one cannot go back "
-            "alone: leave it out"
+            f"state is given, but {num_ranks} processes train together, and each would have to go "
+            "back to a state of its own: leave it out"
         )
 
 

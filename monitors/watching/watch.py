@@ -16,14 +16,16 @@ from .assembly import Asked, open_watch
 from .find_blocks import find_blocks
 from .find_routers import find_routers
 from .limits import WatchKeeping
+from .ranks import Line
 from .said import found_lines
-from .state import named_objects, refuse_what_disks_do_not_hold
+from .state import named_objects, refuse_what_cannot_be_copied, refuse_what_disks_do_not_hold
+from .together import FollowingRun, follow, tell_run, telling_refusals
 from .unwrapped import (
     compiled_part,
     plain_model,
     plain_optimizers,
     rank_and_number,
-    refuse_ranks,
+    refuse_state_of_ranks,
 )
 from .watched_run import WatchedRun
 
@@ -42,6 +44,8 @@ def watch(
     top_k: int | None = None,
     blocks: Sequence[str] | None = None,
     mode: Mode | None = None,
+    resume: bool | str = False,
+    start_step: int | None = None,
     project: str = "default",
     sample_every: int = 10,
     num_timesteps: int = 1000,
@@ -49,7 +53,7 @@ def watch(
     limits: Limits | None = None,
     keeping: WatchKeeping | None = None,
     tell: Callable[[str], None] | None = None,
-) -> WatchedRun:
+) -> WatchedRun | FollowingRun:
     """Watches a training of somebody else's: the signals, alerts and pages that runs of our own
     have. Call it when the model is on its device, before the first step.
 
@@ -60,15 +64,25 @@ def watch(
     nothing is ever done to the training. routers, blocks: names of modules, instead of looking for
     them by structure. top_k: experts that a token goes to, where the model does not say it. mode:
     `on` acts, `advisory` says what it would do, `off`; left out, it is on with a state and advisory
-    without. sample_every: steps between looks at activations, routers and weights. num_timesteps:
-    what `timestep` of `run.step` counts up to. on_disk: whether states are kept on disk, too, as
-    `torch.load(weights_only=True)` reads them; else in host memory alone. limits, keeping: of the
-    policy and of what is kept. tell: takes lines for a person; left out, they go to stderr.
+    without. resume: True goes on with the run called `name` where there is one, and begins it where
+    there is none; an id or a name goes on with that one. What is in `state=` is put back from its
+    newest state on disk that can be trusted, and `num_steps` says how many steps it has; the
+    policy's memory is kept. start_step: steps that the loop has behind it, where it has restored
+    itself; then nothing is put back. sample_every: steps between looks at activations, routers and
+    weights. num_timesteps: what `timestep` of `run.step` counts up to. on_disk: whether states are
+    kept on disk, too, as `torch.load(weights_only=True)` reads them; else in host memory alone.
+    limits, keeping: of the policy and of what is kept. tell: takes lines for a person; left out,
+    they go to stderr.
 
-    Raises MoescopeError on whatever its caller can mend.
+    Several processes of torch.distributed each call it, with the same arguments, and `run.guard`
+    and `run.step` alike: the first one is watched, and all get the same answers; a state cannot be
+    given.
+
+    Raises MoescopeError on whatever its caller can mend, in each process.
     """
     tell = tell or _to_stderr
-    refuse_ranks(*rank_and_number(), has_state=state is not None)
+    rank, num_ranks = rank_and_number()
+    refuse_state_of_ranks(num_ranks, has_state=state is not None)
     settings = Settings() if not store else Settings().model_copy(update={"store": store})
     optimizers = plain_optimizers(optimizer)
     for one in optimizers:
@@ -77,44 +91,64 @@ def watch(
                 f"this optimizer is watched already, by run {_WATCHED[one]}: finish() that one "
                 "first, or go on with it"
             )
-    if sample_every < 1:
-        raise MoescopeError(f"sample_every is {sample_every}: use 1 or more")
-    bare = plain_model(model)
-    found = find_routers(bare, routers, top_k)
-    lists = {id(router.expert_list) for router in found.routers}
-    found_blocks = find_blocks(bare, lists, blocks)
-    compiled = compiled_part(model)
-    for line in found_lines(found, found_blocks, compiled):
-        tell(line)
-    limits, keeping = limits or Limits(), keeping or WatchKeeping()
-    objects = None
-    if state is not None:
-        objects = named_objects(bare, optimizers, state)
-        if on_disk:
-            refuse_what_disks_do_not_hold(objects)
-    mode = mode or ("advisory" if objects is None else "on")
-    if mode == "on" and objects is None:
-        raise MoescopeError("mode is on, but there is nothing to go back to: give state=")
-    watched = open_watch(
-        Asked(
-            model=bare,
-            optimizers=optimizers,
-            found=found,
-            blocks=found_blocks,
-            objects=objects,
-            settings=settings,
-            name=name,
-            project=project,
-            mode=mode,
-            sample_every=sample_every,
-            num_timesteps=num_timesteps,
-            has_hooks=not compiled,
-            is_on_disk=on_disk,
-            limits=limits,
-            keeping=keeping,
-            tell=tell,
+    line = Line(rank, num_ranks) if num_ranks > 1 else None
+    if rank and line is not None:
+        return _entered(follow(line, optimizers, tell), optimizers)
+    with telling_refusals(line):
+        if start_step is not None and (not resume or start_step < 0):
+            raise MoescopeError(
+                f"start_step is {start_step}: give a number of steps, and resume= to go on with a "
+                "run"
+            )
+        if sample_every < 1:
+            raise MoescopeError(f"sample_every is {sample_every}: use 1 or more")
+        bare = plain_model(model)
+        found = find_routers(bare, routers, top_k)
+        lists = {id(router.expert_list) for router in found.routers}
+        found_blocks = find_blocks(bare, lists, blocks)
+        compiled = compiled_part(model)
+        for found_line in found_lines(found, found_blocks, compiled):
+            tell(found_line)
+        limits, keeping = limits or Limits(), keeping or WatchKeeping()
+        objects = None
+        if state is not None:
+            objects = named_objects(bare, optimizers, state)
+            refuse_what_cannot_be_copied(objects)
+            if on_disk:
+                refuse_what_disks_do_not_hold(objects)
+        if mode == "on" and objects is None:
+            raise MoescopeError("mode is on, but there is nothing to go back to: give state=")
+        watched = open_watch(
+            Asked(
+                model=bare,
+                optimizers=optimizers,
+                found=found,
+                blocks=found_blocks,
+                objects=objects,
+                settings=settings,
+                name=name,
+                project=project,
+                mode=mode,
+                resume=resume,
+                start_step=start_step,
+                sample_every=sample_every,
+                num_timesteps=num_timesteps,
+                has_hooks=not compiled,
+                is_on_disk=on_disk,
+                limits=limits,
+                keeping=keeping,
+                tell=tell,
+                line=line,
+            )
         )
-    )
+        if line is not None:
+            tell_run(line, watched)
+    return _entered(watched, optimizers)
+
+
+def _entered(
+    watched: WatchedRun | FollowingRun, optimizers: Sequence[torch.optim.Optimizer]
+) -> WatchedRun | FollowingRun:
     for one in optimizers:
         _WATCHED[one] = watched.name
         watched.closing.callback(_WATCHED.pop, one, None)

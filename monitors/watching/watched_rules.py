@@ -4,6 +4,8 @@ Without losses of samples the one loss is judged by the rules for it (`plain_rul
 ask for what their namesakes of the default table ask for.
 """
 
+from collections.abc import Sequence
+
 from ...platform import catalogue
 from ...platform.frozen import changed
 from ...platform.records import RuleVersion
@@ -41,18 +43,23 @@ def watched_rules(*, has_samples: bool) -> tuple[Rule, ...]:
     return (*kept, *plain)
 
 
+def is_sampled(rules: Sequence[Rule]) -> bool:
+    """Whether rules judge the losses of samples."""
+    return any(rule.signal == catalogue.LOSS_PER_SAMPLE for rule in rules)
+
+
 def measured_here(
     versions: tuple[RuleVersion, ...], rules: tuple[Rule, ...]
 ) -> tuple[tuple[RuleVersion, ...], list[str]]:
     """Returns the versions that do not put a rule on a signal that is not measured in the place of
     one that is, and a line for each other."""
     own = {rule.name: rule.signal for rule in rules}
-    is_sampled = any(rule.signal == catalogue.LOSS_PER_SAMPLE for rule in rules)
+    has_samples = is_sampled(rules)
     kept, lines = [], []
     for version in versions:
         signal = version.body.get("signal")
         is_missing = signal in NOT_MEASURED or (
-            signal == catalogue.LOSS_PER_SAMPLE and not is_sampled
+            signal == catalogue.LOSS_PER_SAMPLE and not has_samples
         )
         if is_missing and version.name in own:
             lines.append(

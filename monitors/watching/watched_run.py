@@ -31,6 +31,7 @@ from ...platform.records import (
     Segment,
 )
 from ...platform.sinks import FanOut
+from ..going_back import HalfRestored
 from ..judge import Judge
 from ..policy import Policy
 from ..policy_limits import Limits
@@ -43,7 +44,8 @@ from .commands_taken import obey, record_rules
 from .damping import Damping
 from .limits import WatchKeeping
 from .measuring import Sent, WatchMeasure
-from .state import WatchedState
+from .state import WatchedState, not_held_by_disks
+from .watched_rules import is_sampled
 
 CARRY_ON = Action("carry_on", "nothing holds")
 
@@ -107,8 +109,11 @@ class WatchedRun:
         self._judging_s = 0.0
         self._end: Action | None = None
         self._status: RunStatus = "running"
+        self._half_restored: HalfRestored | None = None
         self._is_closed = False
         self._has_judged = False
+        # a new number of them: what they made is to be looked at before it is written
+        self._num_begun = parts.state.num_begun
         self._begin()
 
     @property
@@ -149,6 +154,7 @@ class WatchedRun:
         It waits for the device, which `step` does not.
         """
         value = checked_loss(loss, "guard")
+        self._refuse_half_restored()
         if self.fault:
             return False
         device = self._parts.device
@@ -183,25 +189,30 @@ class WatchedRun:
 
         The action: carry_on; rollback, which was carried out already, `to_step` being how many
         steps the training has behind it now; damp, likewise; skip_data, which the loop may do;
-        halt, after which the loop should end. Raises MoescopeError where an argument cannot be.
+        halt, after which the loop should end. Raises MoescopeError where an argument cannot be, and
+        HalfRestored, from then on at each call, where a state was not put back as a whole.
         """
         start_s = time.perf_counter()
         value = checked_loss(loss, "step")
         samples = checked_samples(per_sample, sigma, timestep, self._parts.num_timesteps)
         if self._is_closed:
             raise MoescopeError(f"run {self.name} is finished: watch() begins another one")
+        self._refuse_half_restored()
         if self.fault:
             return CARRY_ON
+        num_restored = self.state.num_restored
         try:
             return self._step(value, samples, tokens, batch, grad_norm, start_s)
-        except MoescopeError:
+        except HalfRestored as broken:
+            self._half_restored = broken
+            self.end_with(Action("halt", str(broken)), "halted")
             raise
         except Exception as error:
             # whatever is wrong here is no reason to end a training of days
-            self.fault = f"{type(error).__name__}: {error}"
-            self._parts.tell(f"watching {self.name} ends here, training does not: {self.fault}")
-            self._parts.measure.close()
-            self.damping.close()
+            self._watch_no_more(error)
+            if self.state.num_restored > num_restored:
+                # the loop must know that it went back, whatever failed behind that
+                return Action("rollback", self.fault, to_step=self.state.step)
             return CARRY_ON
 
     def log(self, values: Mapping[str, float]) -> None:
@@ -254,6 +265,16 @@ class WatchedRun:
         else:
             self.finish("stopped" if issubclass(kind, KeyboardInterrupt) else "crashed")
 
+    def _refuse_half_restored(self) -> None:
+        if self._half_restored is not None:
+            raise self._half_restored
+
+    def _watch_no_more(self, error: Exception) -> None:
+        self.fault = f"{type(error).__name__}: {error}"
+        self._parts.tell(f"watching {self.name} ends here, training does not: {self.fault}")
+        self._parts.measure.close()
+        self.damping.close()
+
     def _begin(self) -> None:
         self._held = None
         self._parts.measure.begin(self.state.step % self._parts.sample_every == 0)
@@ -267,7 +288,7 @@ class WatchedRun:
         grad_norm: Tensor | float | None,
         start_s: float,
     ) -> Action:
-        if samples is not None and not self._has_judged:
+        if samples is not None and not self._has_judged and not is_sampled(self.table.base):
             self._judge_samples()
         self._has_judged = True
         sent = self._parts.measure.take(loss, grad_norm, bool(self._held), samples)
@@ -353,6 +374,11 @@ class WatchedRun:
         keeper = self.keeper
         if keeper is None:
             return
+        if keeper.is_on_disk and self.state.num_begun != self._num_begun:
+            self._num_begun = self.state.num_begun
+            refused = next(not_held_by_disks(self.state.objects), "")
+            if refused:
+                keeper.write_no_more(refused)
         keeper.after_step(self.state, self.segment.index)
         if self.own_alerts.stands(CHECKPOINT):
             written_s = [c.created_s for c in keeper.checkpoints if c.is_on_disk]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from moescope.monitors.states.checkpoint import read_about
-from moescope.monitors.states.usable import MEMORY, usable_states
+from moescope.monitors.states.sound import MEMORY, sound_folders
 from moescope.platform import catalogue
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
@@ -326,7 +326,7 @@ def test_a_kill_while_going_back_does_not_bring_the_branch_back_that_was_left(
     # another run, or a study, that looks into the folder of this one takes neither
     before = (folder.parent / MEMORY).read_bytes()
     with opened(settings) as store:
-        usable, faults = usable_states(store, store.find_run("r"))
+        usable, faults = sound_folders(store, store.find_run("r"))
     assert ([read_about(path)["step"] for path in usable], faults) == ([0, 20], [])
     assert (folder.parent / MEMORY).read_bytes() == before
     began: list[int] = []

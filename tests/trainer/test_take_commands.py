@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from moescope.monitors.going_back import HalfRestored
 from moescope.monitors.judge import Vetting as Vetted
 from moescope.platform.commands import ask, commands
 from moescope.platform.frozen import changed
@@ -96,6 +97,21 @@ def test_going_back_to_damaged_checkpoints_is_refused_and_training_goes_on(
         saved = trainer.keeper.save_now(trainer.state, trainer.segment.index)
         assert saved is not None
         assert not trainer.policy.is_abandoned(saved)
+
+
+def test_going_back_that_stops_half_way_ends_the_training_and_is_no_refusal(
+    small: RunConfig, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(state: object) -> None:
+        raise ValueError("no such average")
+
+    opened = open_trainer(changed(small, {"steps": 1000}), settings, run_id="r")
+    with opened as trainer, open_store(settings.store_url) as store:
+        for _ in range(3):
+            trainer.train_step()
+        monkeypatch.setattr(trainer.state.ema, "load_state_dict", fail)
+        with pytest.raises(HalfRestored, match="ValueError: no such average; so the training"):
+            obeyed(trainer, store, "rollback", {"to_step": 0})
 
 
 @pytest.mark.parametrize("mode", ["advisory", "off"])

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ...monitors.states.keeping import Keeper
-from ...monitors.states.usable import CHECKPOINTS
+from ...monitors.states.sound import CHECKPOINTS
 from ...platform.errors import MoescopeError
 from ...platform.frozen import changed, difference, parsed
 from ...platform.records import Checkpoint, Event, Run, Segment

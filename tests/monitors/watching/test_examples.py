@@ -5,8 +5,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from moescope.platform import catalogue
+from moescope.platform.errors import MoescopeError
 from moescope.platform.series import read_series
 from moescope.platform.store import Store
 
@@ -66,3 +68,46 @@ def test_a_training_by_the_trainer_of_transformers_is_watched(store: Store) -> N
 def test_a_training_by_the_trainer_of_lightning_is_watched(store: Store) -> None:
     example("lightning_module").train(40, name="light")
     check(store, "light", steps=40, layers=2, experts=4)
+
+
+# as above
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+@pytest.mark.filterwarnings("ignore::FutureWarning:lightning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning")
+@pytest.mark.parametrize("name", ["plain_loop", "transformers_trainer", "lightning_module"])
+def test_a_training_that_is_started_again_goes_on_where_it_was(store: Store, name: str) -> None:
+    train = example(name).train
+    train(12, name="again", resume=True)
+    [kept] = [c for c in store.checkpoints(store.find_run("again").id) if c.step == 12]
+    before = torch.load(f"{kept.path}/objects.pt", weights_only=True)
+    train(16, name="again", resume=True)
+    run = store.find_run("again")
+    assert run.status == "finished"
+    assert [(s.reason, s.start_step) for s in store.segments(run.id)] == [
+        ("start", 0),
+        ("resume", 12),
+    ]
+    losses = read_series(store, run.id, catalogue.LOSS_TOTAL)
+    assert losses.steps.tolist() == list(range(16))
+    last = store.checkpoints(run.id)[-1]
+    after = torch.load(f"{last.path}/objects.pt", weights_only=True)
+    # the optimizer and the schedule count on, too
+    moved = [int(entry["step"]) for entry in after["optimizer"]["state"].values()]
+    assert set(moved) == {16}
+    assert {int(entry["step"]) for entry in before["optimizer"]["state"].values()} == {12}
+    schedules = [value["last_epoch"] for value in after.values() if "last_epoch" in value]
+    assert schedules in ([], [16])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+@pytest.mark.filterwarnings("ignore::FutureWarning:lightning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning")
+@pytest.mark.parametrize("name", ["transformers_trainer", "lightning_module"])
+def test_a_training_that_has_all_its_steps_makes_no_more_of_them(store: Store, name: str) -> None:
+    train = example(name).train
+    train(5, name="done", resume=True)
+    with pytest.raises(MoescopeError, match="run done is at step 5 of 5 already: ask for more"):
+        train(5, name="done", resume=True)
+    run = store.find_run("done")
+    assert run.status == "finished"
+    assert len(read_series(store, run.id, catalogue.LOSS_TOTAL).steps) == 5

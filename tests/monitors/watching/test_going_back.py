@@ -110,28 +110,6 @@ def test_what_disks_do_not_hold_goes_back_from_memory(watched: Make) -> None:
     assert before is not sampler.chance
 
 
-class Stubborn:
-    """A part of a state that gives and does not take."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"place": 3}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        raise RuntimeError("no place")
-
-
-def test_a_part_that_does_not_take_its_state_back_ends_the_training_in_words(
-    watched: Make,
-) -> None:
-    loop = watched(state={"loader": Stubborn()})
-    for step in range(78):
-        loop.step(scale=100.0 if step >= 74 else 1.0)
-    with pytest.raises(MoescopeError) as caught:
-        loop.step(scale=100.0)
-    assert str(caught.value).startswith("state loader (Stubborn) does not take back what it gave")
-    loop.run.finish("crashed")
-
-
 def test_a_run_whose_states_are_gone_halts_in_words(watched: Make, store: Store) -> None:
     loop = watched(keeping=WatchKeeping(ring_gib=0, disk_every_steps=10))
     for _ in range(74):

@@ -10,7 +10,6 @@ from torch import nn
 
 import moescope
 from moescope.monitors.watching.limits import WatchKeeping
-from moescope.monitors.watching.unwrapped import refuse_ranks
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
 
@@ -79,6 +78,17 @@ def test_a_step_that_cannot_be_is_refused_in_one_line(
     assert loop.run.fault == ""
 
 
+def test_a_state_of_which_no_copy_can_be_made_is_refused_with_its_name(watched: Make) -> None:
+    class Order:
+        def state_dict(self) -> dict[str, Any]:
+            return {"numbers": (number for number in range(3))}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    with pytest.raises(MoescopeError, match=r"state order \(Order\) cannot be copied \(TypeError"):
+        watched(state={"order": Order()}, on_disk=False)
+
+
 def test_a_loss_with_its_graph_is_taken_and_the_graph_is_let_go(watched: Make) -> None:
     loop = watched()
     assert loop.run is not None
@@ -108,15 +118,6 @@ def test_two_runs_of_one_name_are_refused(watched: Make) -> None:
     first.run.finish()
     with pytest.raises(MoescopeError, match=r"a run called mine already \(.*, finished\)"):
         watched(name="mine", seed=1)
-
-
-def test_one_process_of_several_is_refused_a_state_and_all_but_the_first_are_refused() -> None:
-    refuse_ranks(0, 1, has_state=True)
-    refuse_ranks(0, 4, has_state=False)
-    with pytest.raises(MoescopeError, match="in process 3 of 4: call it in process 0 alone"):
-        refuse_ranks(3, 4, has_state=False)
-    with pytest.raises(MoescopeError, match="4 processes train together"):
-        refuse_ranks(0, 4, has_state=True)
 
 
 def test_a_finished_run_takes_no_step(watched: Make) -> None:

@@ -17,7 +17,7 @@ def tainted_paths(store: Store, run_id: str) -> set[str]:
     return {c.path for c in store.checkpoints(run_id) if c.health == "tainted"}
 
 
-def usable_states(store: Store, run: Run) -> tuple[list[Path], list[str]]:
+def sound_folders(store: Store, run: Run) -> tuple[list[Path], list[str]]:
     """Returns the folders of a run's sound states, oldest first, and what is wrong with those that
     cannot be read. Only reads: the run may go on meanwhile.
 
