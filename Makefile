@@ -39,8 +39,10 @@ help:
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=..."'
-	$(BIN)/python -m pip install $(PIP_ARGS) $(TORCH)
-	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --no-compile $(PIP_ARGS) $(TORCH)
+	$(BIN)/python -m pip install --no-compile $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@# on every core, where pip takes one; what is left out, and what is no Python for this version, is compiled if used
+	$(BIN)/python -W ignore -m compileall -qq -j 0 -x '/(tests|transformers/models)/' .venv/lib || true
 	touch $(READY)
 
 demo: $(READY)

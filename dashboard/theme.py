@@ -101,8 +101,10 @@ def laid_out(figure: go.Figure, *, height: int, unit: str, is_zoomable: bool) ->
     """Gives a figure the common layout: steps below, unit at the left, legend above, one hover box.
 
     Dragging zooms only where asked for: a live figure would lose the zoom at its next refresh, and
-    on a phone a drag means to scroll the page.
+    on a phone a drag means to scroll the page. What is set here replaces what was there: to merge
+    the two takes plotly eight times as long.
     """
+    axis = {"automargin": True, "zeroline": False}
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 8, "b": 8, "pad": 0},
@@ -121,9 +123,8 @@ def laid_out(figure: go.Figure, *, height: int, unit: str, is_zoomable: bool) ->
             "title": {"text": ""},
         },
         font={"size": 12},
-    )
-    figure.update_xaxes(title={"text": "step", "standoff": 4}, automargin=True, zeroline=False)
-    figure.update_yaxes(
-        title={"text": unit_text(unit), "standoff": 4}, automargin=True, zeroline=False
+        xaxis={"title": {"text": "step", "standoff": 4}, **axis},
+        yaxis={"title": {"text": unit_text(unit), "standoff": 4}, **axis},
+        overwrite=True,
     )
     return figure

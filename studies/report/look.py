@@ -44,6 +44,9 @@ def in_figure(text: object) -> str:
 
 def empty_figure(x: str, y: str, height: int = HEIGHT) -> go.Figure:
     """Returns a figure with titled axes, a legend above the plot, and no colours of its own."""
+    axis = {
+        "automargin": True, "zeroline": False, "showgrid": True, "ticks": "outside", "ticklen": 4,
+    }  # fmt: skip
     figure = go.Figure()
     figure.update_layout(
         template=go.layout.Template(),
@@ -58,12 +61,10 @@ def empty_figure(x: str, y: str, height: int = HEIGHT) -> go.Figure:
             "orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom",
             "font": {"size": 12}, "itemwidth": 30, "title": {"text": ""}, "traceorder": "normal",
         },
+        xaxis={"title": {"text": x, "standoff": 8}, **axis},
+        yaxis={"title": {"text": y, "standoff": 8}, **axis},
+        overwrite=True,
     )  # fmt: skip
-    for update, title in ((figure.update_xaxes, x), (figure.update_yaxes, y)):
-        update(
-            title={"text": title, "standoff": 8}, automargin=True, zeroline=False, showgrid=True,
-            ticks="outside", ticklen=4,
-        )  # fmt: skip
     return figure
 
 

@@ -67,6 +67,7 @@ class Service:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._orphans: list[psutil.Process] = []
 
     def first_line(self) -> str:
         assert self.process.stdout is not None
@@ -75,12 +76,19 @@ class Service:
     def children(self) -> list[psutil.Process]:
         return list(psutil.Process(self.process.pid).children(recursive=True))
 
+    def kill(self) -> None:
+        """Kills it and leaves its children, which are there until `end`."""
+        self._orphans = self.children()
+        self.process.kill()
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
         code = self.process.wait(30)
         if self.process.stdout is not None:
             self.process.stdout.close()
+        for orphan in self._orphans:
+            orphan.kill()
         return code
 
 
@@ -175,7 +183,7 @@ def test_of_two_services_on_a_store_one_leads_and_the_other_takes_over_within_10
     with open_store(store_url) as store:
         assert leader(store) == first.process.pid
         assert get(f"http://127.0.0.1:{second.port}/_stcore/health") == (200, "ok")
-        first.process.kill()
+        first.kill()
         died_s = time.monotonic()
         wait_until(lambda: leader(store) == second.process.pid, TAKE_OVER_S)
         assert time.monotonic() - died_s < TAKE_OVER_S

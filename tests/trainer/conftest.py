@@ -177,7 +177,8 @@ def ways() -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="session")
 def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
-    make_clips(folder, 24, seed=1)
+    # short, small and at the rate that they are read at: less than half of a step is decoding
+    make_clips(folder, 24, seed=1, size=32, duration_s=1.0)
     return folder
 
 
@@ -193,6 +194,7 @@ def small(clips_folder: Path) -> RunConfig:
             # a process takes most of a second to start, which is more than many a test's steps do
             "data.workers": 0,
             "data.num_frames": 4,
+            "data.frames_per_s": 16.0,
             "data.height": 16,
             "data.width": 16,
             "data.num_mels": 8,

@@ -60,8 +60,9 @@ def test_a_run_keeps_few_checkpoints_and_the_store_knows_which(
 def test_the_quota_takes_the_oldest_first(small: RunConfig, settings: Settings) -> None:
     size = _bytes_of_one(small, settings)
     other = Settings(home=settings.home / "other", mlflow="off")
-    changes = {"steps": 80, "checkpoint.disk_every_steps": 10, "checkpoint.keep": 8}
-    config = changed(small, {**changes, "checkpoint.quota_gib": 3.5 * size / 2**30})
+    every = {"checkpoint.disk_every_steps": 4, "policy.certify_after_steps": 12}
+    changes = {"steps": 32, "checkpoint.keep": 8}
+    config = changed(small, {**every, **changes, "checkpoint.quota_gib": 3.5 * size / 2**30})
     result = train(config, settings=other, progress=False)
     folders = list((result.folder / "checkpoints").glob("step-*"))
     assert sum(f.stat().st_size for p in folders for f in p.iterdir()) <= 6 * size
@@ -70,7 +71,7 @@ def test_the_quota_takes_the_oldest_first(small: RunConfig, settings: Settings) 
 
 def test_the_quota_leaves_the_way_back(small: RunConfig, settings: Settings) -> None:
     # nothing but the first state is certified within the run, and two more are all that fits
-    changes = {"steps": 60, "checkpoint.disk_every_steps": 10, "policy.certify_after_steps": 1000}
+    changes = {"steps": 24, "checkpoint.disk_every_steps": 4, "policy.certify_after_steps": 1000}
     config = changed(small, {**changes, "checkpoint.quota_gib": 0.0001})
     result = train(config, settings=settings, progress=False)
     folders = sorted((result.folder / "checkpoints").glob("step-*"))
@@ -101,13 +102,14 @@ def test_a_full_disk_leaves_the_older_checkpoints_as_they_are(
     def refuse(*args: object, **kwargs: object) -> int:
         raise OSError(28, "No space left on device")
 
-    with open_trainer(changed(small, {"steps": 60}), settings, run_id="r") as trainer:
-        for _ in range(20):
+    often = {"steps": 60, "checkpoint.disk_every_steps": 5}
+    with open_trainer(changed(small, often), settings, run_id="r") as trainer:
+        for _ in range(5):
             trainer.train_step()
         trainer.keeper.flush()
         before = sorted(p.name for p in trainer.keeper.folder.glob("step-*"))
         monkeypatch.setattr("moescope.monitors.states.keeping.write_checkpoint", refuse)
-        assert trainer.keeper.save_now(trainer.state, 0) is not None  # step 20 is there already
+        assert trainer.keeper.save_now(trainer.state, 0) is not None  # step 5 is there already
         trainer.train_step()
         assert trainer.keeper.save_now(trainer.state, 0) is None
         assert sorted(p.name for p in trainer.keeper.folder.glob("step-*")) == before

@@ -71,6 +71,12 @@ def killed(config: RunConfig, home: Path, at: int, what: str = "nothing") -> flo
     return float((home / "killed").read_text())
 
 
+@pytest.fixture
+def config(small: RunConfig) -> RunConfig:
+    """Shorter, and saved more often: a kill at step 37 leaves a checkpoint of step 30."""
+    return changed(small, {"steps": 40, "checkpoint.disk_every_steps": 10})
+
+
 @contextmanager
 def opened(settings: Settings) -> Iterator[Store]:
     store = open_store(settings.store_url)
@@ -87,36 +93,36 @@ def living_losses(store: Store, run_id: str) -> dict[int, float]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_killed_run_goes_on_bit_for_bit(small: RunConfig, settings: Settings) -> None:
-    killed_s = killed(small, settings.home, at=47)
+def test_a_killed_run_goes_on_bit_for_bit(config: RunConfig, settings: Settings) -> None:
+    killed_s = killed(config, settings.home, at=37)
     other = Settings(home=settings.home / "other", mlflow="off")
-    straight = train(small, settings=other, progress=False)
-    result = train(small, settings=settings, resume="r", progress=False)
-    assert result.step == 60
+    straight = train(config, settings=other, progress=False)
+    result = train(config, settings=settings, resume="r", progress=False)
+    assert result.step == 40
     with opened(settings) as store, opened(other) as never_killed:
         want = living_losses(never_killed, straight.run_id)
-        assert list(want) == list(range(60))
+        assert list(want) == list(range(40))
         assert living_losses(store, "r") == want
         before = read_series(store, "r", catalogue.LOSS_TOTAL, segments=[0])
         # the journal was replayed: what is missing was measured in the last half second
         assert before.times_s.max() >= killed_s - 0.5
         batches = read_series(store, "r", catalogue.DATA_BATCH, segments=[1])
-        assert batches.values.tolist() == [float(b) for b in range(40, 60)]
+        assert batches.values.tolist() == [float(b) for b in range(30, 40)]
         assert [s.reason for s in store.segments("r")] == ["start", "resume"]
         assert store.find_run("r").status == "finished"
 
 
 def test_a_kill_loses_no_alert_and_not_the_memory_of_the_policy(
-    small: RunConfig, settings: Settings
+    config: RunConfig, settings: Settings
 ) -> None:
-    killed(small, settings.home, at=30, what="incident")
+    killed(config, settings.home, at=30, what="incident")
     seen: list[set[int]] = []
 
     def on_step(trainer: Trainer) -> None:
         if not seen:
             seen.append(set(trainer.policy.skipped))
 
-    train(small, settings=settings, resume="r", progress=False, on_step=on_step)
+    train(config, settings=settings, resume="r", progress=False, on_step=on_step)
     assert seen == [{33}]
     with opened(settings) as store:
         assert [a.message for a in store.alerts("r") if a.rule == "samples"] == [
@@ -127,15 +133,15 @@ def test_a_kill_loses_no_alert_and_not_the_memory_of_the_policy(
 
 
 def test_what_a_kill_left_half_written_is_not_taken_for_a_checkpoint(
-    small: RunConfig, settings: Settings
+    config: RunConfig, settings: Settings
 ) -> None:
-    killed(small, settings.home, at=47)
+    killed(config, settings.home, at=37)
     checkpoints = settings.home / "runs" / "r" / "checkpoints"
     newest = max(checkpoints.glob("step-*"))
-    assert newest.name.startswith("step-00000040")
+    assert newest.name.startswith("step-00000030")
     (newest / "state.safetensors").write_bytes(b"cut off")
-    (checkpoints / ".step-00000060-segment-0000.1.partial").mkdir()
-    result = train(small, settings=settings, resume="r", progress=False)
+    (checkpoints / ".step-00000040-segment-0000.1.partial").mkdir()
+    result = train(config, settings=settings, resume="r", progress=False)
     assert result.status == "finished"
     with opened(settings) as store:
         assert store.segments("r")[-1].start_step == 20
@@ -157,19 +163,19 @@ def test_a_run_that_is_alive_is_not_resumed(small: RunConfig, settings: Settings
 
 
 def test_sigterm_saves_a_checkpoint_and_the_run_can_go_on(
-    small: RunConfig, settings: Settings
+    config: RunConfig, settings: Settings
 ) -> None:
     def on_step(trainer: Trainer) -> None:
         if trainer.state.step == 13 and not trainer.is_stopping:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.01)
 
-    result = train(small, settings=settings, run_id="r", progress=False, on_step=on_step)
+    result = train(config, settings=settings, run_id="r", progress=False, on_step=on_step)
     assert (result.status, result.step) == ("stopped", 13)
     with opened(settings) as store:
         assert store.find_run("r").status == "stopped"
-    result = train(small, settings=settings, resume="r", progress=False)
-    assert (result.status, result.step) == ("finished", 60)
+    result = train(config, settings=settings, resume="r", progress=False)
+    assert (result.status, result.step) == ("finished", 40)
     with opened(settings) as store:
         assert store.segments("r")[-1].start_step == 13
 
@@ -318,16 +324,16 @@ def test_an_id_is_a_plain_name(small: RunConfig, settings: Settings, run_id: str
 
 
 def test_a_kill_while_going_back_does_not_bring_the_branch_back_that_was_left(
-    small: RunConfig, settings: Settings
+    config: RunConfig, settings: Settings
 ) -> None:
-    killed(small, settings.home, at=47, what="going back")
+    killed(config, settings.home, at=37, what="going back")
     folder = settings.home / "runs" / "r" / "checkpoints"
-    assert [path.name[:13] for path in sorted(folder.glob("step-*"))][-1] == "step-00000040"
+    assert [path.name[:13] for path in sorted(folder.glob("step-*"))][-1] == "step-00000030"
     # another run, or a study, that looks into the folder of this one takes neither
     before = (folder.parent / MEMORY).read_bytes()
     with opened(settings) as store:
         usable, faults = sound_folders(store, store.find_run("r"))
-    assert ([read_about(path)["step"] for path in usable], faults) == ([0, 20], [])
+    assert ([read_about(path)["step"] for path in usable], faults) == ([0, 10, 20], [])
     assert (folder.parent / MEMORY).read_bytes() == before
     began: list[int] = []
     kept: list[int] = []
@@ -337,22 +343,22 @@ def test_a_kill_while_going_back_does_not_bring_the_branch_back_that_was_left(
             began.append(trainer.state.step)
             kept.extend(c.step for c in trainer.keeper.checkpoints)
 
-    result = train(small, settings=settings, resume="r", progress=False, on_step=on_step)
-    assert (began, kept) == ([20], [0, 20])
+    result = train(config, settings=settings, resume="r", progress=False, on_step=on_step)
+    assert (began, kept) == ([20], [0, 10, 20])
     with opened(settings) as store:
         last = store.segments("r")[-1]
         assert (last.index, last.start_step, last.reason) == (1, 20, "resume")
-        gone = [c for c in store.checkpoints("r") if (c.segment, c.step) == (0, 40)]
+        gone = [c for c in store.checkpoints("r") if (c.segment, c.step) == (0, 30)]
         assert [(c.health, c.is_on_disk) for c in gone] == [("tainted", False)]
         # what it trains from there on is no part of what was left
         assert all(c.health != "tainted" for c in store.checkpoints("r") if c.segment == 1)
-    assert (result.status, result.step) == ("finished", 60)
+    assert (result.status, result.step) == ("finished", 40)
 
 
-def test_a_taint_that_only_the_store_knows_is_kept(small: RunConfig, settings: Settings) -> None:
-    killed(small, settings.home, at=47)
+def test_a_taint_that_only_the_store_knows_is_kept(config: RunConfig, settings: Settings) -> None:
+    killed(config, settings.home, at=37)
     with opened(settings) as store:
-        [last] = [c for c in store.checkpoints("r") if c.step == 40]
+        [last] = [c for c in store.checkpoints("r") if c.step == 30]
         # the disk of the states was full when its stamp should have been written
         store.put_checkpoint(replace(last, health="tainted"))
     began: list[int] = []
@@ -361,5 +367,5 @@ def test_a_taint_that_only_the_store_knows_is_kept(small: RunConfig, settings: S
         began.append(trainer.state.step)
         trainer.stop()
 
-    train(small, settings=settings, resume="r", progress=False, on_step=on_step)
+    train(config, settings=settings, resume="r", progress=False, on_step=on_step)
     assert began[0] == 20

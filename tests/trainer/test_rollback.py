@@ -54,16 +54,17 @@ def losses(settings: Settings, run_id: str) -> np.ndarray:
 
 @pytest.mark.parametrize("source", ["memory", "disk"])
 @pytest.mark.usefixtures("one_thread")
-def test_train_60_is_train_40_back_to_30_train_to_60(
+def test_train_24_is_train_16_back_to_12_train_to_24(
     small: RunConfig, settings: Settings, same: Same, source: str
 ) -> None:
-    changes = {"checkpoint.memory_every_steps": 10, "checkpoint.disk_every_steps": 10}
+    every = {"checkpoint.memory_every_steps": 4, "checkpoint.disk_every_steps": 4}
+    changes: dict[str, Any] = {"steps": 24, **every}
     if source == "disk":
         changes["checkpoint.ring_gib"] = 0
     config = changed(small, changes)
     other = Settings(home=settings.home / "other", mlflow="off")
     straight, want = trained(config, settings)
-    forced, got = trained(config, other, back_at=40, to_step=30)
+    forced, got = trained(config, other, back_at=16, to_step=12)
     assert same(want, got) == []
     np.testing.assert_array_equal(losses(settings, straight.run_id), losses(other, forced.run_id))
     store = open_store(other.store_url)
@@ -71,7 +72,7 @@ def test_train_60_is_train_40_back_to_30_train_to_60(
         segments = store.segments(forced.run_id)
         assert [(s.index, s.start_step, s.reason) for s in segments] == [
             (0, 0, "start"),
-            (1, 30, "rollback"),
+            (1, 12, "rollback"),
         ]
         (event,) = store.events(forced.run_id, kinds=["rollback"])
         assert event.details["source"] == source

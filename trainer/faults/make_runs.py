@@ -58,8 +58,8 @@ def asked_faults(names: Sequence[str]) -> tuple[Fault, ...]:
 
 
 def fault_config(fault: Fault, folder: Path, seed: int, steps: int) -> RunConfig:
-    """Writes the clips of a run into `folder` and returns its configuration: `tiny`, watched
-    closely and with nothing acting on alerts."""
+    """Writes the clips of a run into `folder`, unless they are there, and returns its
+    configuration: `tiny`, watched closely and with nothing acting on alerts."""
     config = changed(
         tiny(),
         {
@@ -75,8 +75,10 @@ def fault_config(fault: Fault, folder: Path, seed: int, steps: int) -> RunConfig
         },
     )
     clips = folder / "clips"
+    are_there = clips.is_dir()
     if fault.is_in_clips:
         config = changed(config, {"data.order": "by_folder", "data.windows_per_clip": 16})
+    if fault.is_in_clips and not are_there:
         make_demo_deliveries(
             clips,
             config.data,
@@ -85,7 +87,7 @@ def fault_config(fault: Fault, folder: Path, seed: int, steps: int) -> RunConfig
             spoiled_batches=_SPOILED_BATCHES,
             last_batches=20,
         )
-    else:
+    elif not are_there:
         make_clips(clips, NUM_CLIPS, seed=seed)
     return changed(config, {"data.folder": str(clips)})
 
@@ -98,11 +100,14 @@ def make_fault_run(
     *,
     steps: int,
     ends_when_named: bool = False,
+    branch_from: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> FaultRun:
     """Trains one run with the fault from step ONSET on.
 
     folder: of its clips. ends_when_named: whether it ends with the alert that names the fault.
+    branch_from: a run of the same configuration and clips from whose last state, before ONSET, it
+    goes on, instead of from step 0.
     """
     config = fault_config(fault, folder, seed, steps)
     has_asked = False
@@ -121,6 +126,7 @@ def make_fault_run(
         config,
         settings=settings,
         name=f"{fault.name}-{seed}",
+        branch_from=branch_from,
         progress=False,
         on_step=on_step,
     )
