@@ -1,39 +1,16 @@
 """Carries out what the policy or a person decided: skip data, damp, roll back, halt."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..monitors.going_back import rollback_told, segment_after
 from ..platform.errors import MoescopeError
 from ..platform.records import Action
+from .vetting import start_vetting
 
 if TYPE_CHECKING:
     from .loop import Trainer
-
-
-@dataclass
-class Vetting:
-    """From batch `first` on, a batch is judged before it is trained on.
-
-    It ends at batch `until`, but not before `HEALTHY_IN_A_ROW` good batches came in a row: a bad
-    stretch is passed over wherever it lies and however long it is.
-    """
-
-    first: int
-    until: int
-    num_healthy: int = 0
-    passed_over: int = 0
-
-    def note(self, is_bad: bool) -> None:
-        self.num_healthy = 0 if is_bad else self.num_healthy + 1
-        self.passed_over += is_bad
-
-    def is_over(self, next_batch: int) -> bool:
-        return next_batch >= self.until and self.num_healthy >= HEALTHY_IN_A_ROW
-
-
-HEALTHY_IN_A_ROW = 8
 
 
 def carry_out(trainer: "Trainer", action: Action, *, is_automatic: bool = True) -> str:
@@ -49,7 +26,7 @@ def carry_out(trainer: "Trainer", action: Action, *, is_automatic: bool = True) 
         return _roll_back(trainer, action, is_automatic)
     _note(trainer, action, is_automatic)
     if action.kind == "skip_data":
-        _start_vetting(trainer, action)
+        start_vetting(trainer, action)
         done = f"data is vetted from batch {action.vet_from_batch} on"
         trainer.say_event("skip_data", done, {"reason": action.reason})
     elif action.kind == "damp":
@@ -98,7 +75,7 @@ def _roll_back(trainer: "Trainer", action: Action, is_automatic: bool) -> str:
     took_s = time.perf_counter() - start_s
     trainer.keeper.drop_after(checkpoint.step)
     trainer.open_segment(segment_after(checkpoint, trainer.segment.index + 1, action))
-    _start_vetting(trainer, action)
+    start_vetting(trainer, action)
     if action.learning_rate_scale != 1.0:
         state.damp_scale = action.learning_rate_scale
         state.damp_until = state.step + action.for_steps
@@ -106,36 +83,3 @@ def _roll_back(trainer: "Trainer", action: Action, is_automatic: bool) -> str:
     trainer.say_event("rollback", done, {**details, "step_s": trainer.median_step_s()})
     trainer.progress.say(f"step {from_step}: {done}: {action.reason}")
     return done
-
-
-def vetting_after_resume(trainer: "Trainer") -> Vetting | None:
-    """Returns the vetting that a killed process was in the middle of, or None."""
-    until = trainer.policy.vet_until
-    batch = trainer.state.batch
-    return Vetting(batch, until) if until is not None and batch < until else None
-
-
-def _start_vetting(trainer: "Trainer", action: Action) -> None:
-    if action.vet_from_batch is not None:
-        until = action.vet_until_batch or action.vet_from_batch
-        trainer.vetting = Vetting(action.vet_from_batch, until)
-
-
-def end_vetting(trainer: "Trainer") -> None:
-    """Says what the vetting passed over, and stops it."""
-    vetting = trainer.vetting
-    assert vetting is not None
-    trainer.vetting = None
-    if vetting.passed_over:
-        num, batch = vetting.passed_over, trainer.state.batch
-        text = f"{num} bad batches passed over, data is good again at batch {batch}"
-        trainer.say_event(
-            "skip_data",
-            text,
-            {
-                "num_batches": vetting.passed_over,
-                "from_batch": vetting.first,
-                "to_batch": trainer.state.batch,
-            },
-        )
-        trainer.progress.say(f"step {trainer.state.step}: {text}")
