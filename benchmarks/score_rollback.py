@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from moescope.trainer.faults.three_arms import (
+    ARMS,
     CASES,
     CLEAN,
     STRETCH,
@@ -29,7 +30,6 @@ from moescope.trainer.faults.three_arms import (
 
 ONSET = 100
 JUDGED_AT = (ONSET + STRETCH, ONSET + 2 * STRETCH)
-ARMS = ("clean", "advisory", "rollback")
 
 Rows = dict[str, list[dict[str, Arm]]]
 
@@ -38,23 +38,23 @@ def score_seed(seed: int, names: Sequence[str], rows: Rows) -> None:
     """Trains the arms of one seed and adds them to rows, {case: arms of each seed}."""
     num_batches = JUDGED_AT[-1]
     with TemporaryDirectory() as root:
-        clean: Arm | None = None
-        for name in ("clean", *names):
-            case = CLEAN if name == "clean" else case_of(name)
+
+        def trained(arm: str, name: str) -> Arm:
+            case = CLEAN if arm == "clean" else case_of(name)
             # only where clips differ do they lie in a folder of their own
             folder = Path(root) / (name if case.rewritten else "clean")
             config = arm_config(folder, seed, num_batches)
             if not folder.exists():
                 make_case_clips(case, config, folder, onset=ONSET, num_batches=num_batches)
-            arms = {} if clean is None else {"clean": clean}
-            for arm in ARMS[:1] if clean is None else ARMS[1:]:
-                run = folder / f"{name}-{arm}"
-                arms[arm] = train_arm(
-                    arm, case, config, folder, run, onset=ONSET, judged_at=JUDGED_AT
-                )
-            if clean is None:
-                clean = arms["clean"]
-                continue
+            run = folder / f"run-{name}-{arm}"
+            return train_arm(arm, case, config, folder, run, onset=ONSET, judged_at=JUDGED_AT)
+
+        clean = trained("clean", "clean")
+        for name in names:
+            back = trained("rollback", name)
+            # where nothing was done, both are the same training
+            advised = trained("advisory", name) if back.done else back
+            arms = {"clean": clean, "advisory": advised, "rollback": back}
             rows.setdefault(name, []).append(arms)
             print(f"{name:16} seed {seed}: {told(arms)}", flush=True)
 
@@ -62,7 +62,7 @@ def score_seed(seed: int, names: Sequence[str], rows: Rows) -> None:
 def told(arms: dict[str, Arm]) -> str:
     losses = [f"{arm} {loss_words(found)}" for arm, found in arms.items()]
     back = arms["rollback"]
-    return f"{', '.join(losses)}; went back {back.went_back}, {back.status}, {back.alerts}"
+    return f"{', '.join(losses)}; {back.status}, alerts {back.alerts}, done {back.done}"
 
 
 def loss_words(arm: Arm) -> str:
@@ -70,9 +70,10 @@ def loss_words(arm: Arm) -> str:
 
 
 def tell(rows: Rows) -> None:
-    """Prints the table: means over the seeds, how much worse than the clean arm, how often back."""
-    print(f"\n| case | {' | '.join(f'{arm} at {at}' for at in JUDGED_AT for arm in ARMS)} | back |")
-    print("|---" * (2 + len(ARMS) * len(JUDGED_AT)) + "|")
+    """Prints the table: mean and spread over the seeds, and how often each seed went back."""
+    columns = [f"{arm} at {at}" for at in JUDGED_AT for arm in ARMS]
+    print(f"\n| case | {' | '.join(columns)} | times back |")
+    print("|---" * (len(columns) + 2) + "|")
     for name, seeds in rows.items():
         cells = []
         for at in JUDGED_AT:
@@ -80,8 +81,8 @@ def tell(rows: Rows) -> None:
                 losses = [arms[arm].losses.get(at, float("nan")) for arms in seeds]
                 spread = statistics.stdev(losses) if len(losses) > 1 else float("nan")
                 cells.append(f"{statistics.fmean(losses):.3f} ({spread:.3f})")
-        back = sum(bool(arms["rollback"].went_back) for arms in seeds)
-        print(f"| {name} | {' | '.join(cells)} | {back}/{len(seeds)} |")
+        back = [len(arms["rollback"].went_back) for arms in seeds]
+        print(f"| {name} | {' | '.join(cells)} | {', '.join(map(str, back))} |")
 
 
 def main(arguments: list[str]) -> None:

@@ -18,6 +18,7 @@ import torch
 from ...platform.errors import MoescopeError, did_you_mean
 from ...platform.frozen import changed
 from ...platform.settings import Settings
+from ...platform.store import open_store
 from ..config import RunConfig
 from ..data.batches import Batches
 from ..data.busy_clips import busy_clips
@@ -30,6 +31,7 @@ from ..loop import Trainer
 from ..recipes.stream import tiny
 from ..run import train
 from .autopsies import SMALL
+from .causes import SHORT_STEPS, ForSomeSteps, spoil_answers
 
 ARMS: Mapping[str, str] = {"clean": "off", "advisory": "advisory", "rollback": "on"}
 """The mode of the policy in each."""
@@ -37,7 +39,8 @@ NUM_JUDGED = 16
 SIZE, DURATION_S = 32, 1.0
 STRETCH = 40
 """Batches from the onset on that a lasting change of the data takes."""
-FAULTY_TURNS = 20
+FAULTY_TURNS, RATE_FACTOR = 20, 50.0
+MOMENT_FACTOR = 256.0
 ARM: dict[str, Any] = {
     **SMALL,
     "watch.sample_every": 10,
@@ -58,7 +61,7 @@ class Case:
     about: str
     is_fault: bool
     """Whether going back is right."""
-    plant: Plant | None = None
+    make_plant: Callable[[], Plant] | None = None
     rewritten: Mapping[str, Rewrite] = field(default_factory=dict)
     """What becomes of the clips of a delivery: "batch" is one batch at the onset, "stretch" the
     rest of STRETCH batches."""
@@ -70,25 +73,28 @@ class Arm:
     """On the held-out clips, by the number of batches consumed."""
     went_back: list[tuple[int, int]] = field(default_factory=list)
     """Steps from which and to which."""
+    done: list[str] = field(default_factory=list)
+    """What the policy had carried out, in words, in the order of time."""
     alerts: list[str] = field(default_factory=list)
+    """Rules that raised one."""
     status: str = ""
 
 
 def _rate(trainer: Trainer, since: int) -> None:
     if since < FAULTY_TURNS:
-        trainer.state.damp_scale, trainer.state.damp_until = 20.0, trainer.state.step + 1
+        trainer.state.damp_scale, trainer.state.damp_until = RATE_FACTOR, trainer.state.step + 1
 
 
 @torch.no_grad()
 def _moments(trainer: Trainer, since: int) -> None:
     if since == 0:
         for entry in trainer.state.optimizer.state.values():
-            entry["exp_avg_sq"].mul_(1e-8)
+            entry["exp_avg"].mul_(MOMENT_FACTOR)
 
 
-def _spike(trainer: Trainer, since: int) -> None:
-    if since == 0:
-        trainer.state.damp_scale, trainer.state.damp_until = 20.0, trainer.state.step + 1
+def _noise() -> Plant:
+    spoil = ForSomeSteps(spoil_answers)
+    return lambda trainer, _: spoil(trainer)
 
 
 CASES: Mapping[str, Case] = {
@@ -98,17 +104,20 @@ CASES: Mapping[str, Case] = {
         rewritten={"batch": spoil_clips, "stretch": spoil_clips},
     ),
     "learning_rate": Case(
-        f"{FAULTY_TURNS} turns at twenty times the learning rate", True, plant=_rate
+        f"{FAULTY_TURNS} turns at {RATE_FACTOR:g} times the learning rate",
+        True,
+        make_plant=lambda: _rate,
     ),
     "optimizer_state": Case(
-        "AdamW's second moments are multiplied by 1e-8, once: the next updates are far too long",
+        f"AdamW's first moments are multiplied by {MOMENT_FACTOR:g}, once, as one bit of their "
+        "exponents would do",
         True,
-        plant=_moments,
+        make_plant=lambda: _moments,
     ),
     "heals_alone": Case(
-        "one turn at twenty times the learning rate: a spike that heals by itself",
+        f"for {SHORT_STEPS} turns noise is mixed into what the network answers, and then no more",
         False,
-        plant=_spike,
+        make_plant=_noise,
     ),
     "hard_batch": Case(
         "one batch of busy clips: harder than all others, and honest",
@@ -189,6 +198,7 @@ def train_arm(
     with Batches(find_clips(folder / "judged"), config.data, 0) as judged:
         batch = judged.validation_batch(NUM_JUDGED)
     passes = probe_passes(config, batch)
+    plant = None if case.make_plant is None else case.make_plant()
     seen, turn, step, left = Arm(), 0, 0, sorted(judged_at)
 
     def on_step(trainer: Trainer) -> None:
@@ -199,11 +209,15 @@ def train_arm(
             seen.losses[left.pop(0)] = probe(trainer.state.model, batch, passes, config).total
         if not left:
             trainer.stop()
-        elif case.plant is not None and turn >= onset:
-            case.plant(trainer, turn - onset)
-        seen.alerts = sorted(trainer.raised)
+        elif plant is not None and turn >= onset:
+            plant(trainer, turn - onset)
         turn, step = turn + 1, trainer.state.step
 
     settings = Settings(home=run, mlflow="off")
-    seen.status = train(config, settings=settings, progress=False, on_step=on_step).status
+    result = train(config, settings=settings, progress=False, on_step=on_step)
+    seen.status = result.status
+    with open_store(settings.store_url) as store:
+        events = store.events(result.run_id, kinds=["rollback", "skip_data", "damp", "halt"])
+        seen.done = [event.text for event in events]
+        seen.alerts = sorted({alert.rule for alert in store.alerts(result.run_id)})
     return seen

@@ -33,7 +33,7 @@ def test_arms_that_nothing_is_done_to_are_the_same_bit_for_bit(tmp_path: Path) -
     config = arm_config(tmp_path, 0, 6)
     make_case_clips(CLEAN, config, tmp_path, onset=2, num_batches=6)
     met: list[int] = []
-    looked_on = replace(CLEAN, plant=lambda _, since: met.append(since))
+    looked_on = replace(CLEAN, make_plant=lambda: lambda _, since: met.append(since))
     found = [
         train_arm(arm, case, config, tmp_path, tmp_path / arm, onset=2, judged_at=[6, 4])
         for arm, case in (("clean", CLEAN), ("advisory", looked_on))
@@ -43,7 +43,7 @@ def test_arms_that_nothing_is_done_to_are_the_same_bit_for_bit(tmp_path: Path) -
     assert found[0] == found[1]
     assert list(found[0].losses) == [4, 6]
     assert found[0].losses[4] > found[0].losses[6] > 0
-    assert (found[0].went_back, found[0].status) == ([], "stopped")
+    assert (found[0].went_back, found[0].done, found[0].status) == ([], [], "stopped")
 
 
 @pytest.mark.usefixtures("short")
@@ -67,6 +67,6 @@ def test_other_clips_lie_in_the_batches_from_the_onset_on_and_in_no_others(tmp_p
 def test_there_are_faults_and_cases_that_are_none() -> None:
     assert {case.is_fault for case in CASES.values()} == {True, False}
     # each case does something
-    assert all((case.plant is None) == bool(case.rewritten) for case in CASES.values())
+    assert all((case.make_plant is None) == bool(case.rewritten) for case in CASES.values())
     with pytest.raises(MoescopeError, match="did you mean learning_rate"):
         case_of("learning_rat")
