@@ -2,8 +2,8 @@
 planted and only advised about, planted and rolled back.
 
 A fault of the machine belongs to the clock and not to the steps of the run, as a slip of a hand or
-of a memory cell does: it lies in certain turns of the loop, so that a run that goes back does not
-meet it again. A fault of the data lies in certain batches, wherever the run is. Then there are
+of a memory cell does: it lies in certain turns of the loop, so that a run that goes back later does
+not meet it again. A fault of the data lies in certain batches, wherever the run is. Then there are
 cases that are no fault, where going back would be wrong. What is compared is the loss on held-out
 clips when equally many batches were consumed.
 """
@@ -80,6 +80,12 @@ class Arm:
     status: str = ""
 
 
+def _scale(trainer: Trainer, since: int) -> None:
+    if since == 0:
+        trainer.state.damp_scale = RATE_FACTOR
+        trainer.state.damp_until = trainer.state.step + FAULTY_TURNS
+
+
 def _rate(trainer: Trainer, since: int) -> None:
     if since < FAULTY_TURNS:
         trainer.state.damp_scale, trainer.state.damp_until = RATE_FACTOR, trainer.state.step + 1
@@ -104,7 +110,13 @@ CASES: Mapping[str, Case] = {
         rewritten={"batch": spoil_clips, "stretch": spoil_clips},
     ),
     "learning_rate": Case(
-        f"{FAULTY_TURNS} turns at {RATE_FACTOR:g} times the learning rate",
+        f"the state says {RATE_FACTOR:g} times the learning rate for the next {FAULTY_TURNS} steps",
+        True,
+        make_plant=lambda: _scale,
+    ),
+    "learning_rate_turns": Case(
+        f"{FAULTY_TURNS} turns at {RATE_FACTOR:g} times the learning rate, also of a run that has "
+        "gone back meanwhile",
         True,
         make_plant=lambda: _rate,
     ),
