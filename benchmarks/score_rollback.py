@@ -47,7 +47,11 @@ def score_seed(seed: int, names: Sequence[str], rows: Rows) -> None:
             if not folder.exists():
                 make_case_clips(case, config, folder, onset=ONSET, num_batches=num_batches)
             run = folder / f"run-{name}-{arm}"
-            return train_arm(arm, case, config, folder, run, onset=ONSET, judged_at=JUDGED_AT)
+            found = train_arm(arm, case, config, folder, run, onset=ONSET, judged_at=JUDGED_AT)
+            if found.status == "stopped" and len(found.losses) < len(JUDGED_AT):
+                # by a signal, which the run took for its own end
+                raise SystemExit("stopped")
+            return found
 
         clean = trained("clean", "clean")
         for name in names:

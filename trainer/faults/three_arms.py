@@ -39,7 +39,8 @@ NUM_JUDGED = 16
 SIZE, DURATION_S = 32, 1.0
 STRETCH = 40
 """Batches from the onset on that a lasting change of the data takes."""
-FAULTY_TURNS, RATE_FACTOR = 20, 50.0
+FAULTY_TURNS = 20
+SLIP_FACTOR, RATE_FACTOR = 100.0, 50.0
 MOMENT_FACTOR = 256.0
 ARM: dict[str, Any] = {
     **SMALL,
@@ -82,7 +83,7 @@ class Arm:
 
 def _scale(trainer: Trainer, since: int) -> None:
     if since == 0:
-        trainer.state.damp_scale = RATE_FACTOR
+        trainer.state.damp_scale = SLIP_FACTOR
         trainer.state.damp_until = trainer.state.step + FAULTY_TURNS
 
 
@@ -110,7 +111,7 @@ CASES: Mapping[str, Case] = {
         rewritten={"batch": spoil_clips, "stretch": spoil_clips},
     ),
     "learning_rate": Case(
-        f"the state says {RATE_FACTOR:g} times the learning rate for the next {FAULTY_TURNS} steps",
+        f"the state says {SLIP_FACTOR:g} times the learning rate for the next {FAULTY_TURNS} steps",
         True,
         make_plant=lambda: _scale,
     ),
