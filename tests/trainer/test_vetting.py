@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from moescope.platform.frozen import changed
+from moescope.platform.records import Action
 from moescope.platform.settings import Settings
 from moescope.platform.store import open_store
 from moescope.trainer.config import RunConfig
 from moescope.trainer.data.batches import Batch
 from moescope.trainer.loop import Trainer
-from moescope.trainer.run import train
+from moescope.trainer.run import open_trainer, train
 from moescope.trainer.vetting import Vetting
 
 FROM, BATCHES = 56, 4
@@ -71,3 +72,21 @@ def test_a_spoiled_state_passes_no_batch_over_and_says_so(
     [note] = [note for note in notes if "state is at fault" in note]
     assert f"it finds batches {FROM - 3} to {FROM - 1} as bad, which were good" in note
     assert last == FROM + 2
+
+
+def test_going_back_for_the_step_under_way_comes_before_the_next_batch_is_chosen(
+    small: RunConfig, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where a step is settled while the next one computes."""
+    config = changed(small, {"checkpoint.memory_every_steps": 4})
+    with open_trainer(config, settings) as trainer:
+        for _ in range(8):
+            trainer.train_step()
+        trainer.vetting = Vetting(8, 60)
+        trainer._pending = trainer._launch(trainer._next_batch(), 0.0)
+        actions = iter([Action("rollback", "forced by the test", to_step=4)])
+        calm = Action("carry_on", "nothing holds")
+        monkeypatch.setattr(trainer.policy, "decide", lambda **_: next(actions, calm))
+        trainer.train_step()
+        assert trainer.segment.start_step == 4
+        assert (trainer.state.step, trainer.state.batch) == (5, 5)
