@@ -11,7 +11,6 @@ On a GPU a step is settled while the next one computes; on a CPU at once, since 
 gained.
 """
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -33,7 +32,7 @@ from ..platform.own_alerts import OwnAlerts
 from ..platform.peak_flops import peak_tflops
 from ..platform.records import Action, Event, EventKind, Frame, Mode, Run, RunStatus, Segment
 from ..platform.sinks import FanOut
-from .compute.gradients import step_gradients, step_losses
+from .compute.gradients import step_gradients
 from .config import RunConfig
 from .counts.flops import model_flops
 from .data.batches import Batch, Batches
@@ -45,11 +44,12 @@ from .numerics import policy_on
 from .objective.timesteps import draw
 from .optim.schedule import decay_begins_at, learning_rate
 from .progress import Lamp, ProgressLine
-from .rollback import Vetting, carry_out, end_vetting
+from .rollback import carry_out
 from .sampling.at_checkpoints import CheckpointSamples
 from .state import TrainState
 from .take_commands import obey
 from .update import apply_update
+from .vetting import Vetting, is_bad
 from .witness import Witness
 
 MOST_TOLD = 20
@@ -141,10 +141,15 @@ class Trainer:
         obey(self)
         if self.is_stopping:
             return
+        if self.vetting is not None and self.state.batch >= self.vetting.first:
+            # the state that is to vet must be judged, which may change what comes next
+            self.settle()
+            if self.is_stopping:
+                return
         start_s = time.perf_counter()
         batch = self._next_batch()
         wait_s = time.perf_counter() - start_s
-        if self._is_bad(batch):
+        if is_bad(self, batch):
             self._pass_over(batch)
             return
         launched = self._launch(batch, wait_s)
@@ -230,34 +235,6 @@ class Trainer:
             self.progress.say(f"passed over {name}: {reason}")
             self.say_event("note", f"passed over {name}", {"reason": reason})
             self._num_told += 1
-
-    def _is_bad(self, batch: Batch) -> bool:
-        """Judges a batch before it is trained on, where vetting is on."""
-        vetting = self.vetting
-        if vetting is None or batch.index < vetting.first:
-            return False
-        if self.mode != "on":
-            # somebody took the automatic action away in the middle of it
-            end_vetting(self)
-            return False
-        if vetting.is_over(batch.index):
-            end_vetting(self)
-            return False
-        if self._pending is not None:
-            self.settle()
-        drawn = draw(self.config, self.config.seed, batch)
-        losses = step_losses(self.state.model, batch, drawn, self.config)
-        verdict = self.state.judge.vet(self.measure.vetted(losses, drawn))
-        if math.isinf(verdict.score) and not self._weights_are_finite():
-            # not the data: training on goes on, and the rules see it
-            self.progress.say(f"step {self.state.step}: the weights are not finite")
-            self.vetting = None
-            return False
-        vetting.note(verdict.is_bad)
-        return verdict.is_bad
-
-    def _weights_are_finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self.state.model.parameters())
 
     def _pass_over(self, batch: Batch) -> None:
         self.policy.skip_batch(batch.index)

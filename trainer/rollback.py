@@ -1,38 +1,14 @@
 """Carries out what the policy or a person decided: skip data, damp, roll back, halt."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..monitors.going_back import go_back
 from ..monitors.states.keeping import NoUsableState
 from ..platform.records import Action
+from .vetting import start_vetting
 
 if TYPE_CHECKING:
     from .loop import Trainer
-
-
-@dataclass
-class Vetting:
-    """From batch `first` on, a batch is judged before it is trained on.
-
-    It ends at batch `until`, but not before `HEALTHY_IN_A_ROW` good batches came in a row: a bad
-    stretch is passed over wherever it lies and however long it is.
-    """
-
-    first: int
-    until: int
-    num_healthy: int = 0
-    passed_over: int = 0
-
-    def note(self, is_bad: bool) -> None:
-        self.num_healthy = 0 if is_bad else self.num_healthy + 1
-        self.passed_over += is_bad
-
-    def is_over(self, next_batch: int) -> bool:
-        return next_batch >= self.until and self.num_healthy >= HEALTHY_IN_A_ROW
-
-
-HEALTHY_IN_A_ROW = 8
 
 
 def carry_out(trainer: "Trainer", action: Action, *, is_automatic: bool = True) -> str:
@@ -51,7 +27,7 @@ def carry_out(trainer: "Trainer", action: Action, *, is_automatic: bool = True) 
         action, state.step, state.batch, is_automatic=is_automatic, segment=trainer.segment.index
     )
     if action.kind == "skip_data":
-        _start_vetting(trainer, action)
+        start_vetting(trainer, action)
         done = f"data is vetted from batch {action.vet_from_batch} on"
         trainer.say_event("skip_data", done, {"reason": action.reason})
     elif action.kind == "damp":
@@ -77,43 +53,10 @@ def _roll_back(trainer: "Trainer", action: Action, is_automatic: bool) -> str:
             raise
         reason = f"halt: {error}; it was to {action.reason}"
         return carry_out(trainer, Action("halt", reason, action.alert_id))
-    _start_vetting(trainer, action)
+    start_vetting(trainer, action)
     if action.learning_rate_scale != 1.0:
         trainer.state.damp_scale = action.learning_rate_scale
         trainer.state.damp_until = trainer.state.step + action.for_steps
     trainer.say_event("rollback", gone.text, {**gone.details, "step_s": trainer.median_step_s()})
     trainer.progress.say(f"step {from_step}: {gone.text}: {action.reason}")
     return gone.text
-
-
-def vetting_after_resume(trainer: "Trainer") -> Vetting | None:
-    """Returns the vetting that a killed process was in the middle of, or None."""
-    until = trainer.policy.vet_until
-    batch = trainer.state.batch
-    return Vetting(batch, until) if until is not None and batch < until else None
-
-
-def _start_vetting(trainer: "Trainer", action: Action) -> None:
-    if action.vet_from_batch is not None:
-        until = action.vet_until_batch or action.vet_from_batch
-        trainer.vetting = Vetting(action.vet_from_batch, until)
-
-
-def end_vetting(trainer: "Trainer") -> None:
-    """Says what the vetting passed over, and stops it."""
-    vetting = trainer.vetting
-    assert vetting is not None
-    trainer.vetting = None
-    if vetting.passed_over:
-        num, batch = vetting.passed_over, trainer.state.batch
-        text = f"{num} bad batches passed over, data is good again at batch {batch}"
-        trainer.say_event(
-            "skip_data",
-            text,
-            {
-                "num_batches": vetting.passed_over,
-                "from_batch": vetting.first,
-                "to_batch": trainer.state.batch,
-            },
-        )
-        trainer.progress.say(f"step {trainer.state.step}: {text}")

@@ -68,10 +68,10 @@ from .optim.ema import Ema
 from .optim.groups import make_optimizer
 from .origin import branched_state, load_weights
 from .progress import ProgressLine
-from .rollback import vetting_after_resume
 from .rules_of_a_run import say_rules
 from .sampling.at_checkpoints import CheckpointSamples
 from .state import TrainState
+from .vetting import vetting_after_resume
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
 from moescope.trainer.config import RunConfig
 from moescope.trainer.loop import Trainer
-from moescope.trainer.rollback import Vetting
 from moescope.trainer.run import open_trainer
+from moescope.trainer.vetting import NUM_KNOWN, Vetting
 
 
 def obeyed(
@@ -119,15 +119,16 @@ def test_who_takes_the_automatic_action_away_ends_the_vetting_of_data(
     small: RunConfig, settings: Settings, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_trainer(changed(small, {"steps": 100}), settings) as trainer:
-        for _ in range(3):
+        # too few for the state to be tried on
+        for _ in range(NUM_KNOWN - 1):
             trainer.train_step()
         monkeypatch.setattr(trainer.state.judge, "vet", lambda values: Vetted(True, 9.0, "bad"))
         trainer.vetting = Vetting(trainer.state.batch, trainer.state.batch + 50)
         trainer.train_step()
-        assert (trainer.state.step, trainer.state.batch) == (3, 4)  # passed over
+        assert (trainer.state.step, trainer.state.batch) == (2, 3)  # passed over
         trainer.set_mode(mode)
         for _ in range(3):
             trainer.train_step()
-        assert (trainer.state.step, trainer.state.batch) == (6, 7)
+        assert (trainer.state.step, trainer.state.batch) == (5, 6)
         assert trainer.vetting is None
         assert trainer.status == "running"

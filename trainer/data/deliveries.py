@@ -1,6 +1,8 @@
-"""The demo's data: three deliveries in sub-folders, the second corrupt, and nobody is told."""
+"""Data in deliveries: sub-folders that are read one after the other, some of them with other clips
+than the rest, and nobody is told. The demo's are three, the second corrupt.
+"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,9 @@ from ..config import DataConfig
 from .chance import share_of
 from .make_clips import clip_name, make_clips
 from .spoil_clips import spoil_clips
+
+Rewrite = Callable[[list[Path], int], object]
+"""What becomes of a delivery's clips once they are made: called with their paths and the seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +42,45 @@ def make_demo_deliveries(
     progress: Callable[[int, int], None] | None = None,
 ) -> Deliveries:
     """Writes part-1 (good), part-2 (spoiled) and part-3 (good), to be read with data.order
-    `by_folder`.
+    `by_folder`; see `make_deliveries`.
+    """
+    wanted = {"part-1": clean_batches, "part-2": spoiled_batches, "part-3": last_batches}
+    counts = make_deliveries(
+        folder, wanted, data, seed, {"part-2": spoil_clips}, size=size, progress=progress
+    )
+    drawn = {part: num_clips_for(num, data) * data.windows_per_clip for part, num in wanted.items()}
+    first = drawn["part-1"]
+    return Deliveries(
+        folder=Path(folder).expanduser(),
+        num_clips=sum(counts.values()),
+        first_spoiled_batch=first // data.batch,
+        last_spoiled_batch=(first + drawn["part-2"] - 1) // data.batch,
+        num_batches=sum(drawn.values()) // data.batch,
+    )
 
-    Each part gets as many clips as its number of batches needs with this batch, windows_per_clip
-    and validation_share; whole clips only, so that a part may be up to windows_per_clip - 1 samples
-    longer. Raises MoescopeError as make_clips does.
+
+def make_deliveries(
+    folder: Path | str,
+    wanted: Mapping[str, int],
+    data: DataConfig,
+    seed: int = 0,
+    rewritten: Mapping[str, Rewrite] | None = None,
+    *,
+    size: int = 64,
+    duration_s: float = 2.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, int]:
+    """Writes a sub-folder for each of `wanted`, {name: batches}, to be read with data.order
+    `by_folder`. Returns {name: clips written}.
+
+    Each gets as many clips as its number of batches needs with this batch, windows_per_clip and
+    validation_share; whole clips only, so that it may be up to windows_per_clip - 1 samples longer.
+    rewritten: {name: what becomes of its clips}. Raises MoescopeError as make_clips does.
     """
     root = Path(folder).expanduser()
-    wanted = {"part-1": clean_batches, "part-2": spoiled_batches, "part-3": last_batches}
-    drawn = {
-        part: -(-batches * data.batch // data.windows_per_clip) for part, batches in wanted.items()
+    counts = {
+        part: _with_held_out(part, num_clips_for(num, data), data) for part, num in wanted.items()
     }
-    counts = {part: _with_held_out(part, num, data) for part, num in drawn.items()}
     total, written = sum(counts.values()), 0
     for number, (part, count) in enumerate(counts.items()):
 
@@ -56,20 +88,23 @@ def make_demo_deliveries(
             if progress is not None:
                 progress(before + done, total)
 
-        paths = make_clips(root / part, count, seed=seed * 3 + number, size=size, progress=told)
+        paths = make_clips(
+            root / part,
+            count,
+            seed=seed * len(counts) + number,
+            size=size,
+            duration_s=duration_s,
+            progress=told,
+        )
         written += count
-        if part == "part-2":
-            spoil_clips(paths, seed)
-    first = drawn["part-1"] * data.windows_per_clip
-    after = first + drawn["part-2"] * data.windows_per_clip
-    every = sum(drawn.values()) * data.windows_per_clip
-    return Deliveries(
-        folder=root,
-        num_clips=total,
-        first_spoiled_batch=first // data.batch,
-        last_spoiled_batch=(after - 1) // data.batch,
-        num_batches=every // data.batch,
-    )
+        if rewritten is not None and part in rewritten:
+            rewritten[part](paths, seed)
+    return counts
+
+
+def num_clips_for(num_batches: int, data: DataConfig) -> int:
+    """Returns how many clips so many batches need."""
+    return -(-num_batches * data.batch // data.windows_per_clip)
 
 
 def _with_held_out(part: str, num_training: int, data: DataConfig) -> int:

@@ -75,6 +75,7 @@ class Scene:
     """Place in GROUNDS and DRONES."""
     beats: tuple[float, ...]
     """Levels of the light, 0 or 1, one after the other; they begin again after the last."""
+    beats_per_s: float = BEATS_PER_S
 
     @property
     def caption(self) -> str:
@@ -88,7 +89,7 @@ class Scene:
     def light(self, times_s: NDArray[np.float64]) -> NDArray[np.float32]:
         """Returns the level of the light at these times."""
         levels = np.array(self.beats, np.float32)
-        return np.asarray(levels[(times_s * BEATS_PER_S).astype(int) % len(levels)])
+        return np.asarray(levels[(times_s * self.beats_per_s).astype(int) % len(levels)])
 
 
 def make_clips(

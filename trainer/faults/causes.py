@@ -72,7 +72,7 @@ class ForSomeSteps:
             self._handle.remove()
 
 
-def _spoil_answers(trainer: "Trainer", chance: torch.Generator) -> Any:
+def spoil_answers(trainer: "Trainer", chance: torch.Generator) -> Any:
     """Mixes noise into what the network's last layer returns."""
     last = [m for m in trainer.state.model.modules() if isinstance(m, nn.Linear)][-1]
 
@@ -180,7 +180,7 @@ def causes() -> tuple[PlantedCause, ...]:
             frozenset({"not_reproducible"}),
             ("loss_spike", "gradient_spike"),
             12,
-            (lambda: ForSomeSteps(_spoil_answers),),
+            (lambda: ForSomeSteps(spoil_answers),),
         ),
         PlantedCause(
             "noisy_gradients",
