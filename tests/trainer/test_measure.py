@@ -39,7 +39,7 @@ def test_the_violations_of_a_step_are_those_of_its_micro_batches_together(
 
         layer.router.register_forward_hook(note)
     with Batches(find_clips(config.data.folder), config.data, 0, ahead=0) as batches:
-        batch = seen(batches.get(0), config, CPU)
+        batch = seen(batches.get(1), config, CPU)
     drawn, none = draw(config, 0, batch), torch.zeros(())
     found = step_gradients(model, batch, drawn, config, experts, measure.watching)
     measure.take(found.losses, found.extra, drawn, none, none, is_sampled=True)
