@@ -154,6 +154,18 @@ def copied(state: Any, into: Any = None) -> Any:
     return state.copy() if isinstance(state, np.ndarray) else copy.deepcopy(state)
 
 
+def blank(state: Any) -> Any:
+    """Returns zeros on the host in the place of a state's tensors, for `copied` to copy into."""
+    if isinstance(state, Tensor):
+        # written to: memory that was only asked for is not there yet
+        return torch.empty_like(state, device="cpu").zero_()
+    if isinstance(state, Mapping):
+        return {key: blank(value) for key, value in state.items()}
+    if isinstance(state, list | tuple) and not _PLAIN.issuperset(map(type, state)):
+        return [blank(value) for value in state]
+    return None
+
+
 def num_bytes(state: Any) -> int:
     """Returns the bytes of all tensors in a state."""
     return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state))

@@ -1,10 +1,11 @@
 """Recent states in host memory, so that going back takes about as long as a step."""
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 from ...platform.errors import MoescopeError
-from .checkpoint import copied
+from .checkpoint import blank, copied
 
 ON_THEIR_WAY = 2
 """States that have left the ring and are not on the disk yet: one is being written, one waits."""
@@ -15,7 +16,7 @@ class HostRing:
     has room for two.
 
     Called from the training thread only. The memory of a state that leaves is used again for the
-    next one.
+    next one: a copy into memory that was never touched takes several times as long.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -46,6 +47,19 @@ class HostRing:
             )
         shrunk = "" if capacity == wanted else f" (shrunk from {wanted} to fit)"
         return capacity, f"host ring holds {capacity} states{shrunk}, {size}"
+
+    def prepare(self, state: Mapping[str, Any]) -> threading.Thread:
+        """Touches the memory of all states to come in a thread, which is returned, so that the
+        first copies take no longer than later ones. state: what will be copied; only its shapes
+        are looked at."""
+
+        def touch() -> None:
+            while len(self._states) + len(self._spare) < self.capacity:
+                self._spare.append(blank(state))
+
+        thread = threading.Thread(target=touch, name="host ring", daemon=True)
+        thread.start()
+        return thread
 
     def put(self, step: int, state: Mapping[str, Any], keep: frozenset[int] = frozenset()) -> None:
         """Copies a state in; the oldest that is not in `keep` makes room."""

@@ -32,6 +32,7 @@ from .checkpoint import (
 )
 from .host_ring import HostRing
 from .retiring import steps_to_keep, steps_within
+from .stall import Stall
 from .stamps import read_health, write_health
 
 RING_STATES = 8
@@ -101,6 +102,8 @@ class Keeper:
         self._say, self._tell, self._fail = say, tell, fail
         folder.mkdir(parents=True, exist_ok=True)
         self._ring = HostRing(0)
+        self._is_ring_prepared = False
+        self._stall = Stall(config.memory_every_steps, time.perf_counter())
         self._by_step: dict[int, Checkpoint] = {}
         # handed to the writer and not through yet
         self._in_writing: set[int] = set()
@@ -162,10 +165,18 @@ class Keeper:
         """Takes a snapshot or writes to disk where the state's step is due for it."""
         self._stamp_again()
         self._tell_faults()
+        if not self._is_ring_prepared:
+            # not sooner: the optimizer makes its moments in the first step
+            self._is_ring_prepared = True
+            self._ring.prepare(state.capture())
         step = state.step
         to_disk = self.is_on_disk and step % self._config.disk_every_steps == 0
         if to_disk or (self._ring.capacity and step % self._config.memory_every_steps == 0):
+            start_s = time.perf_counter()
             self._take(state, segment, to_disk=to_disk)
+            line = self._stall.taken(start_s, time.perf_counter())
+            if line:
+                self._tell(line)
 
     def first(self, state: Kept, segment: int) -> None:
         """Keeps the state that a run starts from; it counts as certified, so that there always is

@@ -61,3 +61,15 @@ def test_the_plan_shrinks_to_what_fits_and_says_so() -> None:
     capacity, line = HostRing.planned_capacity(10 * mib, 8, 1000 * mib, 30 * mib)
     assert capacity == 0
     assert "ring is off" in line
+
+
+def test_prepared_memory_takes_the_first_states() -> None:
+    ring = HostRing(3)
+    ring.put(0, state(0))
+    ring.prepare(state(1)).join()
+    spare = {ring._spare[i]["w"].data_ptr() for i in range(len(ring._spare))}
+    assert len(spare) == 2  # one of three is taken already
+    for step in (10, 20):
+        ring.put(step, state(step))
+    assert {ring.state(step)["w"].data_ptr() for step in (10, 20)} == spare
+    assert [ring.state(step)["w"][0].item() for step in ring.steps()] == [0, 10, 20]
