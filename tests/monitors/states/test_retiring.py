@@ -1,4 +1,4 @@
-"""Over a whole run the disk holds certified states of about 1, 4, 16 and 64 delays, and few more."""
+"""Over a whole run the disk holds certified states of about 1, 4, 16 and 64 delays, and no more."""
 
 from dataclasses import replace
 
