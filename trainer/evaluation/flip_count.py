@@ -1,7 +1,7 @@
 """The flip rate of any forward, as the probe has it of its own."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,10 @@ class FlipCount:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        handles = [
-            layer.router.register_forward_hook(self._hook(index))
-            for index, layer in enumerate(self._layers)
-        ]
-        try:
+        with ExitStack() as hooks:
+            for index, layer in enumerate(self._layers):
+                hooks.enter_context(layer.router.register_forward_hook(self._hook(index)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def read(self) -> NDArray[np.float32]:
         """Returns `router/flip_rate` of all tokens so far, a value for each router that was asked;

@@ -3,7 +3,7 @@ changes, and what has changed since a checkpoint.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -54,15 +54,10 @@ class RoutingProbe:
     def watching(self, traits: Mapping[str, Trait]) -> Iterator[None]:
         """Counts the routing of the forwards inside. traits: of the pass's tokens, under the names
         of the signals."""
-        handles = [
-            layer.router.register_forward_hook(self._hook(index, traits))
-            for index, layer in enumerate(self._layers)
-        ]
-        try:
+        with ExitStack() as hooks:
+            for index, layer in enumerate(self._layers):
+                hooks.enter_context(layer.router.register_forward_hook(self._hook(index, traits)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def read(self) -> tuple[dict[str, Array], NDArray[np.bool_]]:
         """Returns the signals, and which experts the kept tokens went to, (M, tokens, E); waits for

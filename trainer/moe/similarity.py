@@ -3,7 +3,7 @@ answer to the same tokens. 1 is homogenised, experts in name only.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -90,15 +90,10 @@ class ExpertSimilarity:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        handles = [
-            layer.router.register_forward_pre_hook(self._hook(index))
-            for index, layer in enumerate(self._layers)
-        ]
-        try:
+        with ExitStack() as hooks:
+            for index, layer in enumerate(self._layers):
+                hooks.enter_context(layer.router.register_forward_pre_hook(self._hook(index)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @torch.no_grad()
     def read(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
