@@ -42,6 +42,13 @@ def claim(store: Store, run: Run) -> str:
     )
 
 
+def how_to_go_on(run: Run) -> str:
+    """Says how a run that ended or died is started again."""
+    if "watched" in run.config:
+        return "its own script goes on with it, by moescope.watch(..., resume=True)"
+    return f"`moescope train --resume {run.name}` goes on from its last checkpoint"
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
