@@ -2,14 +2,14 @@
 it is told."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from ..platform.errors import MoescopeError
 from ..platform.records import Action, Checkpoint, Segment
 from .policy import Policy
-from .states.keeping import Keeper
+from .states.keeping import Keeper, NoUsableState
 
 
 class HalfRestored(MoescopeError):
@@ -50,17 +50,27 @@ class Gone(NamedTuple):
     """Of the event."""
 
 
-def go_back(training: GoesBack, keeper: Keeper, action: Action, *, is_automatic: bool) -> Gone:
+def go_back(
+    training: GoesBack,
+    keeper: Keeper,
+    action: Action,
+    *,
+    is_automatic: bool,
+    misfit: Callable[[Any], str] = lambda saved: "",
+) -> Gone:
     """Restores everything that computes and opens a new segment; what must remember stays as it
     is.
 
-    Raises NoUsableState where no state is left to go back to, and neither the training nor the
+    misfit: says why a state that was read cannot be put back, before anything is touched. Raises
+    NoUsableState there and where no state is left to go back to, and neither the training nor the
     policy knows of it then; HalfRestored where the state was read and is not put back.
     """
     assert action.to_step is not None, action
     state, from_step, from_batch = training.state, training.state.step, training.state.batch
     start_s = time.perf_counter()
     saved, checkpoint, source = keeper.load(action.to_step)
+    if why := misfit(saved):
+        raise NoUsableState(f"the state of step {checkpoint.step} cannot be put back: {why}")
     # the state that could be read may be an older one, and the run goes to that
     action = replace(action, to_step=checkpoint.step)
     # remembered before it takes effect: a crash in the middle must not give the budget back

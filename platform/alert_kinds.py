@@ -42,8 +42,9 @@ _KINDS = (
         "resolved by itself when the run beats again or has ended. While the store itself was "
         "away, no run is blamed.",
         "Look at the trainer's terminal or job. Where it has died, `moescope train --resume RUN` "
-        "goes on from its last checkpoint; `--supervise` does so by itself. Where it lives, look "
-        "at the network between it and the store: nothing is lost, its journal is replayed.",
+        "goes on from its last checkpoint; `--supervise` does so by itself; a run that "
+        "`moescope.watch` watches goes on by its own script, with `resume=True`. Where it lives, "
+        "look at the network between it and the store: nothing is lost, its journal is replayed.",
     ),
     AlertKind(
         STALLED,

@@ -1,8 +1,11 @@
 """Who trains a run: ids of new ones, and one process at a time."""
 
+import hashlib
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from secrets import token_hex
 
 from . import leases
@@ -40,6 +43,35 @@ def claim(store: Store, run: Run) -> str:
         f"run {run.name} is still alive (process {pid} on {other_host} trains it): stop it first, "
         f"or wait {LEASE_S:.0f} s if that machine is gone"
     )
+
+
+@contextmanager
+def beginning(store: Store, name: str) -> Iterator[None]:
+    """While a run of that name is looked for and entered, nobody else does the same: of two that
+    start at once one begins it.
+
+    Raises MoescopeError while another process does. An empty name is nobody's.
+    """
+    if not name:
+        yield
+        return
+    holder, lease = token_hex(8), f"name:{hashlib.blake2b(name.encode()).hexdigest()[:32]}"
+    if not leases.claim(store, lease, holder, time.time(), LEASE_S):
+        raise MoescopeError(
+            f"another process begins or resumes a run called {name} at this moment: use another "
+            "name, or start this one when that one has ended"
+        )
+    try:
+        yield
+    finally:
+        leases.release(store, lease, holder)
+
+
+def how_to_go_on(run: Run) -> str:
+    """Says how a run that ended or died is started again."""
+    if "watched" in run.config:
+        return "its own script goes on with it, by moescope.watch(..., resume=True)"
+    return f"`moescope train --resume {run.name}` goes on from its last checkpoint"
 
 
 def _is_alive(pid: int) -> bool:

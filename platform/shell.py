@@ -353,6 +353,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Ask a running run to go back to a checkpoint; it answers at its next step."""
+    from .claims import how_to_go_on
     from .commands import ask
 
     now_s = time.time()
@@ -360,8 +361,8 @@ def rollback(
         found = open_store.find_run(run)
         if found.status != "running":
             raise MoescopeError(
-                f"run {found.name} is {found.status}, and only a running one takes commands: "
-                f"start it with `moescope train --resume {found.name}` first"
+                f"run {found.name} is {found.status}, and only a running one takes commands; "
+                f"{how_to_go_on(found)}"
             )
         args = {} if to_step is None else {"to_step": to_step}
         command = ask(open_store, found.id, "rollback", args, whoever(), now_s)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .alert_kinds import HEARTBEAT_LOST, OWN_KINDS, STALLED
+from .claims import how_to_go_on
 from .records import Alert, Run, Segment
 
 SILENT_AFTER_S = 30.0
@@ -88,8 +89,7 @@ class Watchman:
                     silence_s,
                     self._silent_after_s,
                     f"no heartbeat for {silence_s:.0f} s: the trainer has died, hangs, or cannot "
-                    "reach the store; "
-                    f"`moescope train --resume {run.name}` goes on from its last checkpoint",
+                    f"reach the store; {how_to_go_on(run)}",
                 )
             ]
         segment, step, since_s = self._steps.get(run.id, (-1, -1, now_s))

@@ -67,7 +67,7 @@ def _roll_back(run: "WatchedRun", action: Action, is_automatic: bool) -> Action:
     assert run.keeper is not None, action
     from_step = run.state.step
     try:
-        gone = go_back(run, run.keeper, action, is_automatic=is_automatic)
+        gone = go_back(run, run.keeper, action, is_automatic=is_automatic, misfit=run.state.misfit)
     except NoUsableState as error:
         if not is_automatic:
             raise

@@ -25,11 +25,17 @@ class Answer(NamedTuple):
 
 def counted(output: Any, num_experts: int, num_chosen: int) -> Tensor | None:
     """Returns how many tokens each expert got, (E,) fp32: of the indices that the router answered
-    with, else of the `num_chosen` largest of its logits. None where it answered with neither."""
+    with, of its whole numbers for each expert (a mask), else of the `num_chosen` largest of its
+    logits. None where it answered with none of them."""
     counts = getattr(output, "counts_E", None)
     if isinstance(counts, Tensor):
         return counts.float()
     chosen = _chosen(output, num_experts)
+    if chosen is not None and chosen.shape[-1] == num_experts != num_chosen:
+        # not a number for each chosen expert but for each one: how many tokens it got, or a mask
+        if chosen.dim() == 1:
+            return chosen.detach().float()
+        return (chosen.detach().reshape(-1, num_experts) > 0).float().sum(dim=0)
     if chosen is None:
         logit_TE = _logits(output, num_experts)
         if logit_TE is None:
@@ -99,8 +105,9 @@ def _chosen(output: Any, num_experts: int) -> Tensor | None:
 
 
 def _count(chosen: Tensor, num_experts: int) -> Tensor:
-    # one place more: a dropped token is sent to an expert that is not there
-    place = chosen.detach().reshape(-1).long().clamp(0, num_experts)
+    # one place more: a dropped token is sent to an expert that is not there, -1 or E
+    place = chosen.detach().reshape(-1).long()
+    place = place.where(place >= 0, num_experts).clamp_max(num_experts)
     counts = torch.zeros(num_experts + 1, device=place.device)
     counts.scatter_add_(0, place, torch.ones_like(place, dtype=torch.float32))
     return counts[:num_experts]

@@ -15,7 +15,7 @@ from torch import nn
 from ...platform import leases
 from ...platform.alert_kinds import CHECKPOINT
 from ...platform.announcement import dashboard_address, living_service, mlflow_address
-from ...platform.claims import claim
+from ...platform.claims import beginning, claim
 from ...platform.contact import Contact, run_lease
 from ...platform.delivery import DeliveryThread
 from ...platform.errors import MoescopeError
@@ -102,19 +102,20 @@ def _open(asked: Asked, chance: dict[str, Any]) -> WatchedRun:
     with ExitStack() as stack:
         store = open_store(settings.store_url)
         stack.callback(store.close)
-        old = run_to_resume(store, asked.name, asked.resume)
-        run = resumed_run(old, asked, device) if old else new_run(store, asked, device)
-        # both before the training begins: the store may be away when the first step comes
-        was_sampled = old is not None and _was_sampled(old)
-        table, lines = _rules(store, run, old, asked, has_samples=was_sampled)
-        with_samples, _ = _rules(store, run, old, asked, has_samples=True)
-        holder = claim(store, run)
-        stack.callback(leases.release, store, run_lease(run.id), holder)
-        stack.callback(undo_unless, opened, store, run, old)
-        if old is None:
-            store.add_run(run)
-        else:
-            mark_going_on(store, run)
+        with beginning(store, asked.name):
+            old = run_to_resume(store, asked.name, asked.resume)
+            run = resumed_run(old, asked, device) if old else new_run(store, asked, device)
+            # both before the training begins: the store may be away when the first step comes
+            was_sampled = old is not None and _was_sampled(old)
+            table, lines = _rules(store, run, old, asked, has_samples=was_sampled)
+            with_samples, _ = _rules(store, run, old, asked, has_samples=True)
+            holder = claim(store, run)
+            stack.callback(leases.release, store, run_lease(run.id), holder)
+            stack.callback(undo_unless, opened, store, run, old)
+            if old is None:
+                store.add_run(run)
+            else:
+                mark_going_on(store, run)
         folder = _made(Path(run.folder))
         contact = Contact(settings.store_url, run.id, holder)
         stack.callback(contact.close)

@@ -23,6 +23,7 @@ _NOT_EXPERTS = ("norm", "attention", "attn", "embedding")
 """Classes of parts that blocks have and experts do not."""
 _CONVOLUTIONS = (nn.Conv1d, nn.ConvTranspose1d)
 """Their kernels have three dimensions, too."""
+ExpertList = nn.ModuleList | nn.ModuleDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,15 @@ class FoundRouter:
     num_chosen: int | None
     """None: nobody said it; it is measured at the first step."""
     scores: Scores
-    expert_list: nn.ModuleList | None
+    expert_list: ExpertList | None
     """The experts, where each is a module of its own."""
     matrices: tuple[nn.Parameter, ...]
     """A weight of all experts, (E, ...), or one of each expert."""
+
+    @property
+    def experts(self) -> list[nn.Module]:
+        """Those that are modules of their own, in order; or none."""
+        return [] if self.expert_list is None else _entries(self.expert_list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,13 @@ def _named(name: str, modules: Mapping[str, nn.Module], top_k: int | None) -> Fo
             f"routers names {name!r}, which is no module of the model{did_you_mean(name, modules)}"
         )
     module = modules[name]
+    inner = ((f"{name}.{n}.", part) for n, part in module.named_modules())
+    held = (f"{where}{place}" for where, part in inner for place, _, _ in _experts_in(part))
+    if _looks_like_experts(name.rpartition(".")[2]) or any(map(_looks_like_experts, held)):
+        raise MoescopeError(
+            f"routers names {name}, a {type(module).__name__} that holds the experts: name the "
+            "module that answers with the logits; a router that is no module cannot be watched"
+        )
     rows = [p.shape[0] for p in module.parameters() if p.dim() == 2]
     outs = [m.out_features for m in module.modules() if isinstance(m, nn.Linear)]
     num_experts = next(iter([*outs[-1:], *rows[-1:]]), 0)
@@ -133,11 +146,11 @@ def _looked_for(
 
 def _experts_in(
     holder: nn.Module,
-) -> Iterator[tuple[str, nn.ModuleList | None, tuple[nn.Parameter, ...]]]:
+) -> Iterator[tuple[str, ExpertList | None, tuple[nn.Parameter, ...]]]:
     """What of a module may be experts: (name, list of modules or None, their matrices)."""
     for name, child in holder.named_children():
-        if isinstance(child, nn.ModuleList) and len(child) > 1 and _are_alike(child):
-            first = [next(expert.parameters()) for expert in child]
+        if isinstance(child, ExpertList) and len(child) > 1 and _are_alike(_entries(child)):
+            first = [next(expert.parameters()) for expert in _entries(child)]
             yield name, child, tuple(first)
     if isinstance(holder, _CONVOLUTIONS):
         return
@@ -147,7 +160,11 @@ def _experts_in(
             return
 
 
-def _are_alike(experts: nn.ModuleList) -> bool:
+def _entries(experts: ExpertList) -> list[nn.Module]:
+    return list(experts.values() if isinstance(experts, nn.ModuleDict) else experts)
+
+
+def _are_alike(experts: Sequence[nn.Module]) -> bool:
     """Whether all entries are of one class with parameters, and none has parts of a block."""
     if len({type(expert) for expert in experts}) > 1:
         return False
@@ -183,7 +200,7 @@ def _router(
     name: str,
     module: nn.Module,
     num_experts: int,
-    experts: nn.ModuleList | None,
+    experts: ExpertList | None,
     matrices: tuple[nn.Parameter, ...],
     near: Sequence[nn.Module],
     top_k: int | None,
@@ -223,7 +240,7 @@ def _upwards(name: str, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str,
         name = name.rpartition(".")[0]
 
 
-def _count_of(experts: nn.ModuleList | None, matrices: Sequence[nn.Parameter]) -> int:
+def _count_of(experts: ExpertList | None, matrices: Sequence[nn.Parameter]) -> int:
     return len(experts) if experts is not None else matrices[0].shape[0]
 
 

@@ -47,10 +47,10 @@ class Loads:
         self._of_experts: dict[int, list[Any]] = {}
         for m, router in enumerate(routers):
             self._handles.append(router.module.register_forward_hook(self._router_hook(m)))
-            if router.expert_list is not None:
+            if router.experts:
                 self._of_experts[m] = [
                     expert.register_forward_pre_hook(self._expert_hook(m, e), with_kwargs=True)
-                    for e, expert in enumerate(router.expert_list)
+                    for e, expert in enumerate(router.experts)
                 ]
 
     def take(self) -> tuple[Tensor, NDArray[np.int64], list[bool]]:

@@ -238,14 +238,17 @@ class WatchMeasure:
     def _before_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if optimizer is not self._optimizers[0]:
             return
+        norm = None
         try:
-            norm = None
             if self._is_weighing and self._sampling is not None and not self._num_updates:
                 norm = self._weight_taps.before()
-            if self._norm is None and not self.is_norm_given:
-                self._norm = self._total_norm() if norm is None else norm
         except Exception as error:  # sparse gradients, weights of several devices
             self._weigh_no_more(error)
+        try:
+            if self._norm is None and not self.is_norm_given:
+                self._norm = self._total_norm() if norm is None else norm
+        except Exception as error:
+            self._fault(f"gradients: {type(error).__name__}: {error}")
 
     def _after_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         # with several optimizers the update is whole after the last one
@@ -266,7 +269,8 @@ class WatchMeasure:
     @torch.no_grad()
     def _total_norm(self) -> Tensor:
         grads = [
-            p.grad
+            # entries of a sparse gradient that are given twice count as their sum
+            p.grad.coalesce().values() if p.grad.is_sparse else p.grad
             for optimizer in self._optimizers
             for group in optimizer.param_groups
             for p in group["params"]

@@ -68,6 +68,22 @@ class WatchedState:
             "random": random_state(),
         }
 
+    def misfit(self, state: Mapping[str, Any]) -> str:
+        """Says what has grown or shrunk since a state was kept, so that it cannot be put back (a
+        group of parameters that was added, a new layer); nothing where it can be."""
+        for name, value in self.objects.items():
+            was = state["objects"][name]
+            if not isinstance(was, Mapping):
+                continue
+            if isinstance(value, torch.optim.Optimizer) and "param_groups" in was:
+                before = [len(group["params"]) for group in was["param_groups"]]
+                now = [len(group["params"]) for group in value.param_groups]
+                if before != now:
+                    return f"{name} has groups of {now} parameters, and had {before} then"
+            elif isinstance(value, nn.Module) and (odd := was.keys() ^ value.state_dict().keys()):
+                return f"{name} has {min(odd)} now or had it then, and not both"
+        return ""
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Puts everything back; the given state stays untouched. Raises MoescopeError where an
         object does not take back what it gave; what came before it has its state by then."""

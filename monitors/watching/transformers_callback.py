@@ -43,6 +43,7 @@ class TransformersCallback(TrainerCallback):
         self._tokens = 0
         self._first_step = 0
         self._hook: Any = None
+        self._is_without_loss = False
 
     def on_train_begin(
         self,
@@ -83,7 +84,10 @@ class TransformersCallback(TrainerCallback):
     ) -> None:
         losses, tokens = self._losses, self._tokens
         self._losses, self._tokens = [], 0
-        if self.run is None or not losses:
+        if self.run is None:
+            return
+        if not losses:
+            self._say_without_loss(self.run)
             return
         # the Trainer lets the model divide by the samples of all parts of a step, or adds up means
         loss = sum(losses[1:], losses[0]) / (1 if self._is_sum else len(losses))
@@ -109,6 +113,18 @@ class TransformersCallback(TrainerCallback):
             self._hook = None
         if self.run is not None:
             self.run.finish()
+
+    def _say_without_loss(self, run: WatchedRun | FollowingRun) -> None:
+        if self._is_without_loss:
+            return
+        self._is_without_loss = True
+        text = (
+            "nothing is watched: the model answers without a loss (the Trainer makes it outside, "
+            "by compute_loss or label smoothing), and the Trainer tells it to no callback; let the "
+            "model's output have one"
+        )
+        run.tell(text)
+        run.say_event("note", text, {})
 
     def _hear(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
         if not module.training:

@@ -157,17 +157,25 @@ class WatchedRun:
         self._refuse_half_restored()
         if self.fault:
             return False
-        device = self._parts.device
-        norm = self._parts.measure.norm_now()
-        held = self.state.guard.hold(torch.as_tensor(value, device=device), norm)
-        self._held = bool(held)
+        try:
+            norm = self._parts.measure.norm_now()
+            loss_now = torch.as_tensor(value, device=self._parts.device)
+            self._held = bool(self.state.guard.hold(loss_now, norm))
+        except Exception as error:
+            # as in `step`: a fault of ours ends no training
+            self._watch_no_more(error)
+            return False
         return self._held
 
     def measure_gradients(self) -> None:
         """Takes the norm of the gradients as they are now for that of the step: call it before they
         are clipped. `guard` does it by itself."""
-        if not self.fault:
+        if self.fault:
+            return
+        try:
             self._parts.measure.norm_now()
+        except Exception as error:
+            self._watch_no_more(error)
 
     def step(
         self,

@@ -146,6 +146,7 @@ def train_qwen(
     told: list[str],
     go_on_from: str | None = None,
     save_steps: int = 0,
+    smoothing: float = 0.0,
     **beside: int,
 ) -> tuple[Trainer, Beside]:
     torch.manual_seed(0)
@@ -180,6 +181,7 @@ def train_qwen(
         report_to=[],
         save_strategy="steps" if save_steps else "no",
         save_steps=save_steps or 500,
+        label_smoothing_factor=smoothing,
         disable_tqdm=True,
         logging_strategy="no",
     )
@@ -225,6 +227,16 @@ def test_transformers_whose_epochs_end_before_its_steps_says_by_how_many(
     assert trainer.state.global_step == trainer.lr_scheduler.last_epoch == 5
     [line] = [line for line in told if "counts its epochs" in line]
     assert "they end after 1 steps more, 7 before those it was to make" in line
+    run = store.find_run("back")
+    assert line in [event.text for event in store.events(run.id) if event.kind == "note"]
+
+
+def test_transformers_that_computes_the_loss_outside_of_the_model_is_told_once(
+    tmp_path: Path, told: list[str], store: Store
+) -> None:
+    trainer, _ = train_qwen(tmp_path, steps=4, num_texts=4096, told=told, smoothing=0.1)
+    assert trainer.state.global_step == 4
+    [line] = [line for line in told if "nothing is watched" in line]
     run = store.find_run("back")
     assert line in [event.text for event in store.events(run.id) if event.kind == "note"]
 

@@ -1,6 +1,6 @@
 """Routers and experts of models that nobody told us of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,9 +19,14 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from moescope.monitors.watching.answers import read_answer
+import moescope
+from moescope.monitors.watching.answers import counted, read_answer
 from moescope.monitors.watching.find_blocks import find_blocks
 from moescope.monitors.watching.find_routers import find_routers
+from moescope.platform import catalogue
+from moescope.platform.errors import MoescopeError
+from moescope.platform.series import read_series
+from moescope.platform.store import Store
 from moescope.trainer.model.make import make_model
 from moescope.trainer.recipes.stream import tiny
 
@@ -163,6 +168,13 @@ class Stacked(nn.Module):
         self.top_k = 1
 
 
+class ByName(nn.ModuleDict):
+    """Experts by name, as Switch has them; it goes over the experts themselves."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values())
+
+
 class Blocks(nn.Module):
     """As many blocks as its head has outputs: no experts at all."""
 
@@ -201,6 +213,30 @@ def test_experts_without_a_router_are_told_of() -> None:
     assert line.startswith("moe.experts: 4 experts, but no module beside them has a matrix with 4")
 
 
+def test_what_holds_the_experts_is_not_taken_for_their_router() -> None:
+    model = nn.ModuleDict({"moe": Bare()})
+    for name in ("moe", "moe.experts"):
+        with pytest.raises(MoescopeError, match=f"routers names {name}, .* holds the experts"):
+            find_routers(model, [name])
+
+
+def test_experts_by_name_are_found_and_counted_like_those_in_a_list(
+    network: type[nn.Module], plain: Callable[..., Any], store: Store
+) -> None:
+    loop = plain()
+    for layer in loop.model.layers:
+        layer.experts = ByName({f"expert_{e}": one for e, one in enumerate(layer.experts)})
+    loop.run = moescope.watch(loop.model, loop.optimizer, name="by_name", tell=lambda line: None)
+    for _ in range(3):
+        loop.step()
+    loop.run.finish()
+    tokens = read_series(store, loop.run.id, catalogue.EXPERT_TOKENS).values
+    # two of four experts for each of sixteen tokens
+    assert tokens.shape == (3, 2, 4)
+    assert (tokens.sum(-1) == 32).all()
+    assert loop.run._parts.measure._loads._by_experts == [True, True]
+
+
 def test_a_router_that_its_user_names_is_taken_as_it_is() -> None:
     found = find_routers(Blocks(), ["head"], top_k=3)
     assert [(r.name, r.num_experts, r.num_chosen) for r in found.routers] == [("head", 4, 3)]
@@ -234,6 +270,23 @@ def test_a_dropped_token_is_counted_nowhere() -> None:
     )
     assert answer is not None
     assert answer.counts_E.tolist() == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("whole_numbers", "num_chosen"),
+    [
+        pytest.param([[0, 0, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0]], 1, id="mask"),
+        pytest.param([[2, -1], [0, 2], [-1, -1]], 2, id="dropped-is-minus-one"),
+        pytest.param([1, 0, 2, 0], 1, id="numbers-of-tokens"),
+    ],
+)
+def test_whole_numbers_that_are_no_indices_are_not_taken_for_some(
+    whole_numbers: Any, num_chosen: int
+) -> None:
+    answer = (torch.randn(3, 4), torch.tensor(whole_numbers))
+    counts_E = counted(answer, num_experts=4, num_chosen=num_chosen)
+    assert counts_E is not None
+    assert counts_E.tolist() == [1, 0, 2, 0]
 
 
 def test_an_answer_without_logits_is_none() -> None:

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from moescope.monitors.going_back import HalfRestored
 from moescope.monitors.watching import state as watched_state
+from moescope.monitors.watching.acting import carry_out
 from moescope.monitors.watching.limits import WatchKeeping
 from moescope.platform.alert_kinds import HALTED
 from moescope.platform.commands import ask, commands
+from moescope.platform.errors import MoescopeError
+from moescope.platform.records import Action
 from moescope.platform.store import Store
 
 Make = Callable[..., Any]
@@ -199,3 +203,37 @@ def test_a_rollback_that_finds_no_state_is_a_halt_and_takes_nothing_from_the_bud
     assert [taken["kind"] for taken in actions_of(loop.run.folder)] == ["halt"]
     loop.run.finish()
     assert store.find_run(loop.run.id).status == "halted"
+
+
+def test_what_has_grown_since_a_state_was_kept_is_found_before_anything_is_touched(
+    watched: Make, store: Store
+) -> None:
+    loop = watched(name="grown")
+    for _ in range(12):
+        loop.step()
+    extra = torch.nn.Linear(2, 2)
+    loop.optimizer.add_param_group({"params": extra.parameters()})
+    ask(store, loop.run.id, "rollback", {"to_step": 0}, "ada", time.time())
+    answer = obeyed(loop, store)
+    assert answer.state == "refused"
+    assert "optimizer has groups of" in answer.answer
+    before = [parameter.detach().clone() for parameter in loop.model.parameters()]
+    halt = carry_out(loop.run, Action("rollback", "forced", to_step=0))
+    assert halt.kind == "halt"
+    assert "the state of step 0 cannot be put back" in halt.reason
+    # nothing is between two states: the loop may end as it likes
+    assert all(map(torch.equal, before, loop.model.parameters()))
+    assert loop.step().kind == "halt"
+    loop.run.finish()
+    assert [a["kind"] for a in actions_of(loop.run.folder)] == ["halt"]
+
+
+def test_a_model_with_a_new_part_does_not_take_an_older_state(watched: Make) -> None:
+    loop = watched()
+    for _ in range(12):
+        loop.step()
+    loop.model.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(MoescopeError, match=r"model has extra\.bias now or had it then"):
+        carry_out(loop.run, Action("rollback", "asked", to_step=10), is_automatic=False)
+    assert loop.step().kind == "carry_on"
+    loop.run.finish()

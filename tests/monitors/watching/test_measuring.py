@@ -147,6 +147,42 @@ def test_the_guard_advises_against_what_is_not_finite_and_against_extremes_alone
     assert series(store, run.id, catalogue.GUARD_HELD).sum() == 5
 
 
+def test_the_guard_takes_sparse_gradients_and_they_have_a_norm(store: Store) -> None:
+    table = nn.Embedding(6, 3, sparse=True)
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    with moescope.watch(table, optimizer, tell=lambda line: None) as run:
+        for _ in range(3):
+            # the same row twice: its gradient is 2 in each of three places
+            loss = table(torch.tensor([1, 1])).sum()
+            loss.backward()
+            assert not run.guard(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            run.step(loss)
+        for _ in range(2):
+            loss = table(torch.tensor([1, 1])).sum()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            run.step(loss)
+        assert run.fault == ""
+    norms = series(store, run.id, catalogue.GRAD_NORM)
+    assert norms == pytest.approx([12**0.5] * 5)
+
+
+def test_a_guard_that_fails_ends_the_watching_and_not_the_training(told: list[str]) -> None:
+    # no norm can be taken over what has no storage
+    layers = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2, device="meta")])
+    optimizer = torch.optim.SGD(layers.parameters(), lr=0.1)
+    with moescope.watch(layers, optimizer, tell=told.append) as run:
+        for parameter in layers.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        assert run.guard(1.0) is False
+        assert run.step(1.0).kind == "carry_on"
+    assert run.fault
+    assert len([line for line in told if "ends here, training does not" in line]) == 1
+
+
 def test_a_signal_of_the_loops_own_is_recorded(watched: Make, store: Store) -> None:
     loop = watched()
     assert loop.run is not None

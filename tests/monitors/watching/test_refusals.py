@@ -1,5 +1,6 @@
 """What cannot be is told in one clear line; what goes wrong on the way never stops a training."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,32 @@ def test_two_runs_of_one_name_are_refused(watched: Make) -> None:
     first.run.finish()
     with pytest.raises(MoescopeError, match=r"a run called mine already \(.*, finished\)"):
         watched(name="mine", seed=1)
+
+
+def test_of_two_that_begin_a_run_of_one_name_at_the_same_moment_one_does(
+    watched: Make, plain: Make
+) -> None:
+    seen: list[str] = []
+    met = threading.Barrier(4)
+
+    def begin(loop: Any) -> None:
+        met.wait()
+        try:
+            loop.run = moescope.watch(loop.model, loop.optimizer, name="race", tell=str)
+            seen.append("begun")
+            loop.run.finish()
+        except MoescopeError as refusal:
+            seen.append(str(refusal))
+
+    # the store is there already, or the first one to make it would be alone
+    watched(name="before").run.finish()
+    threads = [threading.Thread(target=begin, args=(plain(seed),)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen.count("begun") == 1, seen
+    assert all("a run called race" in words for words in seen if words != "begun"), seen
 
 
 def test_a_finished_run_takes_no_step(watched: Make) -> None:

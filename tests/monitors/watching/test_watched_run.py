@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from moescope.cli import app
 from moescope.platform import catalogue
+from moescope.platform.settings import Settings
 from moescope.platform.store import Store
 
 Make = Callable[..., Any]
@@ -103,3 +106,15 @@ def series(store: Store, run_id: str, signal: str) -> np.ndarray:
     from moescope.platform.series import read_series
 
     return read_series(store, run_id, signal).values
+
+
+def test_who_asks_a_watched_run_that_has_ended_is_told_how_it_goes_on(
+    watched: Make, store: Store
+) -> None:
+    loop = watched(name="ended")
+    loop.step()
+    loop.run.finish()
+    result = CliRunner().invoke(app, ["rollback", "ended", "--store", Settings().store_url])
+    assert result.exit_code != 0
+    assert "resume=True" in result.output
+    assert "moescope train" not in result.output
