@@ -56,6 +56,8 @@ class Condition:
     is_explained_away: bool = False
     """Whether its detector has learnt a new baseline since its last high score: where it ends now,
     nothing has healed."""
+    speaks_of_training: bool = True
+    """Whether its onset may be that of what another alarm is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +388,7 @@ def _condition(rule: Rule, alert: Alert, peak: float) -> Condition:
         alert.evidence.get("onset_batch"),
         peak,
         unit_of(rule) in HARDENS_IN and not rule.is_immediate,
+        speaks_of_training=rule.speaks_of_training,
     )
 
 

@@ -231,7 +231,8 @@ class Policy:
         unproven = self._unproven()
         limit = min(
             (
-                condition.alert.onset_step - self._limits.margin_steps
+                self._began(condition, judgement.conditions).alert.onset_step
+                - self._limits.margin_steps
                 for condition in judgement.conditions
                 if condition.impugns_state
             ),
@@ -292,7 +293,7 @@ class Policy:
                         waiting = waiting or f"{condition.rule}: {self._hardened_words(condition)}"
                         continue
                     return self._damp(condition)
-                return self._act(condition, step, batch, checkpoints)
+                return self._act(condition, step, batch, checkpoints, judgement.conditions)
         return Action("carry_on", waiting or "nothing holds")
 
     def _waiting(self, condition: Condition, is_cooling: bool, is_in_grace: bool) -> str:
@@ -303,7 +304,12 @@ class Policy:
         return f"{condition.rule}: healing"
 
     def _act(
-        self, condition: Condition, step: int, batch: int, checkpoints: Sequence[Checkpoint]
+        self,
+        condition: Condition,
+        step: int,
+        batch: int,
+        checkpoints: Sequence[Checkpoint],
+        conditions: Sequence[Condition],
     ) -> Action:
         alert, limits = condition.alert, self._limits
         if condition.action == "halt":
@@ -318,7 +324,8 @@ class Policy:
                 vet_from_batch=batch,
                 vet_until_batch=batch + limits.damp_steps,
             )
-        return self._roll_back(condition, step, batch, checkpoints)
+        began = self._began(condition, conditions)
+        return self._roll_back(condition, began, step, batch, checkpoints)
 
     def _damp(self, condition: Condition) -> Action:
         alert, limits = condition.alert, self._limits
@@ -354,10 +361,30 @@ class Policy:
             self._memory.add_healthy(self._num_healthy)
             self._num_healthy = 0
 
+    def _began(self, condition: Condition, conditions: Sequence[Condition]) -> Condition:
+        """The alarm with which an alarm's incident began: itself, or the one that holds with the
+        earliest onset, of any severity, where that is no longer before its own than the slowest
+        rule takes to notice. One that has stood for longer is another matter."""
+        onset = condition.alert.onset_step
+        corroborating = (
+            other
+            for other in conditions
+            if other.speaks_of_training
+            and other.alert.segment == condition.alert.segment
+            and onset - self._limits.certify_after_steps <= other.alert.onset_step < onset
+        )
+        return min(corroborating, key=lambda other: other.alert.onset_step, default=condition)
+
     def _roll_back(
-        self, condition: Condition, step: int, batch: int, checkpoints: Sequence[Checkpoint]
+        self,
+        condition: Condition,
+        began: Condition,
+        step: int,
+        batch: int,
+        checkpoints: Sequence[Checkpoint],
     ) -> Action:
         alert, limits = condition.alert, self._limits
+        onset = began.alert.onset_step
         spent = [
             taken
             for taken in self._memory.actions
@@ -378,15 +405,14 @@ class Policy:
                 for checkpoint in checkpoints
                 if (checkpoint.health == "certified" or checkpoint.step == self._first_step)
                 and not self.is_abandoned(checkpoint)
-                and checkpoint.step <= max(self._first_step, alert.onset_step - limits.margin_steps)
+                and checkpoint.step <= max(self._first_step, onset - limits.margin_steps)
             ),
             key=lambda checkpoint: (checkpoint.step, checkpoint.segment),
         )
         if not trusted:
             return Action(
                 "halt",
-                f"halt: no certified state before step {alert.onset_step} to go back to: "
-                f"{alert.message}",
+                f"halt: no certified state before step {onset} to go back to: {alert.message}",
                 alert.id,
             )
         chosen = trusted[-1]
@@ -397,13 +423,15 @@ class Policy:
             # it
             older = [checkpoint for checkpoint in trusted if checkpoint.step < min(tried)]
             chosen = older[-1] if older else trusted[0]
-        onset_batch = chosen.batch if condition.onset_batch is None else condition.onset_batch
+        onset_batch = chosen.batch if began.onset_batch is None else began.onset_batch
         further = ", further than before and damped," if is_deeper else ""
+        since = "" if began is condition else f" (it began with {began.rule} at step {onset})"
         is_hardened = condition.can_harden and self.hardness(condition.rule) > 1.0
         hardened = f" ({self._hardened_words(condition)})" if is_hardened else ""
         return Action(
             "rollback",
-            f"roll back to step {chosen.step}{further} and vet the data: {alert.message}{hardened}",
+            f"roll back to step {chosen.step}{further} and vet the data: {alert.message}"
+            f"{since}{hardened}",
             alert.id,
             to_step=chosen.step,
             vet_from_batch=max(chosen.batch, onset_batch - limits.margin_steps),

@@ -106,6 +106,8 @@ def _entry(value: object) -> object:
 Entry = Annotated[int | str, BeforeValidator(_entry)]
 """An entry of a dimension, by number or name."""
 
+_OF_MACHINES = ("time/", "speed/", "system/", "sink/", "data/")
+
 
 class Rule(Frozen):
     """One row of the table of rules. Rules on the same signal, detector and parameters share one
@@ -234,9 +236,19 @@ class Rule(Frozen):
         return self.acts and self.action in ("damp", "rollback", "halt")
 
     @property
+    def speaks_of_training(self) -> bool:
+        """Whether it is about what is trained, and not about time, machines or sinks."""
+        return is_of_training(self.signal)
+
+    @property
     def acts(self) -> bool:
         """Whether an alarm has consequences."""
         return self.is_on and not self.is_dry_run
+
+
+def is_of_training(signal: str) -> bool:
+    """Whether a state could tell anything of a signal."""
+    return not signal.startswith(_OF_MACHINES)
 
 
 def _faults_of_parameters(rule: Rule) -> Iterator[str]:

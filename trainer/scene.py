@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..monitors.autopsy.record import FlightRecord, write_record
+from ..monitors.rules import is_of_training
 from ..monitors.states.checkpoint import num_bytes, remove_partials, write_checkpoint
 from ..platform.records import Alert
 
@@ -141,5 +142,4 @@ def about(step: int, batch: int, segment: int) -> dict[str, Any]:
 
 def is_worth_a_scene(alert: Alert) -> bool:
     """Whether a state could tell anything of an alert: not where it is about time or machines."""
-    signal = str(alert.evidence.get("signal", ""))
-    return not signal.startswith(("time/", "speed/", "system/", "sink/", "data/"))
+    return is_of_training(str(alert.evidence.get("signal", "")))

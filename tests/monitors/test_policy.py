@@ -113,6 +113,55 @@ def test_a_spike_gets_its_grace_and_is_then_rolled_back(policy: Policy) -> None:
     assert action.learning_rate_scale == 1.0
 
 
+class TestWhereAnIncidentBegan:
+    """Where the earliest alarm that corroborates it did, not where the one that acts did."""
+
+    SPIKE = condition(300, 302)
+
+    def went_to(self, policy: Policy, *others: Condition) -> int | None:
+        held = [checkpoint(step) for step in (0, 260, 270, 280, 285, 295)]
+        return decide(policy, 304, self.SPIKE, *others, checkpoints=held).to_step
+
+    def warning(self, onset: int, **changes: Any) -> Condition:
+        changes = {"action": "observe", "impugns_state": False, "rule": "gradient_spike"} | changes
+        return condition(onset, onset + 2, **changes)
+
+    def test_alone_it_began_with_its_own(self, policy: Policy) -> None:
+        assert self.went_to(policy) == 295
+
+    def test_a_warning_that_holds_since_before_takes_it_further_back(self, policy: Policy) -> None:
+        early = self.warning(290)
+        assert self.went_to(policy, early) == 285
+        action = decide(policy, 304, self.SPIKE, early)
+        assert "it began with gradient_spike at step 290" in action.reason
+        # data is vetted from there on, too, but not before the state
+        assert action.vet_from_batch == 1288
+
+    def test_the_earliest_of_several_counts(self, policy: Policy) -> None:
+        assert self.went_to(policy, self.warning(290), self.warning(283, rule="other")) == 280
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"onset": 300 - LIMITS.certify_after_steps - 1},  # it stood long before
+            {"onset": 301},  # it came after
+            {"onset": 290, "speaks_of_training": False},  # a slow disk began nothing
+            {"onset": 290, "segment": 1},  # of a branch that was left
+        ],
+    )
+    def test_another_matter_is_not_taken_for_it(
+        self, policy: Policy, changes: dict[str, Any]
+    ) -> None:
+        assert self.went_to(policy, self.warning(**changes)) == 295
+
+    def test_states_since_then_are_tainted(self, policy: Policy) -> None:
+        held = [checkpoint(285), checkpoint(291)]
+        judgement = judged(304, self.SPIKE, self.warning(290))
+        assert [(c.step, c.health) for c in policy.certify(304, held, judgement)] == [
+            (291, "tainted")
+        ]
+
+
 def test_a_spike_that_is_healing_is_left_alone(policy: Policy) -> None:
     assert decide(policy, 306, condition(300, 302, is_raised=False)).kind == "carry_on"
 
