@@ -31,6 +31,8 @@ from .watched_run import WatchedRun
 
 _WATCHED: "weakref.WeakKeyDictionary[torch.optim.Optimizer, str]" = weakref.WeakKeyDictionary()
 """{optimizer: name of the run that watches it}"""
+_OPEN: dict[str, WatchedRun] = {}
+"""{id: run} of this process that are not finished."""
 
 
 def watch(
@@ -85,6 +87,8 @@ def watch(
     refuse_state_of_ranks(num_ranks, has_state=state is not None)
     settings = Settings() if not store else Settings().model_copy(update={"store": store})
     optimizers = plain_optimizers(optimizer)
+    if resume:
+        _finish_former(name if resume is True else resume, tell)
     for one in optimizers:
         if one in _WATCHED:
             raise MoescopeError(
@@ -152,7 +156,18 @@ def _entered(
     for one in optimizers:
         _WATCHED[one] = watched.name
         watched.closing.callback(_WATCHED.pop, one, None)
+    if isinstance(watched, WatchedRun):
+        _OPEN[watched.id] = watched
+        watched.closing.callback(_OPEN.pop, watched.id, None)
     return watched
+
+
+def _finish_former(wanted: str, tell: Callable[[str], None]) -> None:
+    """Finishes the run of this process that is to be gone on with: a cell of a notebook that runs
+    again has lost it."""
+    for former in [run for run in _OPEN.values() if wanted and wanted in (run.name, run.id)]:
+        tell(f"run {former.name} was not finished in this process: it is now")
+        former.finish("stopped")
 
 
 def _to_stderr(line: str) -> None:

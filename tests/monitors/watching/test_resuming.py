@@ -16,7 +16,9 @@ import torch
 import moescope
 from moescope.monitors.going_back import HalfRestored
 from moescope.monitors.watching.limits import WatchKeeping
-from moescope.platform import catalogue
+from moescope.platform import catalogue, leases
+from moescope.platform.claims import claim
+from moescope.platform.contact import run_lease
 from moescope.platform.errors import MoescopeError
 from moescope.platform.series import is_living, read_series
 from moescope.platform.settings import Settings
@@ -237,15 +239,33 @@ def test_a_run_goes_on_in_the_mode_that_it_had_unless_another_is_asked_for(
     loop.run.finish()
 
 
-def test_a_run_that_lives_is_not_gone_on_with(watched: Make) -> None:
-    first = watched(name="mine")
+def test_a_run_that_lives_elsewhere_is_not_gone_on_with(watched: Make, store: Store) -> None:
+    watched(name="mine").run.finish()
+    run = store.find_run("mine")
+    holder = claim(store, run)
     with pytest.raises(MoescopeError) as caught:
         watched(name="mine", resume=True, seed=1)
     assert f"run mine is still alive (process {os.getpid()} on" in str(caught.value)
     assert "\n" not in str(caught.value)
+    leases.release(store, run_lease(run.id), holder)
+    watched(name="mine", resume=True, seed=1).run.finish()
+
+
+def test_a_run_that_this_process_lost_is_finished_and_gone_on_with(
+    watched: Make, store: Store, told: list[str]
+) -> None:
+    """As where a cell of a notebook runs again."""
+    first = watched(name="mine")
     first.step()
-    first.run.finish()
-    assert first.run.status == "finished"
+    again = watched(name="mine", resume=True, seed=1)
+    assert "run mine was not finished in this process: it is now" in told
+    assert (again.run.id, first.run.status) == (first.run.id, "stopped")
+    with pytest.raises(MoescopeError, match="run mine is finished"):
+        first.run.step(1.0)
+    again.step()
+    again.run.finish()
+    assert store.find_run("mine").status == "finished"
+    assert [segment.index for segment in store.segments(again.run.id)] == [0, 1]
 
 
 @pytest.mark.parametrize(
