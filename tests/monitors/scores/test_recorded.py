@@ -5,11 +5,21 @@ import numpy as np
 import pytest
 
 from moescope.monitors.plain_rules import PLAIN_RULES
+from moescope.monitors.rules import Rule
 from moescope.monitors.scores.curves import Curve, curves_of, read_curve, read_curves
 from moescope.monitors.scores.our_rules import JudgedRules, own_rule
 from moescope.monitors.scores.recorded import read_recorded, score_recorded
-from moescope.monitors.scores.score import WARM_UP_STEPS
+from moescope.monitors.scores.score import WARM_UP_STEPS, choose_places, score_rule
+from moescope.monitors.scores.shapes import WARM_UP_DIVERGENCE, Shape, bloom_spike, step_up
+from moescope.monitors.watching.watched_rules import watched_rules
+from moescope.platform import catalogue
 from moescope.platform.errors import MoescopeError
+
+THAT_ROLL_BACK = [
+    rule
+    for rule in watched_rules(has_samples=False)
+    if rule.action == "rollback" and rule.signal == catalogue.LOSS_TOTAL
+]
 
 
 def test_gaps_are_filled_on_the_logarithms_line_and_a_long_one_ends(tmp_path: Path) -> None:
@@ -85,3 +95,24 @@ def test_recorded_healthy_runs_raise_no_alert(recorded_curves: Path) -> None:
         rules = JudgedRules(PLAIN_RULES)
         flagged = [i for i, x in enumerate(curve.loss) if rules.update(float(x))]
         assert [i for i in flagged if i >= WARM_UP_STEPS] == []
+
+
+@pytest.mark.parametrize("rule", THAT_ROLL_BACK, ids=lambda rule: rule.name)
+def test_a_rule_that_rolls_back_notices_within_the_delay_that_certificates_wait_for(
+    recorded_curves: Path, rule: Rule
+) -> None:
+    """The delay that it declares is no shorter than the 99th percentile on held-out curves."""
+    alone = rule.model_copy(update={"silenced_by": ()})
+    folder = recorded_curves / "healthy"
+    files = [next(iter(sorted(folder.glob(f"*{g}*")))) for g in ("ValueEmbed", "UNetDoubleLr")]
+    curves = curves_of([read_curve(path) for path in files], "held-out")
+    shapes = [
+        Shape("doubled", step_up(2.0, 60, 60)),
+        Shape("bloom", bloom_spike(1.0)),
+        Shape("diverges", np.array(WARM_UP_DIVERGENCE), is_early=True),
+    ]
+    places = choose_places(curves, 40, 80, np.random.default_rng(0))
+    _, found = score_rule(rule.name, own_rule([alone]), curves, shapes, places)
+    delays = sorted(delay for one in found for delay in one.delays_steps)
+    assert len(delays) >= 30, [(one.shape, one.num_found, one.num_places) for one in found]
+    assert np.percentile(delays, 99) <= rule.delay_p99_steps
