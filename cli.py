@@ -17,6 +17,7 @@ from .kernels.host_memory import use_huge_pages
 from .monitors.scores.shell import score_detectors
 from .monitors.shell import rules_app
 from .platform.errors import MoescopeError
+from .platform.history.shell import export
 from .platform.shell import (
     Home,
     Json,
@@ -275,6 +276,7 @@ def up(
 
 for command in (
     rollback,
+    export,
     incident,
     params,
     upcycle,
