@@ -17,7 +17,8 @@ from .kernels.host_memory import use_huge_pages
 from .monitors.scores.shell import score_detectors
 from .monitors.shell import rules_app
 from .platform.errors import MoescopeError
-from .platform.history.shell import export
+from .platform.history.shell_export import export
+from .platform.history.shell_import import import_app
 from .platform.shell import (
     Home,
     Json,
@@ -75,6 +76,7 @@ for group, name in (
     (data_app, "data"),
     (study_app, "study"),
     (db_app, "db"),
+    (import_app, "import"),
 ):
     app.add_typer(group, name=name)
 

@@ -87,6 +87,7 @@ class Export:
             "moescope_export": VERSION,
             "run": run,
             "segments": [asdict(segment) for segment in self.segments],
+            "events": [asdict(event) for event in self.store.events(self.run.id)],
             "signals": {
                 name: {"unit": signal_spec(name).unit, "dimensions": signal_spec(name).dimensions}
                 for name in self.signals
