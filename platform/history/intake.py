@@ -136,7 +136,8 @@ class _Intake:
         known = _imported_config(before).get("signals", {})
         self._names = Names(told, known if isinstance(known, dict) else {}, source.name)
         self._told = Told(meet=self._names.meet)
-        self._branches = Branches(self._run_id, is_flat=is_flat)
+        is_one = is_flat or not source.can_go_back
+        self._branches = Branches(self._run_id, is_flat=is_one)
         self._frames: dict[tuple[int, int], tuple[float, dict[str, NDArray[np.float32]]]] = {}
         self._num_held = 0
         self._num_points = 0

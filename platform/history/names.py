@@ -118,14 +118,15 @@ class Names:
         self._told = dict(told)
         self._known = dict(known)
         self._found: dict[str, str | None] = {}
+        self._used: dict[str, None] = {}
         self._owner = {signal: name for name, signal in known.items()}
         self._owner |= {signal: name for name, signal in told.items() if signal != _LEFT}
         self.left: dict[str, str] = {}
 
     @property
     def signals(self) -> dict[str, str]:
-        """{name: signal} of the names that were met."""
-        return {name: signal for name, signal in self._found.items() if signal is not None}
+        """{name: signal} of the names that points came with."""
+        return {name: self._found[name] or "" for name in self._used}
 
     @property
     def not_met(self) -> list[str]:
@@ -152,7 +153,10 @@ class Names:
         """The signal of a name; None where it is left out."""
         if name not in self._found:
             self.meet([name])
-        return self._found[name]
+        signal = self._found[name]
+        if signal is not None:
+            self._used[name] = None
+        return signal
 
     def _decided(self, name: str) -> str | None:
         if name in self._told:

@@ -66,6 +66,8 @@ class Source:
     names: Sequence[str] = ()
     is_of_one_place: bool = True
     """Whether another place with this key is most likely another run."""
+    can_go_back: bool = True
+    """Whether a step that comes again tells of a resume; else the last value counts."""
     own_run: Run | None = None
     """The run itself, where moescope exported it; with its segments."""
     own_segments: Sequence[Segment] = ()

@@ -32,6 +32,10 @@ As = Annotated[
         help="Take a name of the source as this signal, NAME=- leaves it out; repeatable.",
     ),
 ]
+Runs = Annotated[
+    list[str] | None,
+    typer.Option("--run", metavar="RUN", help="Only this run of the source; repeatable."),
+]
 StepName = Annotated[str, typer.Option("--step", metavar="NAME", help="What the step is called.")]
 TimeName = Annotated[str, typer.Option("--time", metavar="NAME", help="What the time is called.")]
 DryRun = Annotated[
@@ -60,6 +64,34 @@ def import_jsonl(
     from .jsonl_source import jsonl_sources
 
     sources = jsonl_sources(files, project, name, step_name, time_name)
+    _bring(sources, told, home, store, is_dry_run, has_moved, as_json)
+
+
+@import_app.command("wandb-csv")
+def import_wandb_csv(
+    files: Files,
+    runs: Runs = None,
+    name: Name = "",
+    project: Project = "imported",
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--table", metavar="FILE", help="CSV of the table of runs: states, tags, configuration."
+        ),
+    ] = None,
+    told: As = None,
+    step_name: StepName = "",
+    time_name: TimeName = "",
+    is_dry_run: DryRun = False,
+    has_moved: Moved = False,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Import CSV files of Weights & Biases: charts, with a column for each run, or histories."""
+    from .wandb_csv_source import wandb_csv_sources
+
+    sources = wandb_csv_sources(files, project, name, runs or (), table, step_name, time_name)
     _bring(sources, told, home, store, is_dry_run, has_moved, as_json)
 
 
