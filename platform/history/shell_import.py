@@ -24,6 +24,7 @@ Project = Annotated[str, typer.Option("--project", help="Groups the runs.")]
 Name = Annotated[
     str, typer.Option("--name", help="Name of the run; all files are then one run, in their order.")
 ]
+OneName = Annotated[str, typer.Option("--name", help="Name of the run, where it is only one.")]
 As = Annotated[
     list[str] | None,
     typer.Option(
@@ -71,7 +72,7 @@ def import_jsonl(
 def import_wandb_csv(
     files: Files,
     runs: Runs = None,
-    name: Name = "",
+    name: OneName = "",
     project: Project = "imported",
     table: Annotated[
         Path | None,
@@ -92,6 +93,28 @@ def import_wandb_csv(
     from .wandb_csv_source import wandb_csv_sources
 
     sources = wandb_csv_sources(files, project, name, runs or (), table, step_name, time_name)
+    _bring(sources, told, home, store, is_dry_run, has_moved, as_json)
+
+
+@import_app.command("tensorboard")
+def import_tensorboard(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER", help="Folders of event files, at any depth.")
+    ],
+    runs: Runs = None,
+    name: OneName = "",
+    project: Project = "imported",
+    told: As = None,
+    is_dry_run: DryRun = False,
+    has_moved: Moved = False,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Import TensorBoard's event files: a run for each folder that holds some."""
+    from .tensorboard_source import tensorboard_sources
+
+    sources = tensorboard_sources(folders, project, name, runs or ())
     _bring(sources, told, home, store, is_dry_run, has_moved, as_json)
 
 
