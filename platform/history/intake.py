@@ -80,7 +80,7 @@ def run_id_of(source: Source) -> str:
     """The id that a source's run has in every store: its own, or made of what it is known by."""
     if source.own_run is not None:
         return source.own_run.id
-    key = "\x00".join((source.kind, source.project, source.key))
+    key = f"{source.kind}\x00{source.key}"
     digest = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=6).hexdigest()
     return f"{source.kind}-{digest}"
 

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import MoescopeError
 from .number_words import number_of
 from .own_files import HEAD, own_source
-from .points import Point, Source, Told, flat, seconds_of
+from .points import Point, Source, Told, flat, key_of, seconds_of
 
 STEP_NAMES = (
     *("step", "_step", "global_step", "trainer/global_step", "train/global_step", "iteration"),
@@ -64,7 +64,8 @@ def _source(
             yield from reader.read(file)
         reader.finish(files)
 
-    return Source("jsonl", name, name, project, str(files[0].absolute()), points)
+    place = str(files[0].absolute())
+    return Source("jsonl", key_of(project, name), name, project, place, points)
 
 
 def _stem(file: Path) -> str:

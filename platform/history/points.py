@@ -1,6 +1,7 @@
 """What a reader of another tracker gives: its runs, and of each the points in the order in which
 they were logged."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -52,7 +53,7 @@ class Told:
 class Source:
     """One run of a source. `points` may be called again and then starts anew.
 
-    key: what the run is known by, of its kind and project: an import of the same adds to it.
+    key: what the run is known by, of its kind: an import of the same adds to it.
     names: what will come, where it is known beforehand; else each name counts when it is first met.
     """
 
@@ -79,6 +80,19 @@ def seconds_of(value: float) -> float:
     if abs(value) >= _MICROSECONDS_FROM:
         return value / 1e6
     return value / 1e3 if abs(value) >= _MILLISECONDS_FROM else value
+
+
+def key_of(project: str, name: str) -> str:
+    """What a run is known by that has nothing better."""
+    return f"{project}\x00{name}"
+
+
+def plain_of(text: str) -> Any:
+    """A parameter that was written as text: what it says as JSON, else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -35,7 +35,7 @@ As = Annotated[
 ]
 Runs = Annotated[
     list[str] | None,
-    typer.Option("--run", metavar="RUN", help="Only this run of the source; repeatable."),
+    typer.Option("--run", metavar="RUN", help="Only these: names or patterns; repeatable."),
 ]
 StepName = Annotated[str, typer.Option("--step", metavar="NAME", help="What the step is called.")]
 TimeName = Annotated[str, typer.Option("--time", metavar="NAME", help="What the time is called.")]
@@ -116,6 +116,38 @@ def import_tensorboard(
 
     sources = tensorboard_sources(folders, project, name, runs or ())
     _bring(sources, told, home, store, is_dry_run, has_moved, as_json)
+
+
+@import_app.command("mlflow")
+def import_mlflow(
+    address: Annotated[
+        str,
+        typer.Argument(
+            metavar="URI",
+            help="Of a server (http://...), a database (sqlite:///FILE), or a folder.",
+        ),
+    ],
+    experiments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--experiment", metavar="NAME", help="Only of these, names or patterns; repeatable."
+        ),
+    ] = None,
+    runs: Runs = None,
+    project: Annotated[
+        str, typer.Option("--project", help="Groups the runs; else their experiment does.")
+    ] = "",
+    told: As = None,
+    is_dry_run: DryRun = False,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Import runs of MLflow, with parameters, tags and state."""
+    from .mlflow_source import mlflow_sources
+
+    sources = mlflow_sources(address, project, experiments or (), runs or ())
+    _bring(sources, told, home, store, is_dry_run, False, as_json)
 
 
 def _bring(

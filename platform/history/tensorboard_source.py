@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import MoescopeError, did_you_mean
-from .points import Point, Source, Told
+from .points import Point, Source, Told, key_of
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -76,7 +76,8 @@ def _runs(folder: Path) -> dict[str, list[Path]]:
 
 def _source(name: str, project: str, files: Sequence[Path]) -> Source:
     place = str(files[0].parent.absolute())
-    return Source("tensorboard", name, name, project, place, partial(_points, files))
+    key = key_of(project, name)
+    return Source("tensorboard", key, name, project, place, partial(_points, files))
 
 
 def _points(files: Sequence[Path], told: Told) -> Iterator[Point]:

@@ -8,19 +8,17 @@ was not logged. Files are read row by row.
 """
 
 import csv
-import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..errors import MoescopeError, did_you_mean
 from ..records import RunStatus
 from .jsonl_source import numeric, time_of, whole
-from .points import Point, Source, Told
+from .points import Point, Source, Told, key_of, plain_of
 
 _STEP_NAMES = ("_step", "Step", "step", "global_step", "trainer/global_step", "train/global_step")
 _TIME_NAMES = ("_timestamp", "Wall Time", "timestamp", "Timestamp")
@@ -99,7 +97,7 @@ def _source(
     columns = [c for sheet in sheets for c in sheet.of_run.get(run, sheet.of_run.get("", []))]
     return Source(
         "wandb-csv",
-        name,
+        key_of(project, name),
         name,
         project,
         str(sheets[0].file.absolute()),
@@ -213,12 +211,5 @@ def _tell(told: Told, row: dict[str, str]) -> None:
     told.tags = tuple(tag.strip() for tag in row.get("Tags", "").split(",") if tag.strip())
     told.created_s = time_of(row.get("Created", ""))
     told.params = {
-        name: _plain(text) for name, text in row.items() if name not in _OWN_COLUMNS and text
+        name: plain_of(text) for name, text in row.items() if name not in _OWN_COLUMNS and text
     }
-
-
-def _plain(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
