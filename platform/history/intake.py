@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..catalogue import signal_spec
 from ..errors import MoescopeError, did_you_mean
 from ..records import Event, Frame, Run, Segment
 from ..series import read_series
@@ -193,6 +194,10 @@ class _Intake:
             segment = point.segment
         with np.errstate(over="ignore"):
             value = np.asarray(point.value, np.float32)
+        num_dimensions = len(signal_spec(signal).dimensions)
+        if value.ndim == 2 and num_dimensions > 2:
+            # the store keeps a row as one stretch of numbers, and so is it exported
+            value = value.reshape(len(value), *(1,) * (num_dimensions - 2), -1)
         if value.ndim == 0 and _LARGEST < abs(point.value) < math.inf:
             self._num_too_large += 1
         _, values = self._frames.get((segment, point.step), (0.0, {}))
@@ -374,6 +379,8 @@ def _imported_config(run: Run | None) -> dict[str, Any]:
 
 
 def _is_same(there: NDArray[np.float32] | None, value: NDArray[np.float32]) -> bool:
+    if value.ndim > 2:
+        value = value.reshape(len(value), -1)
     if there is None or there.ndim != value.ndim or any(map(int.__lt__, there.shape, value.shape)):
         return False
     # vectors that are read together are filled up to the longest

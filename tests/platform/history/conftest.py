@@ -75,7 +75,7 @@ def a_run(**fields: Any) -> Run:
 @pytest.fixture
 def odd_run(own_store: Store) -> Run:
     """60 steps; a rollback at 39 to 30. Non-finite values, subnormal ones, gaps, a vector whose
-    length changes, a matrix."""
+    length changes, a matrix, a signal of three dimensions."""
     run = a_run()
     own_store.add_run(run)
     own_store.add_segment(Segment(RUN, 0, 0, "start", run.created_s))
@@ -101,6 +101,7 @@ def odd_run(own_store: Store) -> Run:
                 load = chance.random((2, 5), np.float32)
                 load[0, 1] = np.nan
                 values[catalogue.EXPERT_LOAD] = load
+                values[catalogue.ROUTING_BY_KIND] = chance.random((2, 3, 5), np.float32)
             time_s = run.created_s + step + segment * 40
             frames.append(Frame(RUN, segment, step, time_s, values))
     own_store.write_frames(frames)
