@@ -322,7 +322,7 @@ def _run(store: "Store", name: str) -> "Run | None":
 def _table(store: "Store", run: "Run | None") -> "RuleTable":
     """The rules that a new run starts with, or those of a run: what it recorded, where that is on
     this machine, and what was changed since."""
-    from ..platform.history.intake import is_imported
+    from ..platform.history.imported_runs import is_imported
     from ..platform.rule_versions import newest
     from .rule_table import RuleTable, read_record
 

@@ -5,29 +5,25 @@ nothing, and one of a source that has grown adds what is new. An imported run ac
 mode is off, it is never `running`, and nobody takes commands for it.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..catalogue import signal_spec
-from ..errors import MoescopeError, did_you_mean
+from ..errors import did_you_mean
 from ..records import Event, Frame, Run, Segment
 from ..series import read_series
 from ..store import Store
 from .branches import MOST_SEGMENTS, Branches, WentBackTooOften
+from .imported_runs import MARK, imported_before, imported_config, run_id_of
 from .names import Names
+from .point_values import Value, as_value, is_same, is_too_large
 from .points import Point, Source, Told
 
-MARK = "imported_from"
-"""In the details of the note that every imported run has."""
 _FRAMES_AT_ONCE = 4096
 _POINTS_AT_ONCE = 65536
-_LARGEST = float(np.finfo(np.float32).max)
 _MOST_STEP = 1 << 53
 
 
@@ -67,51 +63,14 @@ def bring_in(
     place, or a name is told otherwise than before.
     """
     run_id = run_id_of(source)
-    before = _imported_before(store, run_id, source, has_moved)
-    is_flat = bool(_imported_config(before).get("is_flat"))
+    before = imported_before(store, run_id, source, has_moved)
+    is_flat = bool(imported_config(before).get("is_flat"))
     try:
         return _Intake(store, source, told, before, now_s, is_dry_run, is_flat).run()
     except WentBackTooOften:
         if not is_dry_run:
             store.delete_run(run_id)
         return _Intake(store, source, told, None, now_s, is_dry_run, is_flat=True).run()
-
-
-def run_id_of(source: Source) -> str:
-    """The id that a source's run has in every store: its own, or made of what it is known by."""
-    if source.own_run is not None:
-        return source.own_run.id
-    key = f"{source.kind}\x00{source.key}"
-    digest = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=6).hexdigest()
-    return f"{source.kind}-{digest}"
-
-
-def is_imported(store: Store, run_id: str) -> bool:
-    return _mark(store, run_id) is not None
-
-
-def _mark(store: Store, run_id: str) -> Event | None:
-    notes = store.events(run_id, kinds=["note"])
-    return next((note for note in notes if MARK in note.details), None)
-
-
-def _imported_before(store: Store, run_id: str, source: Source, has_moved: bool) -> Run | None:
-    found = next((run for run in store.runs(include_archived=True) if run.id == run_id), None)
-    if found is None:
-        return None
-    mark = _mark(store, run_id)
-    if mark is None:
-        raise MoescopeError(
-            f"run {found.name} ({run_id}) is in this store itself, so nothing is imported: "
-            "import it into another store"
-        )
-    place = mark.details.get("place", source.place)
-    if source.is_of_one_place and place != source.place and not has_moved:
-        raise MoescopeError(
-            f"run {found.name} was imported from {place}, and {source.place} is another place: "
-            "--name makes it a run of its own, --moved says that it is the same one"
-        )
-    return found
 
 
 class _Intake:
@@ -134,12 +93,12 @@ class _Intake:
         self._is_dry_run = is_dry_run
         self._is_flat = is_flat
         self._run_id = run_id_of(source)
-        known = _imported_config(before).get("signals", {})
+        known = imported_config(before).get("signals", {})
         self._names = Names(told, known if isinstance(known, dict) else {}, source.name)
         self._told = Told(meet=self._names.meet)
         is_one = is_flat or not source.can_go_back
         self._branches = Branches(self._run_id, is_flat=is_one)
-        self._frames: dict[tuple[int, int], tuple[float, dict[str, NDArray[np.float32]]]] = {}
+        self._frames: dict[tuple[int, int], tuple[float, dict[str, Value]]] = {}
         self._num_held = 0
         self._num_points = 0
         self._num_new = 0
@@ -192,16 +151,9 @@ class _Intake:
             segment = self._branches.place(signal, point.step, time_s)
         else:
             segment = point.segment
-        with np.errstate(over="ignore"):
-            value = np.asarray(point.value, np.float32)
-        num_dimensions = len(signal_spec(signal).dimensions)
-        if value.ndim == 2 and num_dimensions > 2:
-            # the store keeps a row as one stretch of numbers, and so is it exported
-            value = value.reshape(len(value), *(1,) * (num_dimensions - 2), -1)
-        if value.ndim == 0 and _LARGEST < abs(point.value) < math.inf:
-            self._num_too_large += 1
+        self._num_too_large += is_too_large(point.value)
         _, values = self._frames.get((segment, point.step), (0.0, {}))
-        values[signal] = value
+        values[signal] = as_value(signal, point.value)
         self._frames[segment, point.step] = (time_s, values)
         self._num_held += 1
         self._num_points += 1
@@ -224,7 +176,13 @@ class _Intake:
             self._write_segments()
             self._store.write_frames(
                 [
-                    Frame(self._run_id, segment, step, time_s, values)
+                    Frame(
+                        self._run_id,
+                        segment,
+                        step,
+                        time_s,
+                        {signal: np.asarray(value) for signal, value in values.items()},
+                    )
                     for (segment, step), (time_s, values) in sorted(new.items())
                 ]
             )
@@ -233,19 +191,19 @@ class _Intake:
 
     def _new_frames(
         self,
-    ) -> Iterator[tuple[tuple[int, int], tuple[float, dict[str, NDArray[np.float32]]]]]:
+    ) -> Iterator[tuple[tuple[int, int], tuple[float, dict[str, Value]]]]:
         """Yields the frames without what the store has already."""
         there = self._there() if self._before is not None else {}
         for key, (time_s, values) in self._frames.items():
             new = {
                 signal: value
                 for signal, value in values.items()
-                if not _is_same(there.get((*key, signal)), value)
+                if not is_same(there.get((*key, signal)), value)
             }
             if new:
                 yield key, (time_s, new)
 
-    def _there(self) -> dict[tuple[int, int, str], NDArray[np.float32]]:
+    def _there(self) -> dict[tuple[int, int, str], Value]:
         wanted: dict[tuple[int, str], tuple[int, int]] = {}
         for (segment, step), (_, values) in self._frames.items():
             for signal in values:
@@ -262,7 +220,7 @@ class _Intake:
                 segments=[segment],
             )
             for step, value in zip(series.steps.tolist(), series.values, strict=True):
-                there[segment, step, signal] = np.asarray(value)
+                there[segment, step, signal] = value
         return there
 
     def _make_run(self) -> None:
@@ -293,7 +251,7 @@ class _Intake:
         if not self._segments() and not self._known:
             self._store.add_segment(Segment(self._run_id, 0, 0, "start", run.created_s))
         self._write_segments()
-        for event in self._source.own_events:
+        for event in (*self._source.own_events, *self._resumes()):
             self._store.add_event(event)
         details = {MARK: self._source.kind, "place": self._source.place}
         text = f"imported from {self._source.kind}"
@@ -301,6 +259,14 @@ class _Intake:
         changed = self._changed(run)
         if changed:
             self._store.update_run(run.id, **changed)
+
+    def _resumes(self) -> Iterator[Event]:
+        """Marks for the charts, and new baselines for whoever judges the run."""
+        for segment in self._branches.segments:
+            if segment.reason == "resume":
+                place = (segment.run_id, segment.index, segment.start_step, segment.created_s)
+                text = f"goes on from step {segment.start_step}"
+                yield Event(*place, "resume", text)
 
     def _write_segments(self) -> None:
         for segment in self._segments():
@@ -321,7 +287,7 @@ class _Intake:
             return {}
         last_s = self._last_s if math.isfinite(self._last_s) else run.created_s
         ended_s = told.finished_s or max(last_s, run.heartbeat_s)
-        imported = _imported_config(run)
+        imported = imported_config(run)
         config = {
             "imported": {
                 "from": self._source.kind,
@@ -371,19 +337,3 @@ class _Intake:
         names = list(self._names.signals)
         for name in self._names.not_met:
             yield f"--as names {name}, which did not come{did_you_mean(name, names)}"
-
-
-def _imported_config(run: Run | None) -> dict[str, Any]:
-    found = run.config.get("imported") if run is not None else None
-    return found if isinstance(found, dict) else {}
-
-
-def _is_same(there: NDArray[np.float32] | None, value: NDArray[np.float32]) -> bool:
-    if value.ndim > 2:
-        value = value.reshape(len(value), -1)
-    if there is None or there.ndim != value.ndim or any(map(int.__lt__, there.shape, value.shape)):
-        return False
-    # vectors that are read together are filled up to the longest
-    part = there[tuple(map(slice, value.shape))]
-    num_more = int(np.isfinite(there).sum() - np.isfinite(part).sum())
-    return num_more == 0 and np.array_equal(part, value, equal_nan=True)

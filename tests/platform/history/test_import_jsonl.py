@@ -218,6 +218,8 @@ def test_a_log_that_went_back_has_segments_and_a_ghost(
         (40, 0, 39, "resume"),
         (70, 1, 69, "resume"),
     ]
+    resumes = own_store.events(found["run_id"], kinds=["resume"])
+    assert [(event.segment, event.step) for event in resumes] == [(1, 40), (2, 70)]
     for signal, every in (
         (catalogue.GRAD_NORM, 1),
         (catalogue.LOSS_TOTAL, 10),
