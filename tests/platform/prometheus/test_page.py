@@ -1,6 +1,7 @@
 """The page as Prometheus' own parsers read it, and what it costs the store."""
 
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -290,3 +291,15 @@ def test_while_the_store_is_away_nothing_old_is_told(tmp_path: Path, clock: Cloc
         assert {name for name, _ in found} == {"moescope_store_up", "moescope_build_info"}
         (tmp_path / "away.db").rename(file)
         assert samples(page)["moescope_store_up", frozenset()] == 1
+
+
+def test_the_documentation_names_metrics_that_there_are(store: Store, page: Page) -> None:
+    run = a_run()
+    store.add_run(run)
+    store.put_alert(an_alert("a"))
+    log(store, run.id, 1, loss__total=1.0, grad__norm=1.0, time__step_s=1.0, user__x=1.0)
+    log(store, run.id, 2, router__expert_load=[[1.0]], router__max_violation=[1.0])
+    told = Path(__file__).parents[3] / "docs" / "in_and_out.md"
+    named = set(re.findall(r"\bmoescope_[a-z_]+", told.read_text()))
+    assert len(named) > 12
+    assert named - {name for name, _ in samples(page)} == set()
