@@ -404,3 +404,35 @@ def test_a_name_is_never_part_of_a_statement(
     found = brought(moescope("import", "jsonl", file, "--name", evil, "--json"))
     assert own_store.find_run(evil).id == found["run_id"]
     assert curve(own_store, found["run_id"], f"user/{evil}") == ([1], [1.0])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--resume", "a"],
+        ["train", "--init-from", "a"],
+        ["train", "--branch-from", "a"],
+        ["sample", "a", "--prompt", "x"],
+        ["evaluate", "a"],
+        ["upcycle", "a", "--experts", "4"],
+    ],
+    ids=" ".join,
+)
+def test_what_needs_a_trained_network_says_that_there_is_none(
+    moescope: Invoke, refused: Callable[..., str], tmp_path: Path, words: list[str]
+) -> None:
+    moescope("import", "jsonl", log(tmp_path / "a.jsonl", [{"step": 1, "loss": 1.0}]))
+    assert "was imported from jsonl" in refused(*words)
+
+
+def test_an_imported_run_is_deleted_like_any_other(
+    moescope: Invoke, own_store: Store, tmp_path: Path
+) -> None:
+    file = log(tmp_path / "a.jsonl", [{"step": 1, "loss": 1.0}])
+    first = brought(moescope("import", "jsonl", file, "--json"))
+    moescope("runs", "tag", "a", "kept")
+    moescope("import", "jsonl", file)
+    assert own_store.find_run("a").tags == ("kept",)
+    moescope("runs", "delete", "a", "--yes")
+    assert own_store.runs() == []
+    assert brought(moescope("import", "jsonl", file, "--json")) == first
