@@ -1,10 +1,10 @@
 """Files of a run's history: JSON Lines, CSV and Parquet, written stretch by stretch and put in
 place whole.
 
-JSON Lines: a head (the run, its segments, what was asked for), then a line per point; vectors are
-lists. CSV and Parquet are in long form: a row per number, with the vector's indices in `row` and
-`column` (empty where the signal has no such dimension). A file that was thinned says so in each row
-(`is_thinned`) and in its head.
+JSON Lines: a head (the run, its segments, what was asked for), a line per point, with vectors as
+lists, and at the end how many there were. CSV and Parquet are in long form: a row per number, with
+the vector's indices in `row` and `column` (empty where the signal has no such dimension). A file
+that was thinned says so in each row (`is_thinned`) and in its head.
 """
 
 import csv
@@ -30,6 +30,8 @@ from .number_words import word_of
 Format = Literal["parquet", "csv", "jsonl"]
 FORMATS: tuple[Format, ...] = ("parquet", "csv", "jsonl")
 STDOUT = "-"
+END = "moescope_export_end"
+"""Of the last line of JSON Lines: without it the file was cut off."""
 _COLUMNS = ("signal", "segment", "step", "time_s", "is_living", "row", "column", "value")
 _NUMBERS_AT_ONCE = 1 << 18
 """Numbers of one batch of rows: a stretch of a matrix may be several."""
@@ -108,6 +110,7 @@ def _write_jsonl(export: Export, out: IO[bytes]) -> int:
             }
             out.write(_line(told))
         num_points += len(series.steps)
+    out.write(_line({END: num_points}))
     return num_points
 
 

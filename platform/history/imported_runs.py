@@ -36,6 +36,8 @@ def imported_before(store: Store, run_id: str, source: Source, has_moved: bool) 
     if found is None:
         return None
     mark = _mark(store, run_id)
+    if mark is None and source.own_run is None:
+        return found  # whoever imported it was killed at once; nobody else makes such an id
     if mark is None:
         raise MoescopeError(
             f"run {found.name} ({run_id}) is in this store itself, so nothing is imported: "

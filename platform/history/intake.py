@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import did_you_mean
+from ..engines import StoreAway
+from ..errors import MoescopeError, did_you_mean
 from ..records import Event, Frame, Run, Segment
 from ..series import read_series
 from ..store import Store
@@ -113,10 +114,16 @@ class _Intake:
 
     def run(self) -> Brought:
         self._names.meet(self._source.names)
-        for point in self._source.points(self._told):
-            self._take(point)
-            if self._num_held >= _POINTS_AT_ONCE or len(self._frames) >= _FRAMES_AT_ONCE:
-                self._flush()
+        try:
+            for point in self._source.points(self._told):
+                self._take(point)
+                if self._num_held >= _POINTS_AT_ONCE or len(self._frames) >= _FRAMES_AT_ONCE:
+                    self._flush()
+        except StoreAway:
+            raise
+        except MoescopeError:
+            self._flush()  # what was read is worth keeping: the next import adds the rest
+            raise
         self._flush()
         if not self._is_dry_run:
             self._make_run()
@@ -244,7 +251,16 @@ class _Intake:
                 mode="off",
             )
         )
+        self._mark()
         self._is_there = True
+
+    def _mark(self) -> None:
+        """Says that the run is imported: at once, since whoever imports may be killed, and again
+        where the source lies now."""
+        (run,) = [r for r in self._store.runs(include_archived=True) if r.id == self._run_id]
+        details = {MARK: self._source.kind, "place": self._source.place}
+        text = f"imported from {self._source.kind}"
+        self._store.add_event(Event(run.id, 0, 0, run.created_s, "note", text, details))
 
     def _finish(self) -> None:
         (run,) = [r for r in self._store.runs(include_archived=True) if r.id == self._run_id]
@@ -253,9 +269,7 @@ class _Intake:
         self._write_segments()
         for event in (*self._source.own_events, *self._resumes()):
             self._store.add_event(event)
-        details = {MARK: self._source.kind, "place": self._source.place}
-        text = f"imported from {self._source.kind}"
-        self._store.add_event(Event(run.id, 0, 0, run.created_s, "note", text, details))
+        self._mark()
         changed = self._changed(run)
         if changed:
             self._store.update_run(run.id, **changed)

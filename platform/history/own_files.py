@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ..errors import MoescopeError
 from ..records import Event, Run, Segment
+from .export_files import END
 from .exporting import VERSION
 from .number_words import number_of
 from .points import Point, Source, Told
@@ -57,6 +58,8 @@ def _points(place: str, lines: Any) -> Iterator[Point]:
             continue
         try:
             row = json.loads(line)
+            if END in row:
+                return
             yield Point(
                 row["signal"],
                 row["step"],
@@ -66,8 +69,10 @@ def _points(place: str, lines: Any) -> Iterator[Point]:
             )
         except (ValueError, KeyError, TypeError):
             raise MoescopeError(
-                f"line {number} of {place} is damaged: what was before it is imported"
+                f"line {number} of {place} is damaged: what was before it is imported, and a "
+                "whole file adds the rest"
             ) from None
+    raise MoescopeError(f"{place} was cut off: what it has is imported, a whole one adds the rest")
 
 
 def _numbers(value: Any) -> Any:

@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -63,32 +64,29 @@ def wandb_csv_sources(
     step_name: str = "",
     time_name: str = "",
 ) -> list[Source]:
-    """The runs of all files; wanted: only these. name: of the one run that the files hold. table: a
-    CSV of the table of runs, for configurations, tags and states. Raises MoescopeError where a file
-    has no step or no metric, or a wanted run is in none."""
+    """The runs of all files. wanted: only these, names or patterns. name: of the one run that the
+    files hold. table: a CSV of the table of runs, for configurations, tags and states. Raises
+    MoescopeError where a file has no step or no metric, or a wanted run is in none."""
     csv.field_size_limit(sys.maxsize)
     sheets = [_sheet(file, step_name, time_name) for file in files]
     runs: dict[str, list[_Sheet]] = {}
     for sheet in sheets:
         for run in sheet.of_run:
             runs.setdefault(run or name or sheet.file.stem, []).append(sheet)
-    for run in wanted:
-        if run not in runs:
+    for pattern in wanted:
+        if not any(fnmatchcase(run, pattern) for run in runs):
             raise MoescopeError(
-                f"run {run} is in none of the files{did_you_mean(run, runs)} (they hold "
+                f"run {pattern} is in none of the files{did_you_mean(pattern, runs)} (they hold "
                 f"{', '.join(list(runs)[:8])})"
             )
-    if name and len(wanted or runs) > 1:
+    chosen = [run for run in runs if not wanted or any(fnmatchcase(run, w) for w in wanted)]
+    if name and len(chosen) > 1:
         raise MoescopeError(
             f"--name {name} is for one run, and the files hold {', '.join(list(runs)[:8])}: "
             "say which with --run"
         )
     rows = {} if table is None else _table(table)
-    return [
-        _source(run, name or run, project, found, rows.get(run))
-        for run, found in runs.items()
-        if run in (wanted or runs)
-    ]
+    return [_source(run, name or run, project, runs[run], rows.get(run)) for run in chosen]
 
 
 def _source(

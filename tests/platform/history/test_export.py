@@ -127,7 +127,8 @@ def test_every_line_of_json_is_strict_json(moescope: Invoke, odd_run: Run, tmp_p
     result = moescope("export", odd_run.id, "--format", "jsonl", "--out", "-")
     lines = [json.loads(line, parse_constant=refuse) for line in result.stdout.splitlines()]
     assert lines[0]["moescope_export"] == 1
-    values = {(line["signal"], line["segment"], line["step"]): line["value"] for line in lines[1:]}
+    assert lines[-1] == {"moescope_export_end": len(lines) - 2}
+    values = {(row["signal"], row["segment"], row["step"]): row["value"] for row in lines[1:-1]}
     assert values[catalogue.LOSS_TOTAL, 0, 7] == "NaN"
     assert values[catalogue.LOSS_TOTAL, 0, 9] == "-Infinity"
     assert values[catalogue.EXPERT_LOAD, 1, 30][0][1] == "NaN"

@@ -3,7 +3,8 @@
 import gzip
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import pytest
 from typer.testing import Result
 
 from moescope.platform import catalogue
+from moescope.platform.history.imported_runs import run_id_of
+from moescope.platform.history.intake import bring_in
+from moescope.platform.history.jsonl_source import jsonl_sources
+from moescope.platform.history.points import Point, Told
 from moescope.platform.records import Run
 from moescope.platform.series import is_living, known_signals, read_series
 from moescope.platform.settings import Settings
@@ -76,6 +81,55 @@ def test_an_export_comes_back_bit_for_bit_in_another_store(
             store.segments(back.id),
         ) == before
         assert store.find_run(odd_run.id) == back
+
+
+@pytest.mark.parametrize("at", ["a line's end", "within a line"])
+def test_an_export_that_was_cut_off_is_told_and_a_whole_one_adds_the_rest(
+    moescope: Invoke,
+    refused: Callable[..., str],
+    odd_run: Run,
+    own_store: Store,
+    tmp_path: Path,
+    at: str,
+) -> None:
+    file, other = tmp_path / "run.jsonl", tmp_path / "other"
+    moescope("export", odd_run.id, "--format", "jsonl", "--out", str(file))
+    whole = file.read_text()
+    lines = whole.splitlines(keepends=True)
+    file.write_text("".join(lines[:100]) + ("" if at == "a line's end" else lines[100][:20]))
+    line = refused("import", "jsonl", str(file), "--home", str(other))
+    assert "adds the rest" in line
+    with open_store(Settings(home=other).store_url) as store:
+        assert len(known_signals(store, odd_run.id)) > 0
+        file.write_text(whole)
+        found = brought(moescope("import", "jsonl", str(file), "--home", str(other), "--json"))
+        assert found["num_points"] - found["num_new"] == 99
+        assert everything(store, odd_run.id) == everything(own_store, odd_run.id)
+
+
+def test_an_import_that_was_killed_is_gone_on_with(
+    moescope: Invoke, own_store: Store, tmp_path: Path
+) -> None:
+    rows = [{"step": s, "loss": float(s)} for s in range(12_000)]
+    file = log(tmp_path / "long.jsonl", rows)
+    (source,) = jsonl_sources([Path(file)], "imported", "")
+    held: list[int] = []
+
+    def cut_off(told: Told) -> Iterator[Point]:
+        for point in source.points(told):
+            if point.step == 11_000:
+                # what came before lies in the store already, and not in memory
+                steps = curve(own_store, run_id_of(source), catalogue.LOSS_TOTAL)[0]
+                held.append(point.step - len(steps))
+                raise KeyboardInterrupt
+            yield point
+
+    with pytest.raises(KeyboardInterrupt):
+        bring_in(own_store, replace(source, points=cut_off), {}, 1.76e9)
+    assert 0 < held[0] <= 4096
+    found = brought(moescope("import", "jsonl", file, "--json"))
+    assert (found["num_points"], found["num_new"]) == (12_000, 12_000 - 11_000 + held[0])
+    assert curve(own_store, found["run_id"], catalogue.LOSS_TOTAL)[0] == list(range(12_000))
 
 
 def test_an_export_is_not_brought_into_the_store_that_it_is_of(
