@@ -94,6 +94,9 @@ def _first_object(file: Path) -> Mapping[str, Any]:
 def _object(line: str) -> dict[str, Any] | None:
     try:
         found = json.loads(line)
+        if "\\u" in line:  # half a surrogate pair is no text that anything could keep
+            text = json.dumps(found, ensure_ascii=False).encode("utf-8", "replace")
+            found = json.loads(text)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -490,3 +490,30 @@ def test_an_imported_run_is_deleted_like_any_other(
     moescope("runs", "delete", "a", "--yes")
     assert own_store.runs() == []
     assert brought(moescope("import", "jsonl", file, "--json")) == first
+
+
+def test_odd_names_and_numbers_are_kept_by_every_kind_of_store(
+    store: Store, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.jsonl"
+    lines = [
+        json.dumps({"config": {"\x00": "\ud800", "nan": math.nan}}),
+        json.dumps({"step": 0, "a\x00b": 1.0, "\ud800": 2.0, "ünï\ncode": 3.0, "loss": math.nan}),
+        json.dumps({"step": 2**40, "loss": math.inf, "user/": 4.0, " ": 5.0}),
+    ]
+    file.write_text("\n".join(lines))
+    (source,) = jsonl_sources([file], "p'; --", "na\x00me")
+    first = bring_in(store, source, {}, 1.76e9)
+    assert first.signals == {
+        "a\x00b": "user/a b",
+        "?": "user/?",
+        "ünï\ncode": "user/ünï code",
+        "loss": catalogue.LOSS_TOTAL,
+    }
+    assert set(first.left) == {"'user/'", "' '"}
+    steps, values = curve(store, first.run_id, catalogue.LOSS_TOTAL)
+    assert steps == [0, 2**40]
+    assert math.isnan(values[0])
+    assert values[1] == math.inf
+    again = bring_in(store, source, {}, 1.76e9)
+    assert (again.num_points, again.num_new, again.signals) == (5, 0, first.signals)
