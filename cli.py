@@ -17,6 +17,8 @@ from .kernels.host_memory import use_huge_pages
 from .monitors.scores.shell import score_detectors
 from .monitors.shell import rules_app
 from .platform.errors import MoescopeError
+from .platform.history.shell_export import export
+from .platform.history.shell_import import import_app
 from .platform.shell import (
     Home,
     Json,
@@ -74,6 +76,7 @@ for group, name in (
     (data_app, "data"),
     (study_app, "study"),
     (db_app, "db"),
+    (import_app, "import"),
 ):
     app.add_typer(group, name=name)
 
@@ -246,17 +249,32 @@ def up(
     mlflow_port: Annotated[
         int | None, typer.Option("--mlflow-port", min=0, max=65535, help="Port of MLflow; 0: any.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            min=0,
+            max=65535,
+            help="Port that Prometheus may scrape, with the token; 0: any. Else there is none.",
+        ),
+    ] = None,
     home: Home = None,
     store: StoreUrl = None,
 ) -> None:
     """Serve the dashboard and MLflow, watch for silent runs, deliver alerts, and see to schedules
     and studies, until Ctrl-C."""
-    from .platform.service import serve
+    from .platform.service import ServiceAddresses, serve
     from .studies.service_ticks import StudyTicks
 
     settings = asked_settings(home, store)
     if host is not None:
         settings = settings.model_copy(update={"host": host})
+
+    def ready(addresses: ServiceAddresses) -> None:
+        say(f"dashboard {addresses.dashboard_url}\nmlflow    {addresses.mlflow_url}")
+        if addresses.metrics_url:
+            say(f"metrics   {addresses.metrics_url} (bearer token: that of the dashboard)")
+
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -265,9 +283,8 @@ def up(
         settings.store_url,
         port=settings.dashboard_port if port is None else port,
         mlflow_port=settings.mlflow_port if mlflow_port is None else mlflow_port,
-        ready=lambda addresses: say(
-            f"dashboard {addresses.dashboard_url}\nmlflow    {addresses.mlflow_url}"
-        ),
+        metrics_port=settings.metrics_port if metrics_port is None else metrics_port,
+        ready=ready,
         stop=stop,
         leader_ticks=lambda open_store, holder: StudyTicks(settings, open_store, holder),
     )
@@ -275,6 +292,7 @@ def up(
 
 for command in (
     rollback,
+    export,
     incident,
     params,
     upcycle,

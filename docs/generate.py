@@ -48,7 +48,8 @@ COMMANDS_HEAD = """# Commands
 Written by `make docs` from the command line itself. A mistake is told on one line and gives exit
 code 2; a command that did not reach its aim gives 1. Settings come from the environment
 (`MOESCOPE_HOME`, `MOESCOPE_STORE`, `MOESCOPE_MLFLOW`, `MOESCOPE_NOTIFY`, `MOESCOPE_HOST`,
-`MOESCOPE_DASHBOARD_PORT`, `MOESCOPE_MLFLOW_PORT`, `MOESCOPE_TOKEN`); an option wins over them.
+`MOESCOPE_DASHBOARD_PORT`, `MOESCOPE_MLFLOW_PORT`, `MOESCOPE_METRICS_PORT`, `MOESCOPE_TOKEN`); an
+option wins over them.
 """
 ALERTS_HEAD = """# Alerts
 
@@ -114,6 +115,7 @@ FILES = {
     "docs/benchmarks.md": "what was measured, on which machine",
     "docs/commands.md": "every command and option (generated)",
     "docs/detectors.md": "what the loss rules find on recorded curves, and those of other systems",
+    "docs/in_and_out.md": "histories of other trackers, exports, and the page for Prometheus",
     "docs/lab.md": "dated experiments with setup, numbers and verdict",
     "docs/signals.md": "every signal: what it is, what high and low mean (generated)",
     "docs/watch.md": "your own trainer: what is found, taken, done and not done",

@@ -322,11 +322,26 @@ def _run(store: "Store", name: str) -> "Run | None":
 def _table(store: "Store", run: "Run | None") -> "RuleTable":
     """The rules that a new run starts with, or those of a run: what it recorded, where that is on
     this machine, and what was changed since."""
+    from ..platform.history.imported_runs import is_imported
     from ..platform.rule_versions import newest
     from .rule_table import RuleTable, read_record
 
     recorded = read_record(Path(run.folder)) if run is not None and run.folder else None
+    if recorded is None and run is not None and is_imported(store, run.id):
+        recorded = _of_what_it_has(store, run)
     return (recorded or RuleTable()).overlaid(newest(store, run.id if run else ""))
+
+
+def _of_what_it_has(store: "Store", run: "Run") -> "RuleTable":
+    """The rules of a run that another program trained: those on the one loss where it has no losses
+    of samples."""
+    from ..platform.catalogue import LOSS_PER_SAMPLE
+    from ..platform.series import known_signals
+    from .rule_table import RuleTable
+    from .watching.watched_rules import watched_rules
+
+    has_samples = LOSS_PER_SAMPLE in known_signals(store, run.id)
+    return RuleTable(watched_rules(has_samples=has_samples))
 
 
 def _read(file: str) -> "tuple[Rule, ...]":

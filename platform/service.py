@@ -1,5 +1,5 @@
 """`moescope up`: the dashboard, MLflow, the watchman, the delivery of alerts, journals that were
-left behind, and what it is handed for studies.
+left behind, a page for Prometheus, and what it is handed for studies.
 
 A home has one service. Of the services of a store, in several homes or on several machines, one
 leads, by the lease `service`; the others serve their dashboards and take over within
@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from secrets import token_hex
 from typing import Protocol
@@ -27,6 +28,10 @@ from .children import Child, end_orphans
 from .delivery import LEASE as DELIVERY_LEASE
 from .errors import MoescopeError
 from .mlflow_door import ARTIFACTS
+from .prometheus.page import Page
+from .prometheus.readings import Readings
+from .prometheus.server import PATH as METRICS_PATH
+from .prometheus.server import MetricsServer
 from .scheduler import Ticker
 from .service_ticks import ServiceTicks
 from .settings import Settings
@@ -39,6 +44,8 @@ TAKE_OVER_S = 10.0
 """The lease of a dead leader runs out, the next beat of another claims it, and there is time to
 spare for a busy machine."""
 _START_S = 60.0
+_SCRAPE_PATIENCE_S = 3.0
+"""Prometheus gives up after 10 s by itself."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +69,8 @@ class ServiceAddresses:
     """With the token: for the eyes of whoever started the service."""
     mlflow_url: str
     """Empty where MLflow is switched off."""
+    metrics_url: str = ""
+    """What Prometheus scrapes, without the token; empty where nothing is served to it."""
 
 
 def serve(
@@ -70,13 +79,15 @@ def serve(
     *,
     port: int,
     mlflow_port: int,
+    metrics_port: int | None = None,
     ready: Callable[[ServiceAddresses], None],
     stop: threading.Event,
     leader_ticks: Callable[[Store, str], LeaderTicks] | None = None,
 ) -> None:
     """Serves until `stop` is set, then stops what it started.
 
-    open_store_url: address of the store. ready: called once, as soon as the dashboard answers;
+    open_store_url: address of the store. metrics_port: where Prometheus may scrape; None: nowhere,
+    0: any. ready: called once, as soon as the dashboard answers;
     MLflow may take some seconds more. The caller sets `stop` on SIGTERM and Ctrl-C. leader_ticks:
     makes, of the open store and this service's name, what else it does while it leads. Raises
     MoescopeError if another service has this home, a port is in use, or the dashboard does not
@@ -98,6 +109,10 @@ def serve(
             mlflow_port = _usable(settings.host, mlflow_port, "--mlflow-port")
             children.append(mlflow_server(settings.host, home, mlflow_port))
         shown = _shown_host(settings.host)
+        metrics_url = ""
+        if metrics_port is not None:
+            metrics_port = _usable(settings.host, metrics_port, "--metrics-port")
+            metrics_url = f"http://{shown}:{metrics_port}{METRICS_PATH}"
         dashboard_url = f"http://{shown}:{port}"
         mlflow_url = settings.mlflow or f"http://{shown}:{mlflow_port}"
         if settings.mlflow == "off":
@@ -109,6 +124,8 @@ def serve(
         leads = threading.Event()
         if more is not None:
             stack.callback(more.stop)
+        if metrics_port is not None:
+            stack.enter_context(_served_metrics(settings, open_store_url, metrics_port))
         ticker = Ticker()
         stack.callback(ticker.stop)
         stack.callback(ticks.stop.set)
@@ -128,7 +145,8 @@ def serve(
             ticker.add("studies", 1.0, _while(leads, more.tick))
         ticker.add("journals left behind", 10.0, ticks.catch_up)
         if not stop.is_set():
-            ready(ServiceAddresses(f"{dashboard_url}/?token={settings.read_token()}", mlflow_url))
+            with_token = f"{dashboard_url}/?token={settings.read_token()}"
+            ready(ServiceAddresses(with_token, mlflow_url, metrics_url))
         stop.wait()
 
 
@@ -146,6 +164,27 @@ def _alone_in(home: Path) -> Iterator[None]:
                 "choose another home"
             ) from None
         yield
+
+
+@contextmanager
+def _served_metrics(settings: Settings, store_url: str, port: int) -> Iterator[None]:
+    # a scrape is over within seconds, so it waits less long for a busy store than others do
+    store = open_store(store_url, patience_s=_SCRAPE_PATIENCE_S)
+    page = Page(Readings(store, time.time), version("moescope"), time.time)
+    try:
+        server = MetricsServer(settings.host, port, page, settings.read_token())
+    except OSError as error:
+        store.close()
+        raise MoescopeError(
+            f"port {port} of {settings.host} cannot be used ({error.strerror}): choose another "
+            "with --metrics-port"
+        ) from None
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
+        store.close()
 
 
 def _beat(store: Store, holder: str, leads: threading.Event) -> None:

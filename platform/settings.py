@@ -25,11 +25,13 @@ class Settings(BaseSettings):
     notify: str = ""
     """apprise addresses that alerts are sent to, separated by blanks."""
     host: str = "127.0.0.1"
-    """Address that the dashboard and MLflow listen on."""
+    """Address that the dashboard, MLflow and the page for Prometheus listen on."""
     dashboard_port: int = Field(default=8501, ge=1, le=65535)
     mlflow_port: int = Field(default=5501, ge=1, le=65535)
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where Prometheus may scrape `/metrics`; none: nowhere."""
     token: str = ""
-    """The dashboard's token; empty means the one kept in home."""
+    """Of the dashboard and the page for Prometheus; empty means the one kept in home."""
 
     @property
     def home_path(self) -> Path:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..platform.errors import MoescopeError
-from ..platform.frozen import changed, parse_assignment, parsed
+from ..platform.frozen import changed, parse_assignment
 from .config import RunConfig
 from .recipes.by_name import recipe
+from .stored_config import stored_config
 from .without_effect import refuse_keys_without_effect
 
 PATH_KEYS = ("data.folder", "data.vae", "data.text_encoder")
@@ -55,11 +56,7 @@ def resumed_config(
 
     Raises MoescopeError where this program cannot read it, and on a change that cannot be.
     """
-    if "watched" in stored:
-        raise MoescopeError(
-            f"run {run_name} is a training of another program, which was watched: start it there"
-        )
-    config = changed(parsed(RunConfig, stored, f"stored configuration of {run_name}"), changes)
+    config = changed(stored_config(stored, run_name), changes)
     refuse_keys_without_effect(config, changes)
     return config
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from ..monitors.going_on import resumed_segment
 from ..platform.claims import new_run_id
 from ..platform.errors import MoescopeError
-from ..platform.frozen import difference, parsed
+from ..platform.frozen import difference
 from ..platform.records import EventKind, Run, Segment
 from ..platform.settings import Settings
 from ..platform.store import Store
 from .config import RunConfig
+from .stored_config import stored_config
 
 SHAPE_KEYS = (
     "model.",
@@ -114,7 +115,7 @@ def refuse_another_shape(
 
 def changes(old: Run, config: RunConfig) -> dict[str, list[object]]:
     """Returns {dotted key: [old, new]} between what a run had and what it is to go on with."""
-    stored = parsed(RunConfig, old.config, f"stored configuration of {old.name}")
+    stored = stored_config(old.config, old.name)
     return {key: list(pair) for key, pair in difference(stored, config).items()}
 
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from ..monitors.states.checkpoint import DamagedCheckpoint, read_about, read_checkpoint
 from ..monitors.states.sound import sound_folders
 from ..platform.errors import MoescopeError
-from ..platform.frozen import parsed
 from ..platform.records import Run
 from ..platform.store import Store
 from .config import RunConfig
 from .open_run import MEANING_KEYS, changes, is_of_shape, refuse_another_shape
 from .optim.schedule import decay_begins_at
+from .stored_config import stored_config
 
 READING_KEYS = (
     "model.heads",
@@ -116,7 +116,7 @@ def branched_state(
     refuse_another_shape(changes(run, config), config, "in a branch")
     state, origin = saved_state(store, run, "a branch", step)
     at = origin.details["from_step"]
-    stored = parsed(RunConfig, run.config, f"stored configuration of {run.name}")
+    stored = stored_config(run.config, run.name)
     for of, who in ((stored, f"run {run.name}"), (config, "the branch")):
         decay = decay_begins_at(of)
         if decay is not None and decay < at:

@@ -29,7 +29,7 @@ from ..monitors.states.stamps import read_health
 from ..monitors.step_record import scalar
 from ..platform import catalogue
 from ..platform.errors import MoescopeError
-from ..platform.frozen import changed, parsed
+from ..platform.frozen import changed
 from ..platform.records import Alert, Run
 from .compute.gradients import step_gradients, step_losses
 from .config import Device, RunConfig
@@ -43,6 +43,7 @@ from .objective.timesteps import Draw, draw
 from .optim.schedule import learning_rate
 from .run import clips_for, device_of, fresh_state
 from .scene import AT, BEFORE, incident_folder
+from .stored_config import stored_config
 from .update import apply_update
 
 MARGIN_STEPS = 5
@@ -63,7 +64,7 @@ def open_replay(
     memory is not enough for a second training beside the run."""
     if not Path(run.folder).is_dir():
         raise MoescopeError(f"run {run.name} keeps its states in {run.folder}, which is not here")
-    config = parsed(RunConfig, run.config, f"stored configuration of {run.name}")
+    config = stored_config(run.config, run.name)
     config = config if device is None else changed(config, {"device": device})
     clips = clips_for(config, run, None)
     # two more processes would be slower than the few batches that are wanted

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...platform.errors import MoescopeError
-from ...platform.frozen import parsed
 from ...platform.records import Run
 from ...platform.settings import Settings
 from ...platform.store import open_store
@@ -26,6 +25,7 @@ from ..objective.laws import noise_levels_of
 from ..origin import load_weights
 from ..run import clips_for
 from ..sampling.generate import Prompt, Sampling, generate
+from ..stored_config import stored_config
 from .clip_model import load_clip
 from .evaluate import NUM_BINS, Learned, evaluate
 from .extractors import ImageFeatures, VideoFeatures
@@ -96,7 +96,7 @@ def evaluate_run(
     store = open_store(settings.store_url)
     try:
         run = store.find_run(name_or_id)
-        config = parsed(RunConfig, run.config, f"stored configuration of {run.name}")
+        config = stored_config(run.config, run.name)
         config = with_encoder(config, run, "vae", vae)
         if config.data.latents == "vae":
             # what cannot be decoded need not be made

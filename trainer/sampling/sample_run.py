@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...platform.errors import MoescopeError, did_you_mean
-from ...platform.frozen import parsed
 from ...platform.records import Run
 from ...platform.settings import Settings
 from ...platform.store import open_store
@@ -30,6 +29,7 @@ from ..encoders.vae import vae_of
 from ..model.make import Network, make_model
 from ..model.noise_experts import NoiseExperts
 from ..origin import load_weights
+from ..stored_config import stored_config
 from .generate import Generated, Prompt, Sampling, generate
 from .offload import offloaded
 
@@ -69,7 +69,7 @@ def sample_run(
     store = open_store(settings.store_url)
     try:
         run = store.find_run(name_or_id)
-        config = parsed(RunConfig, run.config, f"stored configuration of {run.name}")
+        config = stored_config(run.config, run.name)
         config = with_encoder(config, run, "vae", vae)
         config = with_encoder(config, run, "text_encoder", text_encoder)
         _refuse_what_is_not_read(config, run, prompts, classes, reference)

@@ -16,7 +16,7 @@ from torch import nn
 from ...monitors.states.keeping import Keeper
 from ...monitors.states.sound import CHECKPOINTS
 from ...platform.errors import MoescopeError
-from ...platform.frozen import changed, difference, parsed
+from ...platform.frozen import changed, difference
 from ...platform.records import Checkpoint, Event, Run, Segment
 from ...platform.settings import Settings
 from ...platform.store import Store, open_store
@@ -30,6 +30,7 @@ from ..open_run import new_run
 from ..optim.ema import Ema
 from ..origin import Origin, load_weights
 from ..run import fresh_state
+from ..stored_config import stored_config
 from .check import MOST_DIFFERENCE, Difference, compare, comparison_passes
 from .plan import UpcyclePlan, upcycled_config
 from .weights import (
@@ -102,7 +103,7 @@ def upcycle(
     settings.make_home()
     with open_store(settings.store_url) as store:
         dense_run = store.find_run(name_or_id)
-        stored = parsed(RunConfig, dense_run.config, f"stored configuration of {dense_run.name}")
+        stored = stored_config(dense_run.config, dense_run.name)
         config = upcycled_config(stored, plan, asked, dense_run.name)
         # the same data as the new run, so that both see the same inputs
         dense = make_model(changed(config, {"moe.num_experts": 0}))
