@@ -155,15 +155,17 @@ def test_from_a_schedule_to_the_dashboard(
     file.write_text(yaml.safe_dump({**STUDY, "data": str(tmp_path / "clips")}))
     first = serve()
     wait_until(first.dashboard, "the service")
-    at = datetime.fromtimestamp(time.time() + 6, UTC).isoformat(timespec="seconds")
+    at_s = int(time.time()) + 6
+    at = datetime.fromtimestamp(at_s, UTC).isoformat()
     place = ["--home", str(settings.home_path)]
     command = [sys.executable, "-m", "moescope.cli", "study", "schedule", str(file), "--at", at]
     done = subprocess.run([*command, *place], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "12 trials, first" in done.stdout
     with open_store(settings.store_url) as store:
-        assert trials.studies(store) == []
         wait_until(lambda: in_state(store, "waiting"), "the schedule")
+        [study] = trials.studies(store)
+        assert study.created_s >= at_s, "it came before its time"
         last = trials.trials(store, "toy-ladder")[-1]
         make_unstable(store, last.key)
 
