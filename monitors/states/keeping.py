@@ -175,7 +175,8 @@ class Keeper:
             start_s = time.perf_counter()
             self._take(state, segment, to_disk=to_disk)
             line = self._stall.taken(start_s, time.perf_counter())
-            if line:
+            # without a ring it is disk_every_steps that counts
+            if line and self._ring.capacity:
                 self._tell(line)
 
     def first(self, state: Kept, segment: int) -> None:
@@ -283,6 +284,8 @@ class Keeper:
         self._writer.join()
         self._stamp_again()
         self._tell_faults()
+        # ends its thread, too, which may still be touching memory
+        self._ring.capacity = 0
         self._ring = HostRing(0)
 
     def _tell_faults(self) -> None:

@@ -29,5 +29,5 @@ class Stall:
         every = math.ceil(self._every_steps * share / MOST)
         return (
             f"a snapshot takes {took_s:.1f} s, {share:.1%} of training: "
-            f"checkpoint.memory_every_steps={every} makes it {MOST:.0%}"
+            f"memory_every_steps={every} makes it {MOST:.0%}"
         )

@@ -17,7 +17,7 @@ def told(took_s: float, step_s: float, every: int = 10) -> list[str]:
 def test_what_takes_too_much_is_told_once_with_the_way_out() -> None:
     [line] = told(took_s=0.5, step_s=1.0)
     assert line.startswith("a snapshot takes 0.5 s, 4.8% of training")
-    assert "checkpoint.memory_every_steps=48" in line
+    assert line.endswith("memory_every_steps=48 makes it 1%")
     # as told, and it is well
     assert told(took_s=0.5, step_s=1.05, every=48) == []
 

@@ -33,9 +33,8 @@ def test_the_slopes_are_those_of_the_loss(name: str) -> None:
         step = np.zeros_like(theta)
         step[place] = 1e-6
         more, less = (form.log_loss(theta + sign * step, there)[0] for sign in (1, -1))
-        np.testing.assert_allclose(
-            slope[:, place], (more - less) / 2e-6, rtol=1e-5, atol=1e-7, err_msg=parameter
-        )
+        numeric = pytest.approx((more - less) / 2e-6, rel=1e-5, abs=1e-7)
+        assert slope[:, place] == numeric, parameter
 
 
 def test_one_expert_is_es_and_many_are_em() -> None:
@@ -43,7 +42,7 @@ def test_one_expert_is_es_and_many_are_em() -> None:
     start, most = 2.0732, 290.4521
     k = 1 / (1 / start - 1 / most)
     ln_effective, _, _ = saturated(np.array([1.0, 1e12]), np.log(k), np.log(most))
-    np.testing.assert_allclose(np.exp(ln_effective), [start, most], rtol=1e-6)
+    assert np.exp(ln_effective) == pytest.approx([start, most], rel=1e-6)
 
 
 def test_joint_moe_has_the_published_table() -> None:
@@ -64,5 +63,5 @@ def test_joint_moe_has_the_published_table() -> None:
     mu = [-0.1817, -0.1780, -0.1731, -0.1676, -0.1617, -0.1557]
     n = [53.9838, 66.8401, 87.7022, 119.9126, 167.5073, 234.6726]
     nu = [-0.1965, -0.2065, -0.2192, -0.2338, -0.2494, -0.2652]
-    np.testing.assert_allclose(np.exp(log_1[:2]), [m, n], rtol=2.65e-3)
-    np.testing.assert_allclose((log_e - log_1)[:2], [mu, nu], rtol=2.65e-3)
+    assert np.exp(log_1[:2]) == pytest.approx(np.array([m, n]), rel=2.65e-3)
+    assert (log_e - log_1)[:2] == pytest.approx(np.array([mu, nu]), rel=2.65e-3)
