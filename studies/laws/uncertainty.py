@@ -2,11 +2,10 @@
 
 # R runs  P parameters  B bootstraps
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from os import sched_getaffinity
 
 import numpy as np
+from joblib import Parallel, delayed
 
 from .estimate import Estimate, refit
 from .forms import FORMS, Array
@@ -42,12 +41,11 @@ def resampled(
     if num <= ALONE or num_processes == 1:
         return _refit(form_name, inputs, estimate.theta_P, losses_BR)
     parts = np.array_split(losses_BR, num_processes)
-    # forking would copy the threads' locks of whoever calls
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
-        jobs = [
-            pool.submit(_refit, form_name, inputs, estimate.theta_P, part_BR) for part_BR in parts
-        ]
-        return np.concatenate([job.result() for job in jobs])
+    # joblib's processes never run the caller's script again, as the standard library's would
+    fits = Parallel(n_jobs=num_processes)(
+        delayed(_refit)(form_name, inputs, estimate.theta_P, part_BR) for part_BR in parts
+    )
+    return np.concatenate(fits)
 
 
 def _refit(form_name: str, inputs: Mapping[str, Array], theta_P: Array, losses_BR: Array) -> Array:

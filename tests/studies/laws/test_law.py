@@ -1,6 +1,9 @@
 """A law found again: planted ones, published fits, and how often its intervals hold."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +17,7 @@ from moescope.studies.laws.checks import diagnose, held_out
 from moescope.studies.laws.estimate import Estimate, huber, objective
 from moescope.studies.laws.forms import CHINCHILLA, JOINT_MOE
 from moescope.studies.laws.law import fit
+from moescope.studies.laws.uncertainty import ALONE
 
 Table = dict[str, np.ndarray]
 # Published, Table 3 of arXiv 2202.01169, with tolerances of facts: scaling.md 5.1
@@ -77,6 +81,31 @@ def test_the_check_says_no_where_the_largest_run_is_missed(data: str, gadre: pd.
     law = fit({"params": runs.N, "tokens": runs.D, "loss": runs.loss_c4_val}, "overtraining")
     assert not law.verdict.can_extrapolate
     assert any("are needed" in reason for reason in law.verdict.reasons)
+
+
+def test_a_plain_script_may_ask_for_an_interval(tmp_path: Path) -> None:
+    """No guard around it: processes that fit beside it must not run the script again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy as np, moescope\n"
+        "print('once')\n"
+        "sizes, lengths = np.meshgrid(np.linspace(8, 9, 6), np.linspace(9, 10, 6))\n"
+        "N, D = 10 ** sizes.ravel(), 10 ** lengths.ravel()\n"
+        "noise = np.exp(np.random.default_rng(0).normal(0, 0.003, N.size))\n"
+        "loss = (1.8 + 480 / N**0.35 + 2100 / D**0.37) * noise\n"
+        "law = moescope.fit({'params': N, 'tokens': D, 'loss': loss}, 'chinchilla')\n"
+        "low, high = law.interval(1e9, 2e10)\n"
+        "print(len(law.bootstraps), bool(low < high))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == "once"
+    num_bootstraps, is_ordered = second.split()
+    assert int(num_bootstraps) > ALONE
+    assert is_ordered == "True"
 
 
 class TestPlanted:
