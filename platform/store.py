@@ -165,13 +165,12 @@ class Store:
             number = self._number(run_id)
         except UnknownRun:
             return
-        samples = (tables.vector_rows, tables.scalar_rows, tables.spans)
-        for table in samples:
+        for table in tables.OF_SAMPLES:
             while self._write(partial(_delete_some, table=table, number=number)):
                 pass
 
         def finish(connection: Connection) -> None:
-            for table in samples:  # a trainer may have written meanwhile
+            for table in tables.OF_SAMPLES:  # a trainer may have written meanwhile
                 connection.execute(delete(table).where(table.c.run_number == number))
             rules = tables.rule_versions
             connection.execute(delete(rules).where(rules.c.run_id == run_id))
