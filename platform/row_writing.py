@@ -28,7 +28,8 @@ def write_rows(
     if connection.dialect.name == "postgresql":
         _copy(connection, table, columns, rows)
     else:
-        connection.exec_driver_sql(_upsert_of_sqlite(table, columns), list(rows))
+        # in the order of the key: neighbours fill a page, and are quicker to place
+        connection.exec_driver_sql(_upsert_of_sqlite(table, columns), sorted(rows))
 
 
 @cache

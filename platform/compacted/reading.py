@@ -105,14 +105,14 @@ class Found:
     def chunks(self) -> Iterator[tuple[int, Points]]:
         """(row, points) of each chunk, cut to the steps that were asked for."""
         for row, window, data in self.packed:
-            points = _decoded(data, window).between(self.first, self.last)
+            points = decoded(data, window).between(self.first, self.last)
             if len(points.steps_N):
                 yield row, points
 
     def times_at(self, steps_N: NDArray[np.int64]) -> NDArray[np.float64]:
         """When the group was measured at these steps; NaN where nobody says."""
         known = merged(
-            joined_points(_decoded(data, window) for window, data in self.steps),
+            joined_points(decoded(data, window) for window, data in self.steps),
             times_of_rows(self.of_group),
         )
         if len(known.steps_N) == 0:
@@ -217,7 +217,8 @@ def tuples(result: CursorResult[Any]) -> Sequence[Any]:
     return rows
 
 
-def _decoded(data: bytes, window: int) -> Points:
+def decoded(data: bytes, window: int) -> Points:
+    """The points of a chunk. Raises MoescopeError where the store is damaged."""
     try:
         return decode(data, window)
     except ValueError as error:
