@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compacted.buckets import FIRST, HIGH, LEVELS, LOW, read_scalar_buckets, read_vector_buckets
+from .compacted.codec import WINDOW
 from .compacted.reading import Source
 from .compacted.rollup_reading import RolledUp, Steps, walk
 from .engines import Database
@@ -55,12 +56,40 @@ def read_matrix(
         max_buckets, len(stretches)
     ):
         width *= 2
+    bands = _read(store.database, source, the_row, stretches, width)
+    if width < LEVELS[0] and _has_gaps(bands, stretches):
+        # what was forgotten by rule lives on in the roll-ups
+        coarse = _read(store.database, source, the_row, stretches, LEVELS[0])
+        if coarse.num_points.sum() > bands.num_points.sum():
+            return coarse
+    return bands
+
+
+def _read(
+    database: Database,
+    source: Source,
+    row: int,
+    stretches: Sequence[tuple[int, int, int]],
+    width: int,
+) -> Bands:
     parts = [
         _narrowed(part, width)
         for here in stretches
-        for part in _pieces(store.database, source, the_row, here, width)
+        for part in _pieces(database, source, row, here, width)
     ]
-    return _narrowed(_joined(signal, parts), width)
+    return _narrowed(_joined(source.signal, parts), width)
+
+
+def _has_gaps(bands: Bands, stretches: Sequence[tuple[int, int, int]]) -> bool:
+    """Whether windows of steps have nothing in them, or much less than others."""
+    windows = bands.steps // WINDOW
+    is_new = (np.diff(windows) != 0) | (np.diff(bands.segments) != 0)
+    num_there = 1 + int(is_new.sum()) if len(windows) else 0
+    if num_there < sum(last // WINDOW - first // WINDOW + 1 for _, first, last in stretches):
+        return True
+    starts = np.append(0, np.flatnonzero(is_new) + 1)
+    counts = np.add.reduceat(bands.num_points, starts)[1:-1]
+    return len(counts) > 0 and bool(counts.min() < counts.max())
 
 
 def _pieces(

@@ -21,8 +21,6 @@ LEVELS = (64, WINDOW)
 """Steps of a bucket, finest first."""
 FIRST, LAST, LOW, HIGH, FIRST_ODD, LAST_ODD = range(6)
 """Columns of a scalar bucket's points."""
-THINNED = [LOW, HIGH, FIRST_ODD, LAST_ODD]
-"""Those of them that thinning keeps."""
 NOWHERE = 0xFFFF
 """The offset of a point that a bucket does not have."""
 SCALAR = np.dtype(
@@ -142,19 +140,17 @@ def read_vector_buckets(
     return np.concatenate(starts), np.concatenate(parts)
 
 
-def thinned_points(
-    base_B: NDArray[np.int64], records_B: NDArray[np.void], columns: Sequence[int]
+def kept_points(
+    base_B: NDArray[np.int64], records_B: NDArray[np.void]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32]]:
-    """(steps, times, values) of these columns' points, in their order and each once."""
-    offset = records_B["offset"][:, columns]
-    order = np.argsort(offset, axis=1, kind="stable")
-    offset = np.take_along_axis(offset, order, 1)
-    is_there = (offset != NOWHERE) & np.append(
-        np.ones((len(offset), 1), bool), np.diff(offset.astype(np.int64), axis=1) != 0, axis=1
-    )
+    """(steps, times, values) of the points that the records keep, in their order and each once."""
+    order = np.argsort(records_B["offset"], axis=1, kind="stable")
+    offset = np.take_along_axis(records_B["offset"], order, 1)
+    is_there = offset != NOWHERE
+    is_there[:, 1:] &= offset[:, 1:] != offset[:, :-1]
     steps = base_B[:, None] + offset
-    times_s = np.take_along_axis(records_B["time_s"][:, columns], order, 1)
-    values = np.take_along_axis(records_B["value"][:, columns], order, 1)
+    times_s = np.take_along_axis(records_B["time_s"], order, 1)
+    values = np.take_along_axis(records_B["value"], order, 1)
     return steps[is_there], times_s[is_there], values[is_there].astype(FLOAT, copy=False)
 
 

@@ -28,7 +28,7 @@ from ..records import Run
 from ..row_writing import write_rows
 from ..spans import Span, widen_spans
 from ..store import Store
-from .buckets import LEVELS, scalar_buckets, vector_buckets
+from .buckets import LEVELS, read_vector_buckets, scalar_buckets, vector_buckets
 from .codec import WINDOW, Points, encode, merged, of_rows
 from .reading import decoded, joined_points, scalars_of_rows, times_of_rows, tuples
 
@@ -41,8 +41,9 @@ _NUMBERS_AT_ONCE = 1 << 19
 _scalar = tables.scalar_rows.c
 _vector = tables.vector_rows.c
 _chunk = tables.chunks.c
+_rollup = tables.rollups.c
 _steps = tables.chunk_steps.c
-_CHUNK_COLUMNS = ("run_number", "signal_id", "row", "segment", "window", "data")
+CHUNK_COLUMNS = ("run_number", "signal_id", "row", "segment", "window", "data")
 _ROLLUP_COLUMNS = ("run_number", "signal_id", "row", "segment", "level", "window", "data")
 _STEPS_COLUMNS = ("run_number", "group_id", "segment", "window", "data")
 
@@ -227,6 +228,8 @@ def _move_vectors(database: Database, window: Window, signal_id: int, rows: Sequ
         both = points if old is None else merged(decoded(old, window.number), points)
         key = window.run_number, signal_id, row, window.segment
         packed.append((*key, window.number, encode(both)))
+        if there.num_rolled_up.get(row, 0) > len(both.steps_N):
+            continue  # steps were forgotten by rule: the roll-ups know more than what is left
         rollups += [
             (*key, level, window.number, vector_buckets(both.steps_N, both.values_NK, level))
             for level in LEVELS
@@ -243,7 +246,7 @@ def _move_vectors(database: Database, window: Window, signal_id: int, rows: Sequ
         chunks = dict(map(tuple, connection.execute(_chunks_of(window, signal_id, rows))))
         if gone != sorted(map(tuple, there.rows)) or chunks != there.chunks:
             raise _Changed
-        write_rows(connection, tables.chunks, _CHUNK_COLUMNS, packed)
+        write_rows(connection, tables.chunks, CHUNK_COLUMNS, packed)
         write_rows(connection, tables.rollups, _ROLLUP_COLUMNS, rollups)
 
     if packed:
@@ -256,6 +259,8 @@ class _There:
     rows: Sequence[Any]
     """(row, step, data)"""
     chunks: dict[int, bytes]
+    num_rolled_up: dict[int, int]
+    """{row: steps that its roll-up was made of}"""
 
 
 def _width(connection: Connection, window: Window, signal_id: int, row: int) -> int:
@@ -276,7 +281,20 @@ def _vectors_there(
         .order_by(_vector.row, _vector.step)
     )
     found = tuples(connection.execute(statement))
-    return _There(found, dict(map(tuple, connection.execute(_chunks_of(window, signal_id, rows)))))
+    chunks = dict(map(tuple, connection.execute(_chunks_of(window, signal_id, rows))))
+    whole = select(_rollup.row, _rollup.data).where(
+        _rollup.run_number == window.run_number,
+        _rollup.signal_id == signal_id,
+        _rollup.row.in_(rows),
+        _rollup.segment == window.segment,
+        _rollup.level == WINDOW,
+        _rollup.window == window.number,
+    )
+    num_rolled_up = {
+        row: int(read_vector_buckets([window.number], [data])[1]["points"].sum())
+        for row, data in connection.execute(whole)
+    }
+    return _There(found, chunks, num_rolled_up)
 
 
 def _chunks_of(window: Window, signal_id: int, rows: Sequence[int]) -> Any:
@@ -339,7 +357,7 @@ def _move_scalars(
                 for level in LEVELS
             ]
             spans[window.run_number, signal_id, window.segment] = _span(both)
-        write_rows(connection, tables.chunks, _CHUNK_COLUMNS, packed)
+        write_rows(connection, tables.chunks, CHUNK_COLUMNS, packed)
         write_rows(connection, tables.rollups, _ROLLUP_COLUMNS, rollups)
         # a store of an older program learns its extremes here
         widen_spans(connection, spans)

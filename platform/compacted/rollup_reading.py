@@ -77,16 +77,21 @@ def walk(
     read step by step."""
     segment, first, last = stretch
     begin, final = first // WINDOW, last // WINDOW
-    yield Steps(first, min(last, (begin + 1) * WINDOW - 1))
-    for start in range(begin + 1, final, WINDOWS_AT_ONCE):
-        windows = range(start, min(final, start + WINDOWS_AT_ONCE))
+    lowest, highest = next((span[1], span[2]) for span in source.spans if span[0] == segment)
+    # a window is whole if nothing of it lies outside of what was asked for
+    whole = begin if first <= max(lowest, begin * WINDOW) else begin + 1
+    end = final + 1 if last >= min(highest, (final + 1) * WINDOW - 1) else final
+    if whole > begin:
+        yield Steps(first, min(last, (begin + 1) * WINDOW - 1))
+    for start in range(whole, end, WINDOWS_AT_ONCE):
+        windows = range(start, min(end, start + WINDOWS_AT_ONCE))
         found, newer = database.read(
             partial(_rollups, source=source, row=row, segment=segment, windows=windows, level=level)
         )
         apart = {*newer, *(window for window in named if window in windows)}
         kept = [(window, data) for window, data in found if window not in apart]
         yield from _woven(kept, sorted(apart))
-    if final > begin:
+    if end == final and final >= whole:
         yield Steps(final * WINDOW, last)
 
 

@@ -11,7 +11,7 @@ from ..packing import WHOLE
 from ..records import Series
 from ..stretches import joined, stretch
 from ..thinning import thinned_from
-from .buckets import THINNED, read_scalar_buckets, thinned_points
+from .buckets import kept_points, read_scalar_buckets
 from .codec import WINDOW
 from .reading import Source
 from .rollup_reading import Steps, level_for, walk
@@ -41,7 +41,7 @@ def thinned_out_of_rollups(
                 parts += stretch(database, source, segment, *span, rows, False)
                 continue
             records = read_scalar_buckets(piece.windows, piece.data)
-            steps, times_s, values = thinned_points(*records, THINNED)
+            steps, times_s, values = kept_points(*records)
             here = np.full(len(steps), segment, np.int32)
             parts.append(Series(source.signal, here, steps, times_s, values))
     whole = joined(source.signal, parts, 0)
