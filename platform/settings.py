@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     """Where Prometheus may scrape `/metrics`; none: nowhere."""
     token: str = ""
     """Of the dashboard and the page for Prometheus; empty means the one kept in home."""
+    allow_network_store: bool = False
+    """Whether an embedded store may lie on a network file system, where SQLite loses data."""
 
     @property
     def home_path(self) -> Path:

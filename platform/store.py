@@ -37,6 +37,7 @@ from . import tables
 from .engines import PATIENCE_S, Database, UnknownRun, unknown_run
 from .errors import MoescopeError, did_you_mean
 from .migrate import prepare
+from .network_store import refuse_network_store
 from .records import (
     FOREVER_S,
     Alert,
@@ -72,16 +73,21 @@ _CHANGEABLE = {
 }
 
 
-def open_store(url: str, *, patience_s: float = PATIENCE_S) -> "Store":
+def open_store(
+    url: str, *, patience_s: float = PATIENCE_S, mountinfo: str | None = None
+) -> "Store":
     """Opens a store: `sqlite:///FILE` (made, and brought up to date, by itself) or
     `postgresql://...` (made where empty).
 
     Raises MoescopeError, one line, where the address is wrong, the store unreachable or unwritable,
-    newer than this program, or (PostgreSQL) older. `patience_s`: how long any call waits for a busy
-    database before it gives up.
+    newer than this program, (SQLite) on a network file system, or (PostgreSQL) older. `patience_s`:
+    how long any call waits for a busy database before it gives up. `mountinfo`: text of a mount
+    table in place of this machine's.
     """
     database = Database(url, patience_s)
     try:
+        if database.file is not None:
+            refuse_network_store(database.file, mountinfo)
         prepare(database)
     except BaseException:
         database.close()
