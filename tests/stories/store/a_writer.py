@@ -53,8 +53,8 @@ class Asked:
     first_step: int = 0
     most_s: float = 60.0
     steps_per_s: float = 200.0
-    said_per_s: float = 10.0
-    """Alerts, and as many events."""
+    alerts_per_s: float = 10.0
+    events_per_s: float = 10.0
     is_said_aside: bool = False
     """Events are said by a thread of their own, as checkpoints are in a trainer."""
     seed: int = 0
@@ -111,11 +111,11 @@ def main(asked: Asked) -> int:
             fan_out.record(frame)
             record_s.append(time.perf_counter() - before_s)
             tell("frame", step, time.monotonic())
-            if rng.random() < asked.said_per_s / asked.steps_per_s:
+            if rng.random() < asked.alerts_per_s / asked.steps_per_s:
                 key = f"{run.id}/spike/{step}"
                 words = (step, step, 5.0, 4.0, "up", time.time(), key)
                 say("alert", key, Alert(key, run.id, asked.segment, "spike", "critical", *words))
-            if rng.random() < asked.said_per_s / asked.steps_per_s:
+            if rng.random() < asked.events_per_s / asked.steps_per_s:
                 text = f"at {step}"
                 event = Event(run.id, asked.segment, step, time.time(), "note", text)
                 if asked.is_said_aside:
