@@ -225,6 +225,9 @@ def _engine(url: URL, patience_s: float) -> Engine:
     connect_args = {
         "connect_timeout": 5,
         "application_name": "moescope",
+        # a database made where no language was set knows no letters (SQL_ASCII), and its text would
+        # come back as bytes
+        "client_encoding": "utf8",
         # a server that vanished without a word is noticed in about 25 s, not in hours
         "keepalives_idle": 10,
         "keepalives_interval": 5,

@@ -2,15 +2,19 @@
 
 import json
 import os
+import shutil
+import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from moescope.platform.catalogue import EXPERT_TOKENS, LOSS_TOTAL
@@ -235,3 +239,61 @@ def _assert_kept(
     assert len(indices) == len(set(indices))
     assert {int(index) for index in told.keys_of("segment")} <= set(indices)
     return len(lost_s)
+
+
+class Cluster:
+    """A PostgreSQL server of our own, which may be stopped and started as a story needs it."""
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self._binaries = binaries
+        self._data = folder / "data"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        # no locale: as in a container in which no language is set, so its text is SQL_ASCII
+        self._run("initdb", "--auth=trust", "--username=postgres", "--no-sync", "--no-locale")
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.write(f"port = {self._port}\nlisten_addresses = '127.0.0.1'\n")
+            file.write(f"unix_socket_directories = '{folder}'\nshared_buffers = 32MB\n")
+        self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        self._run("pg_ctl", "--silent", "--wait", "--log", str(self._data / "log"), "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """mode: fast, as a restart does; immediate, as a power cut would, without a farewell."""
+        self._run("pg_ctl", "--silent", "--wait", f"--mode={mode}", "stop")
+
+    def ask(self, statement: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            answer = connection.execute(statement)
+            return answer.fetchall() if answer.description else []
+
+    def _run(self, program: str, *words: str) -> None:
+        command = [str(self._binaries / program), "--pgdata", str(self._data), *words]
+        if os.geteuid() == 0:  # which PostgreSQL refuses to run as
+            command = ["runuser", "-u", "postgres", "--", *command]
+        # a file, since the server inherits it and would keep a pipe open
+        with self._data.parent.joinpath("pg_ctl.log").open("a+") as log:
+            done = subprocess.run(command, stdout=log, stderr=log, cwd="/", check=False)
+            log.seek(0)
+            assert done.returncode == 0, log.read()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    path = shutil.which("initdb")
+    if not found and path is None:
+        pytest.skip("no initdb: Debian's package postgresql has it")
+    binaries = found[-1].parent if found else Path(str(path)).parent
+    # not in pytest's folder, which is closed to the user that the server runs as
+    folder = Path(tempfile.mkdtemp(prefix="story-postgres-"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+    try:
+        made = Cluster(binaries, folder)
+        made.start()
+        yield made
+        made.stop("immediate")
+    finally:
+        shutil.rmtree(folder)
