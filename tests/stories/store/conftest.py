@@ -254,6 +254,8 @@ class Cluster:
         with (self._data / "postgresql.conf").open("a") as file:
             file.write(f"port = {self._port}\nlisten_addresses = '127.0.0.1'\n")
             file.write(f"unix_socket_directories = '{folder}'\nshared_buffers = 32MB\n")
+            # what was committed asynchronously is on its disk up to 3 times this later
+            file.write("wal_writer_delay = 2s\n")
         self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
 
     def start(self) -> None:

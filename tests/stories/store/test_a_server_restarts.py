@@ -65,7 +65,7 @@ def test_a_crash_of_the_server_loses_nothing_that_it_had_taken(
     rates = {**RATES, "alerts_per_s": 0.0, "events_per_s": 0.2}
     writer = write(server.url, tmp_path / "home", "r", **rates)
     writer.wait_for_steps(50)
-    for _ in range(5):
+    for _ in range(3):
         time.sleep(rng.uniform(0.5, 1.5))
         server.stop("immediate")
         server.start()
