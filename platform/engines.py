@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
 from .errors import MoescopeError
 
@@ -72,6 +72,10 @@ class Database:
         """
         self.layouts: dict[int, list[str]] = {}
         """{layout id: names of its scalars}, likewise."""
+        self.num_lost = 0
+        """How often a server closed the connections. It may have crashed, and then what was written
+        without is_durable just before is gone: see `bring_to_disk`.
+        """
         self._patience_s = patience_s
         self._engine = _engine(self.url, patience_s)
         self.write_times_s: deque[float] = deque(maxlen=4096)
@@ -126,6 +130,20 @@ class Database:
 
         return self.file is not None and self.maintain(work)
 
+    def bring_to_disk(self, num_lost: int) -> None:
+        """Makes durable what was written since `num_lost` was looked at. An embedded store's own
+        machine keeps it (or loses power, and then the journal's end is lost too).
+
+        Raises StoreAway where a server may have lost some of it: then all must be written again.
+        """
+        if self.is_embedded:
+            return
+        # a commit that waits for the disk brings all that was committed before it
+        message = text("SELECT pg_logical_emit_message(true, 'moescope', '')")
+        self.write(lambda c: c.execute(message), is_durable=True)
+        if self.num_lost != num_lost:
+            raise StoreAway(f"store {self.shown} broke off in the middle: it is written again")
+
     def give_back_disk(self) -> None:
         """Hands the pages of deleted rows back to the file system, in bites that hold nobody up."""
         if not self.is_embedded:
@@ -166,6 +184,11 @@ class Database:
             except exc.DBAPIError as error:
                 # a server that restarted closed every pooled connection: once more with a new one
                 is_lost = error.connection_invalidated and not is_reconnected
+                if error.connection_invalidated:
+                    self.num_lost += 1
+                    # a crash may have taken those that were the last to be added
+                    self.names.clear()
+                    self.layouts.clear()
                 is_reconnected = is_reconnected or is_lost
                 if _sqlite_code(error) == sqlite3.SQLITE_READONLY:
                     # a connection that was opened read-only stays so after the file is mended
@@ -280,6 +303,9 @@ def _engine(url: URL, patience_s: float) -> Engine:
     connect_args = {
         "connect_timeout": 5,
         "application_name": "moescope",
+        # a database made where no language was set knows no letters (SQL_ASCII), and its text would
+        # come back as bytes
+        "client_encoding": "utf8",
         # a server that vanished without a word is noticed in about 25 s, not in hours
         "keepalives_idle": 10,
         "keepalives_interval": 5,
