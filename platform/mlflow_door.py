@@ -1,16 +1,19 @@
-"""How MLflow is asked: not for long, from a database that is made elsewhere, by names and tags that
-are found again.
+"""How MLflow is asked: not for long, and from a database that is made elsewhere; and what it means
+when it lets nobody in.
 """
 
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .engines import masked
+from .errors import MoescopeError
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
 ARTIFACTS = "mlartifacts"
 """Folder of clips and pictures, beside MLflow's database."""
@@ -34,6 +37,8 @@ def be_impatient() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # it would print addresses onto standard output, which may be somebody's JSON
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # and draw bars for files of some kilobytes
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def make_database(tracking_url: str) -> None:
@@ -87,14 +92,17 @@ def _artifact_location(tracking_url: str) -> str | None:
     return str(Path(tracking_url.removeprefix("sqlite:///")).absolute().parent / ARTIFACTS)
 
 
-def find_or_create(
-    client: "MlflowClient", experiment_id: str, tags: Mapping[str, str], name: str
-) -> str:
-    """Returns the id of the run that has our tags; one that is made has them from the start."""
-    wanted = " and ".join(
-        f"tags.`{key}` = '{value}'" for key, value in tags.items() if key.startswith("moescope.")
-    )
-    found = client.search_runs([experiment_id], wanted, max_results=1)
-    if found:
-        return str(found[0].info.run_id)
-    return str(client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
+def refusal(error: "MlflowException", tracking_url: str) -> MoescopeError | None:
+    """An error that says so where MLflow does not let this user in; None where it is another."""
+    where = masked(tracking_url)
+    if error.error_code == "UNAUTHENTICATED":
+        return MoescopeError(
+            f"MLflow at {where} refuses this user and password: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
+        )
+    if error.error_code == "PERMISSION_DENIED":
+        return MoescopeError(
+            f"MLflow at {where} does not let this user write to the experiment: ask its owner for "
+            "the permission EDIT, or choose another project"
+        )
+    return None

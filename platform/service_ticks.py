@@ -20,6 +20,7 @@ from .series import latest
 from .settings import Settings
 from .sql_sink import SqlSink
 from .store import Store
+from .trials import trial_of_run
 from .watchman import Look, Watchman, segment_of
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class ServiceTicks:
                     return SqlSink(self._store_url)
                 if not self._mlflow_url:
                     return None
-                return MlflowSink(self._mlflow_url, run, self._dashboard_url)
+                trial = trial_of_run(self._store, run.id)
+                return MlflowSink(self._mlflow_url, run, self._dashboard_url, trial=trial)
 
             catch_up(folder, make, timeout_s=8.0, stop=self.stop)

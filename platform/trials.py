@@ -100,6 +100,13 @@ def trials(store: Store, name: str) -> list[Trial]:
     return [Trial(**row) for row in rows]
 
 
+def trial_of_run(store: Store, run_id: str) -> Trial | None:
+    """The trial whose newest attempt trains this run; None where the run is none of a study."""
+    statement = select(tables.trials).where(_trial.run_id == run_id).limit(1)
+    row = store.database.read(lambda c: c.execute(statement).mappings().first())
+    return None if row is None else Trial(**row)
+
+
 def attempts(store: Store, name: str, key: str) -> list[Attempt]:
     statement = select(tables.attempts).where(_attempt.study == name, _attempt.key == key)
     rows = store.database.read(

@@ -39,11 +39,12 @@ from ..platform.delivery import DeliveryThread
 from ..platform.errors import MoescopeError
 from ..platform.mlflow_sink import MlflowSink
 from ..platform.own_alerts import STANDING
-from ..platform.records import Run, RunStatus, Segment
+from ..platform.records import Run, RunStatus, Segment, Trial
 from ..platform.settings import Settings
 from ..platform.sinks import FanOut, Sink
 from ..platform.sql_sink import SqlSink
 from ..platform.store import Store, open_store
+from ..platform.trials import trial_of_run
 from .compute.compiled import compile_blocks
 from .config import RunConfig
 from .counts.parameters import count_parameters
@@ -183,6 +184,7 @@ def open_trainer(
             batches,
             progress,
             first_step,
+            trial_of_run(store, run.id),
         )
         trainer.num_passed_over = len(clips.passed_over)
         _say_start(trainer, clips, "" if origin is None else origin.text)
@@ -243,10 +245,12 @@ def _assemble(
     batches: Batches,
     show_progress: bool,
     first_step: int,
+    trial: Trial | None,
 ) -> Trainer:
     """Builds the trainer around the state; what must be closed is closed in reverse order.
 
-    first_step: where the run began, which is not 0 in a branch.
+    first_step: where the run began, which is not 0 in a branch. trial: of a study, if the run is
+    one.
     """
     folder = Path(run.folder)
     try:
@@ -266,7 +270,7 @@ def _assemble(
     if settings.mlflow != "off":
         mlflow_url, dashboard_url = mlflow_address(settings), dashboard_address(settings)
         # asked when the sink closes: by then the trainer knows how it ended
-        mirror = MlflowSink(mlflow_url, run, dashboard_url, status=lambda: trainer.status)
+        mirror = MlflowSink(mlflow_url, run, dashboard_url, lambda: trainer.status, trial)
         sinks.append(mirror)
     fan_out = FanOut(folder / "journal", sinks)
     stack.callback(fan_out.close)

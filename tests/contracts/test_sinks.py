@@ -213,4 +213,5 @@ def test_rare_signals_arrive_however_fast_the_steps_are(place: Place) -> None:
     sink.write([Frame(RUN.id, 0, step, 100.0, values) for step in range(300)])
     sink.close()
     assert len(place.scalar(PROBE_LOSS)) == 300
-    assert len(place.scalar(LOSS_TOTAL)) >= 100
+    # two seconds of the share that loss and its like have of what MLflow is offered
+    assert len(place.scalar(LOSS_TOTAL)) >= 70

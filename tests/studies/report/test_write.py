@@ -224,7 +224,7 @@ def test_mlflow_has_one_run_for_the_reports_of_a_study(
     experiment = client.get_experiment_by_name(study.name)
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], f"tags.study = '{study.name}'")
-    assert run.info.run_name == "report"
+    assert run.info.run_name == f"study {study.name}"
     assert run.info.status == "FINISHED"
     # as files: MLflow would show a progress bar while it fetches them
     place = Path(run.info.artifact_uri.removeprefix("file://"))

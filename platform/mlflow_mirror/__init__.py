@@ -1,0 +1,1 @@
+"""What MLflow is given of a run: which numbers, which tags, which files, in which of its runs."""
