@@ -1,6 +1,4 @@
-"""The commands about the store as a whole: `moescope db upgrade | check | vacuum | backup |
-export`.
-"""
+"""The commands about the store as a whole: `moescope db ...`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +9,7 @@ from .errors import MoescopeError, did_you_mean
 from .shell import Home, Json, StoreUrl, asked_settings, command_group, opened_store
 from .terminal import say, say_json
 
-db_app = command_group("Upgrade, check, vacuum, back up or export the store.")
+db_app = command_group("Upgrade, check, vacuum, compact, retain, back up or export the store.")
 
 
 @db_app.command("upgrade")
@@ -63,6 +61,49 @@ def vacuum(
     else:
         before, after = done.bytes_before / 2**20, done.bytes_after / 2**20
         say(f"{done.store}: {before:.1f} MiB before, {after:.1f} MiB now")
+
+
+@db_app.command("compact")
+def compact_all(home: Home = None, store: StoreUrl = None, as_json: Json = False) -> None:
+    """Pack the samples of closed windows of steps; the service does it by itself."""
+    from .compacted.housekeeping import compact_store
+
+    with opened_store(asked_settings(home, store)) as open_store:
+        num_windows = compact_store(open_store)
+    if as_json:
+        say_json({"windows": num_windows})
+    else:
+        say(f"{num_windows} windows of 1,024 steps packed (`moescope db vacuum` gives disk back)")
+
+
+@db_app.command("retain")
+def retain_some(
+    days: Annotated[
+        float | None, typer.Option("--days", help="Forget vectors of steps older than this.")
+    ] = None,
+    runs: Annotated[
+        int | None, typer.Option("--runs", help="The newest runs that keep all of them.")
+    ] = None,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Forget vectors by rule: with both limits, what is past both. Scalars, roll-ups and all
+    steps within 256 of an alert stay for good."""
+    import time
+
+    from .compacted.housekeeping import compact_store
+    from .compacted.retention import Rule, retain
+
+    rule = Rule(days, runs)
+    with opened_store(asked_settings(home, store)) as open_store:
+        compact_store(open_store)
+        done = retain(open_store, rule, time.time())
+        open_store.database.give_back_disk()
+    if as_json:
+        say_json(done)
+    else:
+        say(f"{done.num_chunks} chunks of vectors forgotten, {done.num_bytes / 2**20:.1f} MiB")
 
 
 @db_app.command("backup")

@@ -9,10 +9,23 @@ itself, and was set up with pages of 16 KiB and a write-ahead log, which cannot 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, case, func, inspect, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Table,
+    case,
+    func,
+    inspect,
+    select,
+    tuple_,
+)
 
 from . import tables
+from .compacted.buckets import is_rollup
+from .compacted.codec import decode
 from .engines import WAL_BYTES, Database
 from .errors import MoescopeError
 from .migrate import AUTO_VACUUM, PAGE_BYTES, checked_version, set_up_of, versions
@@ -177,10 +190,43 @@ def _misfits(database: Database) -> Iterator[Fault]:
         layout.id == scalar.layout_id,
         func.length(scalar.data) == FLOAT.itemsize * num_names,
     )
+    yield from _unreadable(database)
     for rows, wanted in ((tables.vector_rows, is_cut), (tables.scalar_rows, ~has_name.exists())):
         count = database.read(partial(_count, rows=rows, wanted=wanted))
         if count:
             yield Fault(f"{count} rows of {rows.name} hold numbers that do not fit", _RESTORE)
+
+
+def _unreadable(database: Database) -> Iterator[Fault]:
+    """Chunks and roll-ups that cannot be read."""
+    for table in (tables.chunks, tables.chunk_steps, tables.rollups):
+        count, after = 0, None
+        while True:
+            rows = database.read(partial(_some, table=table, after=after))
+            if not rows:
+                break
+            after = tuple(rows[-1][:-1])
+            count += sum(not _is_readable(table, row) for row in rows)
+        if count:
+            yield Fault(f"{count} rows of {table.name} cannot be read", _RESTORE)
+
+
+def _some(connection: Connection, table: Table, after: tuple[Any, ...] | None) -> Sequence[Any]:
+    key = list(table.primary_key)
+    statement = select(*key, table.c.data).order_by(*key).limit(256)
+    if after is not None:
+        statement = statement.where(tuple_(*key) > after)
+    return connection.execute(statement).all()
+
+
+def _is_readable(table: Table, row: Any) -> bool:
+    if table is tables.rollups:
+        return is_rollup(row.data)
+    try:
+        decode(row.data, row.window)
+    except ValueError:
+        return False
+    return True
 
 
 def told(report: StoreReport) -> Sequence[str]:

@@ -140,6 +140,13 @@ def read_vector_buckets(
     return np.concatenate(starts), np.concatenate(parts)
 
 
+def is_rollup(data: bytes) -> bool:
+    """Whether these bytes are records of a scalar, or of a vector."""
+    width = int.from_bytes(data[:4], "little")
+    is_vector = (len(data) - 4) % vector_record(width % 2**20).itemsize == 0
+    return len(data) % SCALAR.itemsize == 0 or is_vector
+
+
 def kept_points(
     base_B: NDArray[np.int64], records_B: NDArray[np.void]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32]]:
