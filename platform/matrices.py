@@ -8,6 +8,7 @@ closed one stays what it is while the run grows.
 # B buckets  N points  K numbers of each
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,7 +163,7 @@ def _joined(signal: str, parts: Sequence[Bands]) -> Bands:
         return _empty(signal)
     widest = max(part.low.shape[1] for part in parts)
 
-    def wide(arrays: Sequence[NDArray[np.generic]], fill: float) -> NDArray[np.generic]:
+    def wide(arrays: Sequence[NDArray[Any]], fill: float) -> NDArray[Any]:
         padded = [
             np.pad(array, ((0, 0), (0, widest - array.shape[1])), constant_values=fill)
             for array in arrays

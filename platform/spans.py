@@ -39,9 +39,9 @@ class Span:
             self.last_value = value
         if not math.isfinite(value):
             return
-        if self.low is None or value < self.low or (value == self.low and step < self.low_step):
+        if self.low is None or (value, step) < (self.low, self.low_step or 0):
             self.low, self.low_step = value, step
-        if self.high is None or value > self.high or (value == self.high and step < self.high_step):
+        if self.high is None or (-value, step) < (-self.high, self.high_step or 0):
             self.high, self.high_step = value, step
 
 

@@ -84,13 +84,13 @@ def scalar_buckets(
     out["offset"] = np.where(at < 0, NOWHERE, steps_N[at] % WINDOW)
     out["time_s"] = np.where(at < 0, 0, times_N[at])
     out["value"] = np.where(at < 0, 0, values_N[at])
-    return out.tobytes()
+    return bytes(out.tobytes())
 
 
 def vector_buckets(steps_N: NDArray[np.int64], values_NK: NDArray[np.float32], level: int) -> bytes:
     """The records of a window's buckets that have points, behind how many numbers each has (u4)."""
     num_numbers = values_NK.shape[1]
-    head = np.uint32(num_numbers).astype("<u4").tobytes()
+    head = num_numbers.to_bytes(4, "little")
     starts_B, _ = _parts(steps_N, level)
     if len(starts_B) == 0:
         return head
@@ -105,7 +105,7 @@ def vector_buckets(steps_N: NDArray[np.int64], values_NK: NDArray[np.float32], l
     with np.errstate(invalid="ignore"):
         out["mean"] = sums / finite
     out["finite"] = finite
-    return head + out.tobytes()
+    return bytes(head + out.tobytes())
 
 
 def read_scalar_buckets(

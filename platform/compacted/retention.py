@@ -97,7 +97,7 @@ def _due(
             old = store.database.read(partial(_old_windows, number=rows[0][0], oldest_s=oldest_s))
             rows = [row for row in rows if (row[3], row[4]) in old]
     for key, some in groupby(rows, key=lambda row: tuple(row[:4])):
-        yield key, [row[4] for row in some]  # type: ignore[misc]
+        yield key, [row[4] for row in some]
 
 
 def _old_windows(connection: Connection, number: int, oldest_s: float) -> set[tuple[int, int]]:
@@ -168,4 +168,5 @@ def _near(steps_N: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.boo
     distance = [
         np.abs(kept[np.clip(after + shift, 0, len(kept) - 1)] - steps_N) for shift in (-1, 0)
     ]
-    return np.minimum(*distance) <= AROUND_AN_ALERT
+    is_near: NDArray[np.bool_] = np.minimum(*distance) <= AROUND_AN_ALERT
+    return is_near

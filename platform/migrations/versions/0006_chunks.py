@@ -14,7 +14,7 @@ _KEYS = {
 }
 
 
-def _key(name: str) -> sa.Column:
+def _key(name: str) -> sa.Column[int]:
     kind = sa.BigInteger if name == "window" else sa.Integer
     return sa.Column(name, kind, primary_key=True, autoincrement=False)
 

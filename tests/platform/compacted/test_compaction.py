@@ -55,7 +55,7 @@ def rows_left(store: Store) -> tuple[int, int]:
     """(rows of scalars, rows of vectors)"""
     counts = [
         store.database.read(
-            lambda c, name=name: c.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar_one()  # type: ignore[misc]
+            lambda c, n=name: c.exec_driver_sql(f"SELECT count(*) FROM {n}").scalar_one()  # type: ignore[misc]
         )
         for name in ("scalar_rows", "vector_rows")
     ]
