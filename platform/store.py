@@ -234,14 +234,14 @@ class Store:
         statement = select(tables.checkpoints).where(kept.run_id == run_id)
         return self._all(statement.order_by(kept.segment, kept.step), lambda row: Checkpoint(**row))
 
-    def write_frames(self, frames: Sequence[Frame]) -> None:
+    def write_frames(self, frames: Sequence[Frame], *, is_durable: bool = False) -> None:
         """Writes samples; reading them is `platform/series.py`. Writing the same frames twice
-        changes nothing.
+        changes nothing. Durable: on disk when it returns.
 
         Raises MoescopeError on an unknown signal or a wrong shape (then nothing was written),
         UnknownRun, or StoreAway.
         """
-        write_frames(self.database, frames)
+        write_frames(self.database, frames, is_durable=is_durable)
 
     def put_alert(self, alert: Alert) -> None:
         """Adds an alert or brings it up to date; a state that a person has set stays, until the
