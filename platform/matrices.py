@@ -25,6 +25,9 @@ from .series import sources, stretches_of
 from .store import Store
 from .stretches import rows_to_read, stretch
 
+_STEPS_ONE_BY_ONE = 16 * WINDOW
+"""Steps that are read for buckets which no roll-up has."""
+
 
 def read_matrix(
     store: Store,
@@ -38,7 +41,8 @@ def read_matrix(
     segments: Sequence[int] | None = None,
 ) -> Bands:
     """Reads a signal from `from_step` to `to_step` (both included) of all or some segments, in at
-    most `max_buckets` buckets (one per segment at the least) of as few steps as that allows.
+    most `max_buckets` buckets (one per segment at the least) of as few steps as that allows; of a
+    stretch of more than 16,384 steps at least 64 each, since roll-ups are quick to read.
 
     row: one index of a 2-D signal's first dimension, which such a signal needs. Raises
     MoescopeError as `read_series` does.
@@ -57,6 +61,8 @@ def read_matrix(
         max_buckets, len(stretches)
     ):
         width *= 2
+    if sum(last - first + 1 for _, first, last in stretches) > _STEPS_ONE_BY_ONE:
+        width = max(width, LEVELS[0])
     bands = _read(store.database, source, the_row, stretches, width)
     if width < LEVELS[0] and _has_gaps(bands, stretches):
         # what was forgotten by rule lives on in the roll-ups

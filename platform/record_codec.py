@@ -6,6 +6,7 @@ head's `names`
 """
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import fields
@@ -72,7 +73,7 @@ def decode(payload: bytes) -> Record:
             return _PLAIN[kind](**head)
         values: dict[str, NDArray[np.float32]] = {}
         for name, shape in zip(head["names"], head["shapes"], strict=True):
-            count = int(np.prod(shape, dtype=np.int64))
+            count = math.prod(shape)
             values[name] = np.frombuffer(payload, "<f4", count, at).reshape(shape)
             at += 4 * count
         return Frame(head["run_id"], head["segment"], head["step"], head["time_s"], values)

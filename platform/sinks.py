@@ -35,6 +35,7 @@ from .sink_thread import SinkStatus, SinkThread
 __all__ = ["FanOut", "FanOutStatus", "Record", "Sink", "SinkStatus"]
 
 _FLUSH_EVERY_S = 0.2
+_FLOAT = np.dtype(np.float32)
 _QUEUE_BYTES = 64 * 2**20
 # share of the queue above which vectors are left out, so that scalars keep their room
 _NO_VECTORS_FROM = 0.5
@@ -168,7 +169,9 @@ class FanOut:
                     self._coalesced += 1
                     continue
                 try:
-                    copied = np.array(value, np.float32)
+                    # a method of the array costs a third of numpy's own function
+                    is_right = type(value) is np.ndarray and value.dtype == _FLOAT
+                    copied = value.copy() if is_right else np.array(value, np.float32)
                 except (TypeError, ValueError) as error:
                     _log.error("%s at step %d is no array of numbers: %s", name, frame.step, error)
                     continue
