@@ -1,16 +1,35 @@
-"""What a list of MLflow's runs shows of a run: how it ended, and where its scalars ended."""
+"""What MLflow has of a run: how it ended, where its scalars ended, its files, its place among
+others."""
 
+import json
 import math
 import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 
-from moescope.platform.catalogue import GRAD_NORM, LOSS_SPIKE_SCORE, LOSS_TOTAL
+from moescope.platform.catalogue import EXPERT_LOAD, GRAD_NORM, LOSS_SPIKE_SCORE, LOSS_TOTAL
+from moescope.platform.mlflow_mirror.files import FilesNotTaken
+from moescope.platform.mlflow_mirror.numbers_sent import NON_FINITE, PER_LAYER
 from moescope.platform.mlflow_sink import STATUSES, MlflowSink
-from moescope.platform.records import Event, Frame, Run, RunStatus, Segment
+from moescope.platform.records import (
+    Alert,
+    Checkpoint,
+    Event,
+    Frame,
+    Health,
+    Incident,
+    Run,
+    RunStatus,
+    Segment,
+    Trial,
+)
 
 # MLflow 3.17 maps a relation in a way that SQLAlchemy 2.1 has deprecated; goes when MLflow's pin
 # moves on
@@ -156,3 +175,216 @@ def test_the_clips_that_an_event_tells_of_are_files_of_the_run(
     # beside the database, and not where one happens to be
     assert (tmp_path / "mlartifacts").is_dir()
     assert not (elsewhere / "mlruns").exists()
+
+
+def file_of(url: str, run: Run, name: str) -> str:
+    place = str(seen(url, run)["all"].info.artifact_uri).removeprefix("file://")
+    return (Path(place) / name).read_text()
+
+
+def checkpoint(run: Run, segment: int, step: int, health: Health = "fresh") -> Checkpoint:
+    return Checkpoint(run.id, segment, step, f"checkpoints/{step}", step, 100, 1.0, health)
+
+
+def test_a_run_has_its_configuration_and_the_manifest_of_its_checkpoints(url: str) -> None:
+    run = replace(a_run(), config={"model": {"width": 64}, "steps": 10})
+    sink = MlflowSink(url, run)
+    sink.write([Segment(run.id, 0, 0, "start", 1.0), checkpoint(run, 0, 4)])
+    sink.write([checkpoint(run, 0, 8), checkpoint(run, 0, 4, "certified")])
+    sink.close()
+    # another process, as after a kill, knows of none of them
+    sink = MlflowSink(url, run)
+    sink.write([Segment(run.id, 1, 8, "resume", 2.0, 0, 7), checkpoint(run, 0, 8, "tainted")])
+    sink.write([checkpoint(run, 1, 12)])
+    sink.close()
+    assert json.loads(file_of(url, run, "config.json")) == run.config
+    rows = json.loads(file_of(url, run, "checkpoints.json"))
+    assert [(row["segment"], row["step"], row["health"]) for row in rows] == [
+        (0, 4, "certified"),
+        (0, 8, "tainted"),
+        (1, 12, "fresh"),
+    ]
+    assert rows[0]["path"] == "checkpoints/4"
+    assert rows[0]["num_bytes"] == 100
+
+
+def test_the_expert_loads_are_a_table_for_each_segment_written_rarely(url: str) -> None:
+    run = a_run("finished")
+
+    def loads(segment: int, step: int) -> Frame:
+        table = np.full((2, 3), step, np.float32)
+        return Frame(run.id, segment, step, 100.0 + step, {EXPERT_LOAD: table})
+
+    sink = MlflowSink(url, run)
+    sink.write([Segment(run.id, 0, 0, "start", 1.0), loads(0, 0)])
+    name = "expert_load/segment_0.csv"
+    first = "step,layer,expert_0,expert_1,expert_2\n0,0,0,0,0\n0,1,0,0,0\n"
+    assert file_of(url, run, name) == first
+    sink.write([loads(0, step) for step in range(1, 290)])
+    assert file_of(url, run, name) == first  # less than five minutes later
+    sink.write([loads(0, 310)])
+    assert file_of(url, run, name).splitlines()[1] == "310,0,310,310,310"
+    sink.write([loads(0, 320), Segment(run.id, 1, 300, "rollback", 2.0, 0, 299), loads(1, 300)])
+    assert file_of(url, run, name).splitlines()[2] == "320,1,320,320,320"
+    sink.write([loads(1, 301)])
+    sink.close()
+    assert file_of(url, run, "expert_load/segment_1.csv").splitlines()[1].startswith("301,0,")
+
+
+def test_each_layer_has_its_lines_and_no_expert_has_one(url: str) -> None:
+    run = a_run()
+    values = {name: np.arange(3, dtype=np.float32) for name in PER_LAYER}
+    values[EXPERT_LOAD] = np.ones((3, 4), np.float32)
+    sink = MlflowSink(url, run)
+    sink.write([Segment(run.id, 0, 0, "start", 1.0), Frame(run.id, 0, 5, 100.0, values)])
+    sink.close()
+    assert seen(url, run)["0"].data.metrics == {
+        f"{name}/layer_{layer:02d}": layer for name in PER_LAYER for layer in range(3)
+    }
+
+
+def test_the_account_of_an_incident_is_a_file_to_read_and_one_for_programs(url: str) -> None:
+    run = a_run()
+    key = f"{run.id}/spike/7"
+    alert = Alert(key, run.id, 0, "spike", "critical", 6, 7, 9.0, 4.0, "loss is up", 1.0, key)
+    content = {
+        "onset": {"step": 6, "batch": 3, "segment": 0},
+        "alarm": {"step": 7, "segment": 0},
+        "movers": [{"step": 6, "what": "router entropy of layer 3", "score": -8.25}],
+        "clips": [{"name": "a-disc.mp4", "score": 11.0, "modality": "video"}],
+        "verdict": {"words": "the data", "evidence": [{"speaks_for": "data", "text": "it heals"}]},
+        "next": ["Look at the clips."],
+        "notes": [],
+    }
+    sink = MlflowSink(url, run)
+    sink.write([Segment(run.id, 0, 0, "start", 1.0), alert])
+    sink.write([Incident(key, run.id, 2.0, "data", True, content)])
+    sink.close()
+    assert json.loads(file_of(url, run, "incidents/spike-7.json"))["content"] == content
+    page = file_of(url, run, "incidents/spike-7.md")
+    assert page.startswith("# spike: loss is up\n")
+    for line in (
+        "- onset: step 6 of segment 0",
+        "the data",
+        "- speaks for data: it heals",
+        "- step 6: router entropy of layer 3, -8.2 spreads",
+        "- a-disc.mp4, 11.0 spreads in video",
+        "- Look at the clips.",
+    ):
+        assert line in page.splitlines()
+
+
+def test_a_nan_is_a_tag_and_a_gap(url: str) -> None:
+    run = a_run()
+    frames = [frame(run, 0, step, loss__total=step, grad__norm=1.0) for step in range(6)]
+    frames[2] = frame(run, 0, 2, loss__total=math.nan, grad__norm=1.0)
+    frames[4] = frame(run, 0, 4, loss__total=math.inf, grad__norm=math.nan)
+    sink = MlflowSink(url, run)
+    sink.write([Segment(run.id, 0, 0, "start", 1.0), *frames[:4]])
+    sink.close()
+    sink = MlflowSink(url, run)  # after a kill: some frames come again
+    sink.write(frames[2:])
+    sink.close()
+    tags = seen(url, run)["0"].data.tags
+    said = {key: text for key, text in tags.items() if key.startswith("moescope.non_finite.")}
+    assert said == {
+        "moescope.non_finite.loss/total": "first at step 2, last at step 4, in 2 steps: nan, inf",
+        "moescope.non_finite.grad/norm": "first at step 4, last at step 4, in 1 step: nan",
+    }
+    run_id = seen(url, run)["0"].info.run_id
+    assert history(url, run_id, LOSS_TOTAL) == [(0, 0.0), (1, 1.0), (3, 3.0), (5, 5.0)]
+    assert history(url, run_id, NON_FINITE) == [(2, 1.0), (4, 2.0)]
+
+
+def test_a_trial_is_nested_in_its_study_and_its_segments_in_it(url: str) -> None:
+    runs = [replace(a_run(), id=f"t{i}", name=f"trial {i}", project="widths") for i in range(2)]
+    for i, run in enumerate(runs):
+        trial = Trial("widths", f"key-{i}", i, f"width={64 << i}", {}, {}, {}, run_id=run.id)
+        sink = MlflowSink(url, run, trial=trial)
+        sink.write([Segment(run.id, 0, 0, "start", 1.0)])
+        sink.close()
+    parents = set()
+    for i, run in enumerate(runs):
+        found = seen(url, run)
+        assert found["0"].data.tags["mlflow.parentRunId"] == found["all"].info.run_id
+        assert found["all"].data.tags["moescope.trial"] == f"width={64 << i}"
+        parents.add(found["all"].data.tags["mlflow.parentRunId"])
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=url)
+    (parent,) = parents
+    assert client.get_run(parent).data.tags["moescope.study"] == "widths"
+    assert client.get_run(parent).info.run_name == "study widths"
+
+
+def test_a_run_that_somebody_deletes_in_mlflow_is_made_anew_and_goes_on(url: str) -> None:
+    from mlflow import MlflowClient
+
+    run = a_run()
+    sink = MlflowSink(url, run)
+    sink.write([Segment(run.id, 0, 0, "start", 1.0), frame(run, 0, 0, loss__total=1.0)])
+    client = MlflowClient(tracking_uri=url)
+    for known in seen(url, run).values():
+        client.delete_run(known.info.run_id)
+    more = [frame(run, 0, 1, loss__total=2.0)]
+    # no record is at fault: it comes again
+    with pytest.raises(MlflowException, match="must be in the 'active' state"):
+        sink.write(more)
+    sink.write(more)
+    sink.close()
+    found = seen(url, run)
+    assert sorted(found) == ["0", "all"]
+    assert history(url, found["0"].info.run_id, LOSS_TOTAL) == [(1, 2.0)]
+
+
+def test_where_no_file_can_be_kept_numbers_arrive_all_the_same(url: str, tmp_path: Path) -> None:
+    (tmp_path / "mlartifacts").write_text("a file where the folder should be")
+    run = replace(a_run(), config={"steps": 10})
+    sink = MlflowSink(url, run)
+    records = [Segment(run.id, 0, 0, "start", 1.0), frame(run, 0, 0, loss__total=1.0)]
+    for _ in range(2):
+        with pytest.raises(FilesNotTaken):
+            sink.write(records)
+    sink.write(records)
+    sink.write([frame(run, 0, 1, loss__total=2.0)])
+    sink.close()
+    assert history(url, seen(url, run)["0"].info.run_id, LOSS_TOTAL) == [(0, 1.0), (1, 2.0)]
+
+
+def test_where_the_service_keeps_files_they_arrive_while_it_is_down(
+    url: str, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    # as the service's server makes an experiment, with files beside its database
+    MlflowClient(tracking_uri=url).create_experiment(a_run().project, "mlflow-artifacts:/7")
+    (tmp_path / "mlartifacts").mkdir()
+    run = replace(a_run(), config={"steps": 10})
+    for step in (4, 8):
+        sink = MlflowSink(url, run)
+        sink.write([Segment(run.id, 0, 0, "start", 1.0), checkpoint(run, 0, step)])
+        sink.close()
+    whole = seen(url, run)["all"]
+    assert whole.info.artifact_uri == f"mlflow-artifacts:/7/{whole.info.run_id}/artifacts"
+    folder = tmp_path / "mlartifacts" / "7" / whole.info.run_id / "artifacts"
+    assert json.loads((folder / "config.json").read_text()) == {"steps": 10}
+    rows = json.loads((folder / "checkpoints.json").read_text())
+    assert [row["step"] for row in rows] == [4, 8]
+
+
+@pytest.mark.parametrize("num_locks", [1, 2], ids=["one-machine", "two-machines"])
+def test_two_processes_at_once_make_no_run_twice(
+    url: str, tmp_path: Path, mirror_at_once: Callable[..., None], num_locks: int
+) -> None:
+    from mlflow import MlflowClient
+
+    names = [f"run-{i}" for i in range(4)]
+    folders = [tmp_path / "lock-0", tmp_path / f"lock-{num_locks - 1}"]
+    mirror_at_once(url, "widths", names, folders)
+    client = MlflowClient(tracking_uri=url)
+    experiment = client.get_experiment_by_name("widths")
+    assert experiment is not None
+    found = [known.data.tags for known in client.search_runs([experiment.experiment_id])]
+    made = Counter((tags.get("moescope.run_id"), tags.get("moescope.segment")) for tags in found)
+    # of each run the whole and its segment, and one of the study that all are trials of
+    assert made == {(None, None): 1} | {(n, s): 1 for n in names for s in ("all", "0")}
