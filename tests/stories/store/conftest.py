@@ -29,7 +29,15 @@ class Server:
             *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
             *("--artifacts-destination", str(folder / ARTIFACTS)),
         ]
+        # it would hash the password some hundred thousand times at each request
+        config = folder / "auth.ini"
+        config.write_text(
+            "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
+            f"database_uri = sqlite:///{folder / 'auth.db'}\n"
+            "grant_default_workspace_access = false\nauth_cache_ttl_seconds = 600\n"
+        )
         environment = {
+            "MLFLOW_AUTH_CONFIG_PATH": str(config),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "a key of the tests",
