@@ -25,11 +25,11 @@ from .platform.shell import (
     StoreUrl,
     alerts_app,
     asked_settings,
-    db_app,
     opened_store,
     rollback,
     runs_app,
 )
+from .platform.shell_db import db_app
 from .platform.terminal import one_line, say, say_json, say_rows
 from .platform.threads import wait_patiently
 from .studies.shell import study_app

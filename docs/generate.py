@@ -48,8 +48,8 @@ COMMANDS_HEAD = """# Commands
 Written by `make docs` from the command line itself. A mistake is told on one line and gives exit
 code 2; a command that did not reach its aim gives 1. Settings come from the environment
 (`MOESCOPE_HOME`, `MOESCOPE_STORE`, `MOESCOPE_MLFLOW`, `MOESCOPE_NOTIFY`, `MOESCOPE_HOST`,
-`MOESCOPE_DASHBOARD_PORT`, `MOESCOPE_MLFLOW_PORT`, `MOESCOPE_METRICS_PORT`, `MOESCOPE_TOKEN`); an
-option wins over them.
+`MOESCOPE_DASHBOARD_PORT`, `MOESCOPE_MLFLOW_PORT`, `MOESCOPE_METRICS_PORT`, `MOESCOPE_TOKEN`,
+`MOESCOPE_ALLOW_NETWORK_STORE`); an option wins over them.
 """
 ALERTS_HEAD = """# Alerts
 

@@ -24,6 +24,7 @@ from .announcement import living_service
 from .engines import Database, masked, parsed_url, shown_url
 from .errors import MoescopeError
 from .migrate import checked_version, versions
+from .network_store import refuse_network_store
 from .precision import policy_of
 from .settings import Settings
 
@@ -229,6 +230,10 @@ def _version(store_url: str) -> Finding | None:
 
 
 def _embedded(path: Path, shown: str, store_url: str) -> Finding:
+    try:
+        refuse_network_store(path)
+    except MoescopeError as error:
+        return Finding("database", "bad", str(error), "set MOESCOPE_STORE or --store")
     if not path.exists():
         folder = path.parent
         if folder.exists() and not os.access(folder, os.W_OK):

@@ -3,7 +3,8 @@ faults as one line.
 
 SQLite: WAL, so readers and the one writer never wait for each other; a write begins with BEGIN
 IMMEDIATE and so waits for its turn at the start, where waiting is safe. A busy database is asked
-again until `patience_s` has passed.
+again until `patience_s` has passed. SQLite writes its WAL back by itself every 1,000 pages; where a
+long read kept it from that until the file outgrew `WAL_BYTES`, whoever writes next does it.
 """
 
 import os
@@ -11,17 +12,24 @@ import random
 import re
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
 from .errors import MoescopeError
 
 Answer = TypeVar("Answer")
 PATIENCE_S = 20.0
+WAL_BYTES = 64 * 2**20
+"""Size of SQLite's write-ahead log from which on a writer cuts it between two transactions."""
+_LOOK_AT_WAL_EVERY_S = 1.0
+# waiting for readers holds all writers up, so it is given up at once and tried again
+_CUT_WAITS_MS = 20
 # of its own: side threads must not draw from the generator that a training draws from
 _chance = random.Random()
 _BUSY_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
@@ -64,8 +72,16 @@ class Database:
         """
         self.layouts: dict[int, list[str]] = {}
         """{layout id: names of its scalars}, likewise."""
+        self.num_lost = 0
+        """How often a server closed the connections. It may have crashed, and then what was written
+        without is_durable just before is gone: see `bring_to_disk`.
+        """
         self._patience_s = patience_s
         self._engine = _engine(self.url, patience_s)
+        self.write_times_s: deque[float] = deque(maxlen=4096)
+        """How long the newest writing transactions were open, the waiting for their turn left
+        out."""
+        self._next_look_s = 0.0
         self._lock = Lock()
         self._process = os.getpid()
         self._inode: tuple[int, int] | None = None
@@ -75,7 +91,58 @@ class Database:
 
     def write(self, work: Callable[[Connection], Answer], *, is_durable: bool = False) -> Answer:
         """Durable: on disk when it returns, also if the machine loses power a moment later."""
-        return self._attempt(work, "durable" if is_durable else "write")
+        answer = self._attempt(work, "durable" if is_durable else "write")
+        if self.file is not None and time.monotonic() >= self._next_look_s:
+            self._next_look_s = time.monotonic() + _LOOK_AT_WAL_EVERY_S
+            if self.wal_bytes() > WAL_BYTES:
+                with suppress(MoescopeError):  # the answer counts; the next writer cuts it
+                    self.cut_wal()
+        return answer
+
+    def maintain(self, work: Callable[[Connection], Answer]) -> Answer:
+        """For what works outside of a transaction only, such as VACUUM: each statement is one."""
+        return self._attempt(work, "maintain")
+
+    def wal_bytes(self) -> int:
+        """Size of SQLite's write-ahead log; 0 where there is none."""
+        if self.file is None:
+            return 0
+        try:
+            return os.stat(f"{self.file}-wal").st_size
+        except OSError:
+            return 0
+
+    def cut_wal(self) -> bool:
+        """Writes SQLite's write-ahead log back and cuts it to nothing; False where a reader keeps
+        it from that for now. Others go on writing but for the last moment.
+        """
+
+        def work(connection: Connection) -> bool:
+            # the bulk of it without the writer's lock, so that the cut has little left to do
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").all()
+            was = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {_CUT_WAITS_MS}")
+            try:
+                cut = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {was}")
+            return not cut[0]
+
+        return self.file is not None and self.maintain(work)
+
+    def bring_to_disk(self, num_lost: int) -> None:
+        """Makes durable what was written since `num_lost` was looked at. An embedded store's own
+        machine keeps it (or loses power, and then the journal's end is lost too).
+
+        Raises StoreAway where a server may have lost some of it: then all must be written again.
+        """
+        if self.is_embedded:
+            return
+        # a commit that waits for the disk brings all that was committed before it
+        message = text("SELECT pg_logical_emit_message(true, 'moescope', '')")
+        self.write(lambda c: c.execute(message), is_durable=True)
+        if self.num_lost != num_lost:
+            raise StoreAway(f"store {self.shown} broke off in the middle: it is written again")
 
     def give_back_disk(self) -> None:
         """Hands the pages of deleted rows back to the file system, in bites that hold nobody up."""
@@ -104,13 +171,24 @@ class Database:
                 self._mind_the_file()
                 with self._engine.connect() as plain:
                     connection = plain.execution_options(moescope_purpose=purpose)
+                    if purpose == "maintain" and not self.is_embedded:
+                        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
                     with connection.begin():
-                        return work(connection)
+                        begun_s = time.monotonic()
+                        answer = work(connection)
+                    if purpose in ("write", "durable"):
+                        self.write_times_s.append(time.monotonic() - begun_s)
+                    return answer
             except exc.IntegrityError:
                 raise
             except exc.DBAPIError as error:
                 # a server that restarted closed every pooled connection: once more with a new one
                 is_lost = error.connection_invalidated and not is_reconnected
+                if error.connection_invalidated:
+                    self.num_lost += 1
+                    # a crash may have taken those that were the last to be added
+                    self.names.clear()
+                    self.layouts.clear()
                 is_reconnected = is_reconnected or is_lost
                 if _sqlite_code(error) == sqlite3.SQLITE_READONLY:
                     # a connection that was opened read-only stays so after the file is mended
@@ -225,6 +303,9 @@ def _engine(url: URL, patience_s: float) -> Engine:
     connect_args = {
         "connect_timeout": 5,
         "application_name": "moescope",
+        # a database made where no language was set knows no letters (SQL_ASCII), and its text would
+        # come back as bytes
+        "client_encoding": "utf8",
         # a server that vanished without a word is noticed in about 25 s, not in hours
         "keepalives_idle": 10,
         "keepalives_interval": 5,
@@ -250,6 +331,8 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     purpose = connection.get_execution_options().get("moescope_purpose", "read")
+    if purpose == "maintain":
+        return
     if purpose != "read":
         # synchronous cannot change inside a transaction
         connection.exec_driver_sql(

@@ -10,16 +10,18 @@ are ever read; what a crash left half written is cut when the journal is opened 
 the middle is stepped over and counted.
 
 Thread rules: one `Journal` per folder and machine (a file lock holds that, and falls with its
-process). `append` is called under the owner's lock. Each `JournalReader` belongs to one thread;
-readers may run beside the writer.
+process). `append`, `sync_later` and `start_anew` are called under the owner's lock; what
+`sync_later` returns is not, since a slow disk may take seconds. Each `JournalReader` belongs to one
+thread; readers may run beside the writer.
 """
 
 import fcntl
 import json
 import os
 import struct
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -88,37 +90,65 @@ class Journal:
         self._number = max(taken, default=0) + 1
         self._size = 0
         self._file: BinaryIO | None = None
+        self._is_named = threading.Event()
+        """Whether the live file's name is on the disk; each file has its own."""
 
     @property
     def end(self) -> Position:
         """Everything before it is whole and may be read."""
         return Position(self._number, self._size)
 
-    def append(self, entries: Sequence[bytes], *, is_durable: bool) -> None:
-        """Writes packed entries; with is_durable they are fsynced, else they survive the process
-        but not the machine.
+    def append(self, entries: Sequence[bytes]) -> None:
+        """Writes packed entries: they survive the process, and the machine after `sync_later`.
 
         Raises OSError (disk full, folder gone); what was then half written is cut again, so that
         the caller may retry.
         """
         if self._size >= self._rotate_bytes:
-            self._rotate()
+            self.start_anew()
         if self._file is None:
             # unbuffered: a half-written entry must not linger in a buffer and surface later
             self._file = _path(self.folder, self._number).open("ab", buffering=0)
-            if is_durable:
-                sync(self.folder)
         blob = b"".join(entries)
         try:
             written = 0
             while written < len(blob):
                 written += self._file.write(blob[written:]) or 0
-            if is_durable:
-                os.fsync(self._file.fileno())
         except OSError:
             self._give_way(self._file)
             raise
         self._size += len(blob)
+
+    def sync_later(self) -> Callable[[], None]:
+        """Returns the call that brings what was just appended to the disk itself: once, from any
+        thread, without the owner's lock.
+
+        It raises OSError; then the same must be appended again, to a file that is started anew: a
+        second fsync of this one would not tell the truth.
+        """
+        assert self._file is not None, "nothing was appended"
+        handle = os.dup(self._file.fileno())
+        is_named = self._is_named
+
+        def bring() -> None:
+            try:
+                os.fsync(handle)
+                if not is_named.is_set():
+                    sync(self.folder)
+                    is_named.set()
+            finally:
+                os.close(handle)
+
+        return bring
+
+    def start_anew(self) -> None:
+        """What is appended from now on goes to another file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._number += 1
+        self._size = 0
+        self._is_named = threading.Event()
 
     def num_bytes(self) -> int:
         """Returns what the journal takes on disk."""
@@ -146,20 +176,13 @@ class Journal:
     def close(self, taken: Position = NOWHERE) -> None:
         """Ends writing; deletes what lies wholly before `taken`, the last file included."""
         if taken >= self.end:
-            self._rotate()
+            self.start_anew()
             taken = self.end
         self.forget_before(taken)
         if self._file is not None:
             self._file.close()
             self._file = None
         self._lock_file.close()
-
-    def _rotate(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self._number += 1
-        self._size = 0
 
     def _give_way(self, file: BinaryIO) -> None:
         is_clean = True
@@ -170,7 +193,7 @@ class Journal:
         # a full disk: a file that every sink has read can only be deleted once it is no longer the
         # live one
         if self._size or not is_clean:
-            self._rotate()
+            self.start_anew()
 
 
 class JournalReader:

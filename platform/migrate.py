@@ -18,10 +18,18 @@ from sqlalchemy import Connection, inspect, text
 from . import tables
 from .engines import PATIENCE_S, Database, StoreAway
 from .errors import MoescopeError
+from .network_store import refuse_network_store
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # any constant: moescope's upgrades of one PostgreSQL server wait for each other
 _POSTGRES_LOCK = 0x6D6F6573
+PAGE_BYTES = 16384
+"""Of a page of an embedded store. A row above a quarter of a page spills over in a WITHOUT ROWID
+table, and 4 KiB pages would bloat every layer of more than about 245 experts (facts: tracking.md
+5.1).
+"""
+AUTO_VACUUM = 2
+"""Incremental: what is deleted is given back when somebody asks for it."""
 
 
 def upgrade_store(url: str) -> tuple[str, str]:
@@ -33,6 +41,8 @@ def upgrade_store(url: str) -> tuple[str, str]:
     """
     database = Database(url)
     try:
+        if database.file is not None:
+            refuse_network_store(database.file)
         return prepare(database, may_upgrade=True)
     finally:
         database.close()
@@ -124,19 +134,25 @@ def _run_alembic(connection: Connection, migrations: Path) -> None:
 
 
 def _create_file(database: Database) -> None:
-    """Sets what cannot be set later. A row above a quarter of a page spills over in a WITHOUT
-    ROWID table, and 4 KiB pages would bloat every layer of more than about 245 experts (page
-    size before WAL, facts: tracking.md 5.1).
-    """
-
     def work(connection: Connection) -> None:
-        connection.exec_driver_sql("COMMIT")  # none of these works inside a transaction
-        connection.exec_driver_sql("PRAGMA page_size = 16384")
-        connection.exec_driver_sql("PRAGMA auto_vacuum = INCREMENTAL")
+        set_up_file(connection)
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-        connection.exec_driver_sql("BEGIN")
 
-    database.read(work)
+    database.maintain(work)
+
+
+def set_up_file(connection: Connection) -> None:
+    """Sets what a file can only be given before its first page, or by a VACUUM without a
+    write-ahead log. Outside of a transaction.
+    """
+    connection.exec_driver_sql(f"PRAGMA page_size = {PAGE_BYTES}")
+    connection.exec_driver_sql(f"PRAGMA auto_vacuum = {AUTO_VACUUM}")
+
+
+def set_up_of(connection: Connection) -> dict[str, object]:
+    """How an embedded store was set up: page_size, journal_mode, auto_vacuum."""
+    names = ("page_size", "journal_mode", "auto_vacuum")
+    return {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names}
 
 
 @contextmanager

@@ -6,7 +6,6 @@ All numbers are little-endian float32.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,33 +14,21 @@ from .catalogue import signal_spec
 from .errors import MoescopeError
 from .records import Frame
 from .signals.spec import SignalSpec
+from .spans import Span
 
 BETWEEN_NAMES = "\n"
 """Divides the names of a layout; a blank may be part of a user's name."""
-WHOLE_VECTOR = -1
-"""The row of a 1-D signal."""
+WHOLE = -1
+"""The row of a signal that has none."""
 FLOAT = np.dtype("<f4")
 
 
-class GroupKey(NamedTuple):
-    run_id: str
-    group: str
-    segment: int
-    step: int
-
-
-class VectorKey(NamedTuple):
-    run_id: str
-    signal: str
-    row: int
-    segment: int
-    step: int
-
-
-class SpanKey(NamedTuple):
-    run_id: str
-    signal: str
-    segment: int
+GroupKey = tuple[str, str, int, int]
+"""(run id, group, segment, step)"""
+VectorKey = tuple[str, str, int, int, int]
+"""(run id, signal, row, segment, step)"""
+SpanKey = tuple[str, str, int]
+"""(run id, signal, segment)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +39,7 @@ class PackedFrames:
     times_s: dict[GroupKey, float] = field(default_factory=dict)
     scalars: dict[GroupKey, dict[str, float]] = field(default_factory=dict)
     vectors: dict[VectorKey, bytes] = field(default_factory=dict)
-    spans: dict[SpanKey, tuple[int, int, int]] = field(default_factory=dict)
-    """{...: (first step, last step, rows of a matrix or 0)}"""
+    spans: dict[SpanKey, Span] = field(default_factory=dict)
 
 
 def pack(frames: Iterable[Frame]) -> PackedFrames:
@@ -81,23 +67,28 @@ def _add(packed: PackedFrames, frame: Frame, spec: SignalSpec, value: NDArray[np
             f"{spec.name} has shape {value.shape}, expected {len(spec.dimensions)} dimensions"
             f" ({', '.join(spec.dimensions) or 'a single number'})"
         )
-    run_id, segment, step = frame.run_id, frame.segment, frame.step
-    group = GroupKey(run_id, spec.group, segment, step)
+    name, run_id, segment, step = spec.name, frame.run_id, frame.segment, frame.step
+    group = run_id, spec.group, segment, step
+    scalars = packed.scalars.get(group)
+    if scalars is None:
+        scalars = packed.scalars[group] = {}
     packed.times_s[group] = frame.time_s
-    scalars = packed.scalars.setdefault(group, {})
-    num_rows = 0
+    num_rows = value.shape[0] if value.ndim > 1 else 0
+    span = packed.spans.get((run_id, name, segment))
+    if span is None:
+        span = packed.spans[run_id, name, segment] = Span(step, step)
+    span.add(step, num_rows)
     if value.ndim == 0:
-        scalars[spec.name] = float(value)
+        scalars[name] = number = float(value)
+        span.add_value(step, number)
     elif value.ndim == 1:
-        packed.vectors[VectorKey(run_id, spec.name, WHOLE_VECTOR, segment, step)] = value.tobytes()
+        packed.vectors[run_id, name, WHOLE, segment, step] = value.tobytes()
     else:
-        num_rows = value.shape[0]
+        data = value.tobytes()
+        size = len(data) // num_rows if num_rows else 0
         for row in range(num_rows):
-            key = VectorKey(run_id, spec.name, row, segment, step)
-            packed.vectors[key] = value[row].tobytes()
-    span = SpanKey(run_id, spec.name, segment)
-    first, last, most = packed.spans.get(span, (step, step, num_rows))
-    packed.spans[span] = (min(first, step), max(last, step), max(most, num_rows))
+            at = row * size
+            packed.vectors[run_id, name, row, segment, step] = data[at : at + size]
 
 
 def pack_scalars(values: dict[str, float]) -> tuple[str, bytes]:

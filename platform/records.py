@@ -337,3 +337,28 @@ class Series:
     times_s: NDArray[np.float64]
     values: NDArray[np.float32]
     """(points,) for a scalar, else (points, ...) in the signal's dimensions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """A stretch of one signal by buckets of steps, in the order of (segment, step).
+
+    B buckets, K numbers: 1 of a scalar, else those of a vector or of a matrix's row.
+    """
+
+    signal: str
+    width: int
+    """Steps of a bucket, a power of two."""
+    segments: NDArray[np.int32]
+    steps: NDArray[np.int64]
+    """(B,) where each bucket begins, a multiple of its width."""
+    num_points: NDArray[np.int64]
+    """(B,) measured steps of each."""
+    low: NDArray[np.float32]
+    """(B, K) lowest finite value; infinity where there is none."""
+    high: NDArray[np.float32]
+    """(B, K) highest finite value; minus infinity where there is none."""
+    mean: NDArray[np.float32]
+    """(B, K) of the finite values; NaN where there is none."""
+    num_finite: NDArray[np.int64]
+    """(B, K) how many of the points were finite."""

@@ -4,7 +4,7 @@ that come in two frames end up side by side in one row, whichever came first.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, select
@@ -13,9 +13,11 @@ from . import tables
 from .engines import Database, unknown_run
 from .packing import GroupKey, PackedFrames, pack, pack_scalars, unpack_scalars
 from .records import Frame
-from .upserts import Insert, insert_into, larger, replace, smaller
+from .row_writing import write_rows
+from .spans import widen_spans
+from .upserts import insert_into
 
-_ROWS_AT_ONCE = 1000
+_ROWS_AT_ONCE = 2000
 """Rows of one transaction: about 10 ms."""
 _SCALAR_COLUMNS = ("run_number", "group_id", "segment", "step", "time_s", "layout_id", "data")
 _VECTOR_COLUMNS = ("run_number", "signal_id", "row", "segment", "step", "data")
@@ -32,8 +34,9 @@ _EXISTING = (
 )
 
 
-def write_frames(database: Database, frames: Sequence[Frame]) -> None:
-    """Writes frames in their order, in transactions of about 10 ms each.
+def write_frames(database: Database, frames: Sequence[Frame], *, is_durable: bool = False) -> None:
+    """Writes frames in their order, in transactions of about 10 ms each. Durable: on disk when it
+    returns, also if the machine loses power a moment later.
 
     Raises MoescopeError on an unknown signal or a wrong shape (then nothing was written),
     UnknownRun, or StoreAway.
@@ -41,7 +44,8 @@ def write_frames(database: Database, frames: Sequence[Frame]) -> None:
     for packed in [pack(batch) for batch in _batches(frames)]:
         if not packed.times_s:  # frames without values
             continue
-        new = database.write(partial(_write, database=database, packed=packed))
+        work = partial(_write, database=database, packed=packed)
+        new = database.write(work, is_durable=is_durable)
         database.names.update(new)
 
 
@@ -64,9 +68,11 @@ def _write(
     """Writes one batch; returns the names that it had to add, to be remembered once the
     transaction is through.
     """
-    number = _run_numbers(connection, {key.run_id for key in packed.times_s})
+    number = _run_numbers(connection, {run_id for run_id, *_ in packed.times_s})
     known = dict(database.names)
-    group_id = _ids(connection, known, tables.groups, {key.group: {} for key in packed.times_s})
+    group_id = _ids(
+        connection, known, tables.groups, {group: {} for _, group, *_ in packed.times_s}
+    )
     signal_id = _ids(
         connection,
         known,
@@ -79,50 +85,38 @@ def _write(
     scalars = _merged(connection, packed.scalars, number, group_id)
     rows = {key: pack_scalars(values) for key, values in scalars.items()}
     layout_id = _ids(connection, known, tables.layouts, {layout: {} for layout, _ in rows.values()})
-    dialect = connection.dialect.name
-    connection.execute(
-        replace(dialect, tables.scalar_rows, _SCALAR_COLUMNS),
+    write_rows(
+        connection,
+        tables.scalar_rows,
+        _SCALAR_COLUMNS,
         [
-            {
-                "run_number": number[key.run_id],
-                "group_id": group_id[key.group],
-                "segment": key.segment,
-                "step": key.step,
-                "time_s": packed.times_s[key],
-                "layout_id": layout_id[layout],
-                "data": data,
-            }
-            for key, (layout, data) in rows.items()
+            (
+                number[run_id],
+                group_id[group],
+                segment,
+                step,
+                packed.times_s[run_id, group, segment, step],
+                layout_id[layout],
+                data,
+            )
+            for (run_id, group, segment, step), (layout, data) in rows.items()
         ],
     )
-    if packed.vectors:
-        connection.execute(
-            replace(dialect, tables.vector_rows, _VECTOR_COLUMNS),
-            [
-                {
-                    "run_number": number[key.run_id],
-                    "signal_id": signal_id[key.signal],
-                    "row": key.row,
-                    "segment": key.segment,
-                    "step": key.step,
-                    "data": data,
-                }
-                for key, data in packed.vectors.items()
-            ],
-        )
-    connection.execute(
-        _widen_spans(dialect),
+    write_rows(
+        connection,
+        tables.vector_rows,
+        _VECTOR_COLUMNS,
         [
-            {
-                "run_number": number[key.run_id],
-                "signal_id": signal_id[key.signal],
-                "segment": key.segment,
-                "first_step": first,
-                "last_step": last,
-                "num_rows": num_rows,
-            }
-            for key, (first, last, num_rows) in packed.spans.items()
+            (number[run_id], signal_id[signal], row, segment, step, data)
+            for (run_id, signal, row, segment, step), data in packed.vectors.items()
         ],
+    )
+    widen_spans(
+        connection,
+        {
+            (number[run_id], signal_id[signal], segment): span
+            for (run_id, signal, segment), span in packed.spans.items()
+        },
     )
     return known
 
@@ -160,11 +154,11 @@ def _merged(
     scalars: Mapping[GroupKey, dict[str, float]],
     number: Mapping[str, int],
     group_id: Mapping[str, int],
-) -> dict[GroupKey, dict[str, float]]:
+) -> Mapping[GroupKey, dict[str, float]]:
     """The scalars, with those of an earlier frame of the same step that this one leaves out."""
     steps: defaultdict[tuple[str, str, int], list[int]] = defaultdict(list)
-    for key in scalars:
-        steps[key.run_id, key.group, key.segment].append(key.step)
+    for run_id, group, segment, step in scalars:
+        steps[run_id, group, segment].append(step)
     merged = dict(scalars)
     for (run_id, group, segment), some in steps.items():
         there = connection.execute(
@@ -178,22 +172,7 @@ def _merged(
             },
         )
         for step, layout, data in there:
-            key = GroupKey(run_id, group, segment, step)
+            key = run_id, group, segment, step
             if key in merged:
                 merged[key] = {**unpack_scalars(layout, data), **merged[key]}
     return merged
-
-
-@cache
-def _widen_spans(dialect: str) -> Insert:
-    span = tables.spans.c
-    statement = insert_into(dialect, tables.spans)
-    new = statement.excluded
-    return statement.on_conflict_do_update(
-        index_elements=[span.run_number, span.signal_id, span.segment],
-        set_={
-            "first_step": smaller(span.first_step, new.first_step),
-            "last_step": larger(span.last_step, new.last_step),
-            "num_rows": larger(span.num_rows, new.num_rows),
-        },
-    )

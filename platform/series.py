@@ -10,10 +10,12 @@ from sqlalchemy import select
 
 from . import tables
 from .catalogue import signal_spec
+from .compacted.reading import Source
+from .compacted.thinned_reading import thinned_out_of_rollups
 from .engines import Database, unknown_run
 from .records import Segment, Series
 from .store import Store
-from .stretches import Source, joined, rows_to_read, stretch
+from .stretches import joined, rows_to_read, stretch
 from .thinning import thinned_from
 
 _NUMBERS_AT_ONCE = 1 << 22
@@ -38,17 +40,14 @@ def read_series(
 
     row: one index of a 2-D signal's first dimension; the values are then (points, second
     dimension). What was never measured gives an empty series; where shapes differ between steps,
-    missing elements are NaN. What thinning keeps: `platform/thinning.py`. Raises MoescopeError on
-    an unknown run or signal, or a `row` where there are none.
+    missing elements are NaN. What thinning keeps: `platform/thinning.py`, and the steps of the
+    run's alerts; a long stretch of a scalar comes out of roll-ups, to the same points. Raises
+    MoescopeError on an unknown run or signal, or a `row` where there are none.
     """
-    source = _sources(store.database, run_id, [signal]).get(signal)
-    first, last = from_step or 0, _END if to_step is None else to_step
-    stretches = [
-        (segment, max(first, start), min(last, end))
-        for segment, start, end, _ in (source.spans if source else ())
-        if segments is None or segment in segments
-    ]
-    return _read(store.database, source, signal, stretches, row, max_points)
+    source = sources(store.database, run_id, [signal]).get(signal)
+    stretches = stretches_of(source, from_step, to_step, segments)
+    always = _alert_steps(store.database, run_id) if max_points is not None else ()
+    return _read(store.database, source, signal, stretches, row, max_points, always)
 
 
 def read_parts(
@@ -62,14 +61,12 @@ def read_parts(
     """Yields what `read_series` would give of all segments, unthinned and in its order, in parts of
     a few thousand steps: a long series is never whole in memory. Raises as `read_series` does.
     """
-    source = _sources(store.database, run_id, [signal]).get(signal)
+    source = sources(store.database, run_id, [signal]).get(signal)
     if source is None:
         return
     rows = rows_to_read(source, signal, source.num_dimensions, None)
-    first, last = from_step or 0, _END if to_step is None else to_step
-    for segment, start, end, _ in source.spans:
-        low, high = max(first, start), min(last, end)
-        is_one = source.num_dimensions == 1
+    is_one = source.num_dimensions == 1
+    for segment, low, high in stretches_of(source, from_step, to_step, None):
         yield from stretch(store.database, source, segment, low, high, rows, is_one)
 
 
@@ -84,7 +81,7 @@ def read_since(
     """Reads what came after a cursor: the (segment, step) of the last point that the caller has;
     None reads all. row: as of `read_series`.
     """
-    source = _sources(store.database, run_id, [signal]).get(signal)
+    source = sources(store.database, run_id, [signal]).get(signal)
     segment, step = cursor or (-1, -1)
     stretches = [
         (index, max(start, step + 1) if index == segment else start, end)
@@ -101,7 +98,7 @@ def latest(
     the last segment.
     """
     found: dict[str, tuple[int, NDArray[np.float32]]] = {}
-    for signal, source in _sources(store.database, run_id, signals).items():
+    for signal, source in sources(store.database, run_id, signals).items():
         segment, _, last, _ = source.spans[-1]
         point = _read(store.database, source, signal, [(segment, last, last)], None, None)
         if len(point.steps):
@@ -112,7 +109,7 @@ def latest(
 def measured_steps(store: Store, run_id: str, signals: Sequence[str]) -> dict[int, tuple[int, int]]:
     """{segment: first and last step} in which any of the signals was measured."""
     found: dict[int, tuple[int, int]] = {}
-    for source in _sources(store.database, run_id, signals).values():
+    for source in sources(store.database, run_id, signals).values():
         for segment, first, last, _ in source.spans:
             before = found.get(segment, (first, last))
             found[segment] = min(first, before[0]), max(last, before[1])
@@ -156,7 +153,23 @@ def is_living(series: Series, segments: Sequence[Segment]) -> NDArray[np.bool_]:
     return is_alive
 
 
-def _sources(database: Database, run_id: str, signals: Sequence[str]) -> dict[str, Source]:
+def stretches_of(
+    source: Source | None,
+    from_step: int | None,
+    to_step: int | None,
+    segments: Sequence[int] | None,
+) -> list[tuple[int, int, int]]:
+    """(segment, first step, last step) of what was measured in a range of some segments, or all."""
+    first, last = from_step or 0, _END if to_step is None else to_step
+    found = [
+        (segment, max(first, start), min(last, end))
+        for segment, start, end, _ in (source.spans if source else ())
+        if segments is None or segment in segments
+    ]
+    return [part for part in found if part[1] <= part[2]]
+
+
+def sources(database: Database, run_id: str, signals: Sequence[str]) -> dict[str, Source]:
     statement = (
         select(
             tables.signals.c.name,
@@ -197,12 +210,17 @@ def _read(
     stretches: Sequence[tuple[int, int, int]],
     row: int | None,
     max_points: int | None,
+    always: Sequence[int] = (),
 ) -> Series:
     num_dimensions = source.num_dimensions if source else len(signal_spec(signal).dimensions)
     rows = rows_to_read(source, signal, num_dimensions, row)
     is_one = row is not None or num_dimensions == 1
     if row is not None:
         num_dimensions -= 1
+    if source is not None and max_points is not None and num_dimensions == 0:
+        found = thinned_out_of_rollups(database, source, stretches, max_points, always)
+        if found is not None:
+            return found
     parts: list[Series] = []
     width = 1
     for segment, first, last in stretches:
@@ -211,7 +229,15 @@ def _read(
             parts.append(part)
             if max_points is not None and sum(p.values.size for p in parts) > _NUMBERS_AT_ONCE:
                 whole = joined(signal, parts, num_dimensions)
-                part, width = thinned_from(whole, 2 * max_points, width)
+                part, width = thinned_from(whole, 2 * max_points, width, always)
                 parts = [part]
     series = joined(signal, parts, num_dimensions)
-    return series if max_points is None else thinned_from(series, max_points, width)[0]
+    return series if max_points is None else thinned_from(series, max_points, width, always)[0]
+
+
+def _alert_steps(database: Database, run_id: str) -> list[int]:
+    """Steps at which something began or was noticed."""
+    alert = tables.alerts.c
+    statement = select(alert.onset_step, alert.fired_step).where(alert.run_id == run_id)
+    rows = database.read(lambda c: c.execute(statement).all())
+    return sorted({step for row in rows for step in row})

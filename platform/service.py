@@ -144,6 +144,7 @@ def serve(
         if more is not None:
             ticker.add("studies", 1.0, _while(leads, more.tick))
         ticker.add("journals left behind", 10.0, ticks.catch_up)
+        ticker.add("housekeeping", 10.0, _while(leads, ticks.keep_house))
         if not stop.is_set():
             with_token = f"{dashboard_url}/?token={settings.read_token()}"
             ready(ServiceAddresses(with_token, mlflow_url, metrics_url))

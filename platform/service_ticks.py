@@ -1,5 +1,5 @@
 """What the service does every few seconds: look for silent runs, deliver alerts, catch up with
-journals left behind.
+journals left behind, keep the store small.
 """
 
 import threading
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from . import leases
 from .catalogue import LOSS_TOTAL
 from .catch_up import catch_up, journals_left_behind
+from .compacted.housekeeping import Housekeeping, rule_of
 from .delivery import LEASE as DELIVERY_LEASE
 from .delivery import LEASE_S as DELIVERY_LEASE_S
 from .delivery import Deliverer, DeliveryRound
@@ -51,6 +52,7 @@ class ServiceTicks:
         self._dashboard_url = dashboard_url
         self._mlflow_url = mlflow_url
         self._watchman = watchman or Watchman()
+        self._housekeeping = Housekeeping(store, rule_of(settings), self.stop, clock)
         self._round = DeliveryRound(Deliverer(settings.notify.split()))
         self._clock = clock
 
@@ -81,6 +83,10 @@ class ServiceTicks:
         now_s = self._clock()
         if leases.claim(self._store, DELIVERY_LEASE, self._holder, now_s, DELIVERY_LEASE_S):
             self._round.go(self._store, now_s)
+
+    def keep_house(self) -> None:
+        """Compacts samples of closed windows, and forgets vectors where a rule is set."""
+        self._housekeeping.tick()
 
     def catch_up(self) -> None:
         """Brings in what runs that have ended left in their journals."""

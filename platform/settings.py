@@ -32,6 +32,12 @@ class Settings(BaseSettings):
     """Where Prometheus may scrape `/metrics`; none: nowhere."""
     token: str = ""
     """Of the dashboard and the page for Prometheus; empty means the one kept in home."""
+    keep_vectors_days: float | None = Field(default=None, ge=0)
+    """Days after which the service forgets vectors, as of `moescope db retain`; none: never."""
+    keep_vectors_runs: int | None = Field(default=None, ge=0)
+    """The newest runs that keep all their vectors; with `keep_vectors_days` both must be passed."""
+    allow_network_store: bool = False
+    """Whether an embedded store may lie on a network file system, where SQLite loses data."""
 
     @property
     def home_path(self) -> Path:

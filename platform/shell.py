@@ -1,4 +1,4 @@
-"""The commands about what the store holds: runs, alerts, rollback, db; and the shared options."""
+"""The commands about what the store holds: runs, alerts, rollback; and the shared options."""
 
 import getpass
 import shutil
@@ -46,7 +46,6 @@ def command_group(help: str) -> typer.Typer:
 
 runs_app = command_group("List the runs; note, tag, archive or delete one.")
 alerts_app = command_group("List the alerts; acknowledge, silence or resolve one.")
-db_app = command_group("Upgrade or back up the store.")
 
 
 WithArchived = Annotated[bool, typer.Option("--all", help="Archived runs too.")]
@@ -378,31 +377,6 @@ def rollback(
         say(f"{found.name}: rollback {command.state}{answer}")
     if is_waiting and command.state != "done":
         raise typer.Exit(1)
-
-
-@db_app.command("upgrade")
-def upgrade(home: Home = None, store: StoreUrl = None, as_json: Json = False) -> None:
-    """Bring the store to this program's version."""
-    from .migrate import upgrade_store
-
-    before, after = upgrade_store(asked_settings(home, store).store_url)
-    if as_json:
-        say_json({"from": before, "to": after})
-    else:
-        say(f"store is at {after}" if before == after else f"store went from {before} to {after}")
-
-
-@db_app.command("backup")
-def backup(
-    to: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")],
-    home: Home = None,
-    store: StoreUrl = None,
-) -> None:
-    """Write a copy of the store while it is in use."""
-    from .backup import backup_store
-
-    backup_store(asked_settings(home, store).store_url, to)
-    say(f"store copied to {to}")
 
 
 def refuse_early_options(context: typer.Context) -> None:

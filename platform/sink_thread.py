@@ -24,8 +24,8 @@ _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 15.0
 _HANGS_AFTER_S = 5.0
 _TRIES_BEFORE_REFUSED = 3
-# pause after a write, as a multiple of its duration: catching up must not take the interpreter from
-# the training thread
+# pause after a write, as a multiple of the processor's time that it took: catching up must not take
+# the interpreter from the training thread, while a wait for the disk or a server takes nothing
 _PAUSE_FACTOR = 3.0
 _LONGEST_PAUSE_S = 0.5
 
@@ -139,10 +139,10 @@ class SinkThread:
                 self._wake.wait(_IDLE_S)
                 continue
             self._oldest_s = entries[0].journaled_s
-            start_s = time.monotonic()
+            start_s = time.thread_time()
             if self._hand_over(entries):
                 self._took(after)
-                self._rest(min(_LONGEST_PAUSE_S, _PAUSE_FACTOR * (time.monotonic() - start_s)))
+                self._rest(min(_LONGEST_PAUSE_S, _PAUSE_FACTOR * (time.thread_time() - start_s)))
         try:
             self._sink.close()
         except Exception:

@@ -90,6 +90,13 @@ class _Packed(NamedTuple):
     """Whether it must be fsynced."""
 
 
+class _Unsafe(NamedTuple):
+    """What lies in the journal and not yet on the disk itself."""
+
+    entries: list[_Packed]
+    sync: Callable[[], None]
+
+
 class FanOut:
     """Hands records to every sink without ever stopping, slowing or crashing the thread that has
     them.
@@ -102,19 +109,20 @@ class FanOut:
         *,
         quota_bytes: int = 2**30,
         queue_bytes: int = _QUEUE_BYTES,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """Opens the journal and replays to each sink what it has not acknowledged.
 
         quota_bytes: size of the journal from which on vectors are left out. queue_bytes: bound on
-        the memory taken by what is not yet on disk. Raises MoescopeError if the folder cannot be
-        written or a living process writes it.
+        the memory taken by what is not yet on disk. clock: what lags are measured by; by itself one
+        that does not follow the wall clock when that is set. Raises MoescopeError if the folder
+        cannot be written or a living process writes it.
         """
         names = [sink.name for sink in sinks]
         if len(set(names)) < len(names):
             raise ValueError(f"sinks need names of their own, got {names}")
         self._journal = Journal(journal_folder, rotate_bytes=min(4 * 2**20, quota_bytes // 4))
-        self._clock = clock
+        self._clock = clock or _steady_clock()
         self._quota_bytes = quota_bytes
         self._queue_bytes = queue_bytes
         self._queue: deque[tuple[Frame, int]] = deque()
@@ -133,7 +141,7 @@ class FanOut:
         self._is_over_quota = False
         self._is_closed = False
         self._stop = threading.Event()
-        self._threads = [SinkThread(sink, self._journal, clock) for sink in sinks]
+        self._threads = [SinkThread(sink, self._journal, self._clock) for sink in sinks]
         self._writer = threading.Thread(target=self._write_on, name="journal", daemon=True)
         self._writer.start()
         for thread in self._threads:
@@ -188,7 +196,8 @@ class FanOut:
             with self._record_lock:
                 self._bytes_in += len(entry)
             self._unwritten.append(_Packed(entry, len(entry), True))
-            self._write_out()
+            unsafe = self._write_out()
+        self._make_safe(unsafe)
         self._wake_sinks()
 
     def flush(self, timeout_s: float) -> bool:
@@ -198,9 +207,10 @@ class FanOut:
         until = time.monotonic() + timeout_s
         with self._journal_lock:
             self._take_queue()
-            self._write_out()
+            unsafe = self._write_out()
             is_written = not self._unwritten
             end = self._journal.end
+        is_written = self._make_safe(unsafe) and is_written
         for thread in self._threads:
             thread.hurry(end)
         while True:
@@ -211,9 +221,10 @@ class FanOut:
             time.sleep(0.005)
             if not is_written:
                 with self._journal_lock:
-                    self._write_out()
+                    unsafe = self._write_out()
                     is_written = not self._unwritten
                     end = self._journal.end
+                is_written = self._make_safe(unsafe) and is_written
 
     def status(self) -> FanOutStatus:
         """Returns how far the sinks are; cheap enough to be asked every step."""
@@ -262,9 +273,10 @@ class FanOut:
         while not self._stop.wait(wait_s):
             with self._journal_lock:
                 self._take_queue()
-                self._write_out()
+                unsafe = self._write_out()
                 is_failing = bool(self._unwritten)
                 self._tidy()
+            is_failing = not self._make_safe(unsafe) or is_failing
             wait_s = min(2.0, wait_s * 2) if is_failing else _FLUSH_EVERY_S
             self._wake_sinks()
 
@@ -276,33 +288,60 @@ class FanOut:
             entry = pack_entry(encode_frame(frame, frame.values), now_s)
             self._unwritten.append(_Packed(entry, size, False))
 
-    def _write_out(self) -> None:
-        """Appends what is packed to the journal; what the disk does not take stays. Held by the
-        journal lock.
+    def _write_out(self) -> _Unsafe | None:
+        """Appends what is packed to the journal; what the disk does not take stays. Returns what
+        must yet be fsynced. Held by the journal lock.
         """
-        if self._append(list(self._unwritten)):
+        everything = list(self._unwritten)
+        if self._append(everything):
             self._unwritten.clear()
-            return
+            return self._unsafe(everything)
         # the disk may still have room for an alert where it has none for a thousand frames
         urgent = [entry for entry in self._unwritten if entry.is_urgent]
         if len(urgent) < len(self._unwritten) and self._append(urgent):
             self._unwritten = deque(entry for entry in self._unwritten if not entry.is_urgent)
+            return self._unsafe(urgent)
+        return None
 
     def _append(self, entries: list[_Packed]) -> bool:
         if not entries:
             return True
-        is_durable = any(entry.is_urgent for entry in entries)
         try:
-            self._journal.append([entry.packed for entry in entries], is_durable=is_durable)
+            self._journal.append([entry.packed for entry in entries])
         except OSError as error:
-            if not self._journal_error:
-                _log.warning("the journal in %s cannot be written: %s", self._journal.folder, error)
-            self._journal_error = str(error)
+            self._failed(error)
             return False
         self._journal_error = ""
         with self._record_lock:
             self._bytes_out += sum(entry.size for entry in entries)
         return True
+
+    def _unsafe(self, entries: list[_Packed]) -> _Unsafe | None:
+        urgent = [entry for entry in entries if entry.is_urgent]
+        return _Unsafe(urgent, self._journal.sync_later()) if urgent else None
+
+    def _make_safe(self, unsafe: _Unsafe | None) -> bool:
+        """Fsyncs, without the journal's lock: on a slow disk the samples go on to the journal
+        meanwhile. Where the disk fails, the records wait in memory again, and it is False.
+        """
+        if unsafe is None:
+            return True
+        try:
+            unsafe.sync()
+        except OSError as error:
+            with self._journal_lock:
+                self._failed(error)
+                self._journal.start_anew()
+                with self._record_lock:
+                    self._bytes_in += sum(entry.size for entry in unsafe.entries)
+                self._unwritten.extendleft(reversed(unsafe.entries))
+            return False
+        return True
+
+    def _failed(self, error: OSError) -> None:
+        if not self._journal_error:
+            _log.warning("the journal in %s cannot be written: %s", self._journal.folder, error)
+        self._journal_error = str(error)
 
     def _tidy(self) -> None:
         """Deletes what every sink has taken, measures the journal, keeps the count. Held by the
@@ -323,6 +362,12 @@ class FanOut:
     def _wake_sinks(self) -> None:
         for thread in self._threads:
             thread.wake()
+
+
+def _steady_clock() -> Callable[[], float]:
+    """The wall clock of now, going on steadily: setting it back or forward makes no lag."""
+    shift_s = time.time() - time.monotonic()
+    return lambda: shift_s + time.monotonic()
 
 
 def _read_number(path: Path) -> int:

@@ -30,8 +30,11 @@ class SqlSink:
         self._is_run_known = run is None
 
     def write(self, records: Sequence[Record]) -> None:
-        """Writes each kind in short transactions of its own. Raises StoreAway or RecordRefused."""
+        """Writes each kind in short transactions of its own; it is on a server's disk when this
+        returns. Raises StoreAway or RecordRefused.
+        """
         store = self._door.enter()
+        num_lost = store.database.num_lost
         self._make_run_known(store)
         try:
             for record in records:
@@ -49,6 +52,7 @@ class SqlSink:
                     store.put_checkpoint(record)
                 elif isinstance(record, Incident):
                     put_incident(store, record)
+            store.database.bring_to_disk(num_lost)
         except UnknownRun:
             # deleted, or the store was replaced: then no record is at fault
             self._is_run_known = self._run is None

@@ -37,6 +37,7 @@ from . import tables
 from .engines import PATIENCE_S, Database, UnknownRun, unknown_run
 from .errors import MoescopeError, did_you_mean
 from .migrate import prepare
+from .network_store import refuse_network_store
 from .records import (
     FOREVER_S,
     Alert,
@@ -72,16 +73,21 @@ _CHANGEABLE = {
 }
 
 
-def open_store(url: str, *, patience_s: float = PATIENCE_S) -> "Store":
+def open_store(
+    url: str, *, patience_s: float = PATIENCE_S, mountinfo: str | None = None
+) -> "Store":
     """Opens a store: `sqlite:///FILE` (made, and brought up to date, by itself) or
     `postgresql://...` (made where empty).
 
     Raises MoescopeError, one line, where the address is wrong, the store unreachable or unwritable,
-    newer than this program, or (PostgreSQL) older. `patience_s`: how long any call waits for a busy
-    database before it gives up.
+    newer than this program, (SQLite) on a network file system, or (PostgreSQL) older. `patience_s`:
+    how long any call waits for a busy database before it gives up. `mountinfo`: text of a mount
+    table in place of this machine's.
     """
     database = Database(url, patience_s)
     try:
+        if database.file is not None:
+            refuse_network_store(database.file, mountinfo)
         prepare(database)
     except BaseException:
         database.close()
@@ -165,13 +171,12 @@ class Store:
             number = self._number(run_id)
         except UnknownRun:
             return
-        samples = (tables.vector_rows, tables.scalar_rows, tables.spans)
-        for table in samples:
+        for table in tables.OF_SAMPLES:
             while self._write(partial(_delete_some, table=table, number=number)):
                 pass
 
         def finish(connection: Connection) -> None:
-            for table in samples:  # a trainer may have written meanwhile
+            for table in tables.OF_SAMPLES:  # a trainer may have written meanwhile
                 connection.execute(delete(table).where(table.c.run_number == number))
             rules = tables.rule_versions
             connection.execute(delete(rules).where(rules.c.run_id == run_id))
@@ -229,14 +234,14 @@ class Store:
         statement = select(tables.checkpoints).where(kept.run_id == run_id)
         return self._all(statement.order_by(kept.segment, kept.step), lambda row: Checkpoint(**row))
 
-    def write_frames(self, frames: Sequence[Frame]) -> None:
+    def write_frames(self, frames: Sequence[Frame], *, is_durable: bool = False) -> None:
         """Writes samples; reading them is `platform/series.py`. Writing the same frames twice
-        changes nothing.
+        changes nothing. Durable: on disk when it returns.
 
         Raises MoescopeError on an unknown signal or a wrong shape (then nothing was written),
         UnknownRun, or StoreAway.
         """
-        write_frames(self.database, frames)
+        write_frames(self.database, frames, is_durable=is_durable)
 
     def put_alert(self, alert: Alert) -> None:
         """Adds an alert or brings it up to date; a state that a person has set stays, until the

@@ -8,8 +8,12 @@ named like the record's field. Samples are packed:
 - `vector_rows`: one row per (run, signal, row, segment, step): a 1-D signal is row -1, a 2-D signal
   has a row per first-dimension index, since a view draws one layer over many steps (the cost does
   not grow with depth).
-- `spans`: which signal was measured in which segment, from where to where. Small integers stand for
-  names: `signals`, `groups` and `layouts` only ever grow.
+- `spans`: which signal was measured in which segment, from where to where; of a scalar also its
+last
+  value and its lowest and highest finite one. Small integers stand for names: `signals`, `groups`
+  and `layouts` only ever grow.
+- `chunk_steps`, `chunks`, `rollups`: what becomes of the rows of a closed window of steps, see
+  `platform/compacted/`. A row beside a chunk is newer than it.
 """
 
 import json
@@ -429,5 +433,49 @@ spans = Table(
     Column("first_step", BigInteger, nullable=False),
     Column("last_step", BigInteger, nullable=False),
     Column("num_rows", Integer, nullable=False),  # first dimension of a 2-D signal, else 0
+    Column("last_value", Double),  # of a scalar; NULL stands for NaN too, as SQLite has none
+    Column("low", Double),  # lowest finite value, and the first step of this segment that had it
+    Column("low_step", BigInteger),
+    Column("high", Double),
+    Column("high_step", BigInteger),
     sqlite_with_rowid=False,
 )
+
+chunk_steps = Table(
+    "chunk_steps",
+    metadata,
+    Column("run_number", Integer, primary_key=True, autoincrement=False),
+    Column("group_id", Integer, primary_key=True, autoincrement=False),
+    Column("segment", Integer, primary_key=True, autoincrement=False),
+    Column("window", BigInteger, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("run_number", Integer, primary_key=True, autoincrement=False),
+    Column("signal_id", Integer, primary_key=True, autoincrement=False),
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    Column("segment", Integer, primary_key=True, autoincrement=False),
+    Column("window", BigInteger, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("run_number", Integer, primary_key=True, autoincrement=False),
+    Column("signal_id", Integer, primary_key=True, autoincrement=False),
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    Column("segment", Integer, primary_key=True, autoincrement=False),
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("window", BigInteger, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+OF_SAMPLES = (vector_rows, scalar_rows, chunks, rollups, chunk_steps, spans)
+"""Tables keyed by `run_number`, where samples lie."""

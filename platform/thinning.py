@@ -6,6 +6,8 @@ finite value are kept, and the first and the last non-finite one; of each segmen
 last point.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,17 +16,19 @@ from .records import Series
 Indices = NDArray[np.intp]
 
 
-def thinned(series: Series, max_points: int) -> Series:
-    """Returns at most `max_points` points of the series (two per segment at the least); all where
-    it is short enough.
+def thinned(series: Series, max_points: int, always: Sequence[int] = ()) -> Series:
+    """Returns at most `max_points` points of the series (two per segment and those at the steps in
+    `always` at the least); all where it is short enough.
 
     Of vectors, the lowest is the one with the lowest finite element, the highest that with the
     highest; non-finite is one with any such element.
     """
-    return thinned_from(series, max_points, 1)[0]
+    return thinned_from(series, max_points, 1, always)[0]
 
 
-def thinned_from(series: Series, max_points: int, width: int) -> tuple[Series, int]:
+def thinned_from(
+    series: Series, max_points: int, width: int, always: Sequence[int] = ()
+) -> tuple[Series, int]:
     """Thins with buckets of `width` steps or wider; returns the series and the width that it took.
 
     A series may be thinned while it is read: what comes of the parts is what would have come of the
@@ -40,11 +44,13 @@ def thinned_from(series: Series, max_points: int, width: int) -> tuple[Series, i
     odd = np.flatnonzero(~is_finite.all(axis=1))
     edges = np.flatnonzero(np.diff(series.segments) != 0)
     starts, ends = np.append(0, edges + 1), np.append(edges, num_points - 1)
+    named = np.flatnonzero(np.isin(series.steps, always)) if len(always) else starts[:0]
+    stay = np.concatenate([starts, ends, named])
     longest = int((series.steps[ends] - series.steps[starts]).max()) + 1
     # a bucket holds at most `width` points and keeps at least one, so no smaller width can do
     width = max(width, 1 << (-(-num_points // max_points) - 1).bit_length())
     while True:
-        kept = _kept(series, low, high, odd, width, np.append(starts, ends))
+        kept = _kept(series, low, high, odd, width, stay)
         if len(kept) <= max_points or width >= 2 * longest:
             return taken(series, kept), width
         width *= 2
@@ -67,7 +73,7 @@ def _kept(
     high: NDArray[np.float32],
     odd: Indices,
     width: int,
-    ends: Indices,
+    stay: Indices,
 ) -> Indices:
     bucket = series.steps // width
     is_new = (np.diff(bucket) != 0) | (np.diff(series.segments) != 0)
@@ -78,7 +84,7 @@ def _kept(
     return np.unique(
         np.concatenate(
             [
-                ends,
+                stay,
                 _first(np.flatnonzero((low == lowest) & (low < np.inf)), number),
                 _first(np.flatnonzero((high == highest) & (high > -np.inf)), number),
                 _first(odd, number),

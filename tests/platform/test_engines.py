@@ -6,9 +6,12 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from secrets import token_hex
 
 import numpy as np
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from moescope.platform.engines import Database, StoreAway, parsed_url, shown_url
 from moescope.platform.errors import MoescopeError
@@ -161,3 +164,21 @@ def test_a_forked_process_opens_its_own_connections(tmp_path: Path) -> None:
                 os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         assert store.find_run("r1").note == "from the child"
+
+
+@pytest.mark.postgres
+def test_a_database_that_was_made_without_a_language_keeps_every_letter(
+    postgres_server: str,
+) -> None:
+    name = f"test_{token_hex(6)}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        made = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        connection.execute(f"CREATE DATABASE {name} {made}")
+        try:
+            url = make_url(postgres_server).set(database=name).render_as_string(False)
+            with open_store(url) as store:
+                store.add_run(Run("r1", "Größe", "p", {"é": "è"}, "running", "cpu", "0", 1.0, 1.0))
+                found = store.find_run("Größe")
+            assert (found.id, found.config) == ("r1", {"é": "è"})
+        finally:
+            connection.execute(f"DROP DATABASE {name}")

@@ -1,5 +1,6 @@
 """The journal: what is whole is read, what is torn is cut, what is damaged is stepped over."""
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ EVERYTHING = 10**6
 def write(folder: Path, payloads: list[bytes], rotate_bytes: int = 2**20) -> Position:
     journal = Journal(folder, rotate_bytes=rotate_bytes)
     for payload in payloads:
-        journal.append([pack_entry(payload, 1.0)], is_durable=False)
+        journal.append([pack_entry(payload, 1.0)])
     end = journal.end
     journal.close()
     return end
@@ -114,13 +115,13 @@ def test_only_files_that_lie_wholly_before_are_deleted(tmp_path: Path) -> None:
 
 def test_numbers_never_go_back_after_everything_was_deleted(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.append([pack_entry(b"a", 1.0)], is_durable=True)
+    journal.append([pack_entry(b"a", 1.0)])
     journal.acknowledge("sql", journal.end)
     taken = journal.end
     journal.close(taken)
     again = Journal(tmp_path)
     assert again.end > taken
-    again.append([pack_entry(b"b", 1.0)], is_durable=True)
+    again.append([pack_entry(b"b", 1.0)])
     assert read(tmp_path, again.end, again.acknowledged("sql")) == [b"b"]
     again.close()
 
@@ -129,12 +130,43 @@ def test_a_full_disk_leaves_no_half_entry_and_the_next_try_goes_through(tmp_path
     journal = Journal(tmp_path)
     small, large = pack_entry(b"small", 1.0), pack_entry(b"L" * 5000, 1.0)
     with largest_file(1000):
-        journal.append([small], is_durable=False)
+        journal.append([small])
         with pytest.raises(OSError, match="too large"):
-            journal.append([large], is_durable=False)
+            journal.append([large])
     assert read(tmp_path, journal.end) == [b"small"]
-    journal.append([large], is_durable=True)
+    journal.append([large])
+    journal.sync_later()()
     assert read(tmp_path, journal.end) == [b"small", b"L" * 5000]
+    journal.close()
+
+
+def test_what_is_brought_to_the_disk_later_may_be_appended_to_and_deleted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    real = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(os.fstat(handle).st_ino)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    journal = Journal(tmp_path)
+    journal.append([pack_entry(b"a", 1.0)])
+    file, folder = next(tmp_path.glob("*.journal")).stat().st_ino, tmp_path.stat().st_ino
+    bring, bring_again = journal.sync_later(), journal.sync_later()
+    journal.append([pack_entry(b"b", 1.0)])
+    journal.start_anew()
+    journal.append([pack_entry(b"c", 1.0)])
+    journal.forget_before(journal.end)
+    bring()
+    # a content without a name is lost in a power cut, so the first one brings the name as well
+    assert synced == [file, folder]
+    bring_again()
+    assert synced == [file, folder, file]
+    journal.sync_later()()
+    assert synced[-1] == folder
+    assert read(tmp_path, journal.end) == [b"c"]
     journal.close()
 
 
@@ -157,7 +189,7 @@ def test_an_unreadable_mark_costs_a_replay_only(tmp_path: Path) -> None:
 
 def test_what_a_sink_has_not_taken_is_known_afterwards(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.append([pack_entry(b"a", 1.0)], is_durable=True)
+    journal.append([pack_entry(b"a", 1.0)])
     journal.acknowledge("sql", journal.end)
     journal.acknowledge("mlflow", NOWHERE)
     journal.close()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from moescope.platform import series as series_module
 from moescope.platform import stretches
+from moescope.platform.compacted import reading
 from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Frame, Run, Segment, Series
 from moescope.platform.series import is_living, read_series
@@ -160,7 +161,7 @@ def test_long_series_read_in_parts_are_as_if_read_at_once(
         return [whole(read_series(store, "r", s, row=r, max_points=m)) for s, r, m in cases]
 
     at_once = read()
-    monkeypatch.setattr(stretches, "_STEPS_AT_ONCE", 64)
+    monkeypatch.setattr(reading, "STEPS_AT_ONCE", 64)
     monkeypatch.setattr(series_module, "_NUMBERS_AT_ONCE", 100)
     assert read() == at_once
 

@@ -1,0 +1,394 @@
+"""Moves the rows of closed windows into chunks and roll-ups, while others go on reading and
+writing.
+
+A window is closed once its run, or its segment, has gone on for a while or has ended. Each step of
+the work is one short transaction that leaves the store right:
+1. the steps and times of the window get their chunk; its rows stay;
+2. each vector, some rows of a matrix at a time, is moved: what was read must still be there
+   unchanged when it is deleted, else a writer was here and the window waits for the next round;
+3. the scalars are moved in the same way, and with them the rows that made the window due.
+
+Whatever dies in between is gone on with: a window is due as long as rows of scalars lie in it.
+"""
+
+# N points  K numbers of each
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, and_, delete, func, or_, select
+
+from .. import tables
+from ..engines import Database
+from ..packing import WHOLE, layout_names
+from ..records import Run
+from ..row_writing import write_rows
+from ..spans import Span, widen_spans
+from ..store import Store
+from .buckets import LEVELS, read_vector_buckets, scalar_buckets, vector_buckets
+from .codec import WINDOW, Points, encode, merged, of_rows
+from .reading import decoded, joined_points, scalars_of_rows, times_of_rows, tuples
+
+MARGIN = 256
+"""Steps that a run must be past a window before it counts as closed."""
+_ROWS_AT_ONCE = 4096
+"""Rows that one transaction moves: some 20 ms."""
+_NUMBERS_AT_ONCE = 1 << 19
+
+_scalar = tables.scalar_rows.c
+_vector = tables.vector_rows.c
+_chunk = tables.chunks.c
+_rollup = tables.rollups.c
+_steps = tables.chunk_steps.c
+CHUNK_COLUMNS = ("run_number", "signal_id", "row", "segment", "window", "data")
+_ROLLUP_COLUMNS = ("run_number", "signal_id", "row", "segment", "level", "window", "data")
+_STEPS_COLUMNS = ("run_number", "group_id", "segment", "window", "data")
+
+
+class _Changed(Exception):
+    """A writer was faster; nothing was moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """1,024 steps of one group of signals of one segment."""
+
+    run_number: int
+    group_id: int
+    segment: int
+    number: int
+
+    @property
+    def first(self) -> int:
+        return self.number * WINDOW
+
+    @property
+    def last(self) -> int:
+        return self.first + WINDOW - 1
+
+
+def compact(
+    store: Store,
+    run: Run,
+    *,
+    may_go_on: Callable[[], bool] = lambda: True,
+    rest: Callable[[float], None] = lambda worked_s: None,
+) -> int:
+    """Compacts all closed windows of a run; returns how many.
+
+    may_go_on: asked between windows. rest: called after each with the seconds it took, so that a
+    background can leave the machine to others.
+    """
+    database, count = store.database, 0
+    number = database.read(
+        lambda c: c.scalar(select(tables.runs.c.number).where(tables.runs.c.id == run.id))
+    )
+    if number is None:
+        return 0
+    newest = max((segment.index for segment in store.segments(run.id)), default=-1)
+    for group_id, segment in _groups(database, number):
+        is_open = run.status == "running" and segment >= newest
+        for window in _closed(database, number, group_id, segment, is_open):
+            if not may_go_on():
+                return count
+            start_s = time.monotonic()
+            try:
+                _compact_window(database, window)
+            except _Changed:
+                continue
+            count += 1
+            rest(time.monotonic() - start_s)
+    return count
+
+
+def _groups(database: Database, number: int) -> Iterator[tuple[int, int]]:
+    """(group, segment) of a run with rows, one index look-up each."""
+    here: tuple[int, int] | None = None
+    while True:
+        statement = select(_scalar.group_id, _scalar.segment).where(_scalar.run_number == number)
+        if here is not None:
+            group_id, segment = here
+            further = and_(_scalar.group_id == group_id, _scalar.segment > segment)
+            statement = statement.where(or_(_scalar.group_id > group_id, further))
+        statement = statement.order_by(_scalar.group_id, _scalar.segment).limit(1)
+        row = database.read(lambda c, ask=statement: c.execute(ask).first())  # type: ignore[misc]
+        if row is None:
+            return
+        here = row[0], row[1]
+        yield here
+
+
+def _closed(
+    database: Database, number: int, group_id: int, segment: int, is_open: bool
+) -> Iterator[Window]:
+    """Windows with rows that are closed, oldest first."""
+    mine = (
+        _scalar.run_number == number,
+        _scalar.group_id == group_id,
+        _scalar.segment == segment,
+    )
+    ends = select(func.min(_scalar.step), func.max(_scalar.step)).where(*mine)
+    first, last = database.read(lambda c: c.execute(ends).one())
+    while first is not None:
+        window = Window(number, group_id, segment, first // WINDOW)
+        if is_open and window.last + MARGIN > last:
+            return
+        yield window
+        beyond = select(func.min(_scalar.step)).where(*mine, _scalar.step > window.last)
+        first = database.read(lambda c, ask=beyond: c.scalar(ask))  # type: ignore[misc]
+
+
+def _compact_window(database: Database, window: Window) -> None:
+    signals = database.read(partial(_signals, window=window))
+    of_group = database.read(partial(_scalars_there, window=window))
+    database.write(partial(_put_steps, window=window, times=times_of_rows(of_group)))
+    for signal_id, num_dimensions, num_rows in signals:
+        if num_dimensions == 0:
+            continue
+        rows = [WHOLE] if num_dimensions == 1 else list(range(num_rows))
+        while rows:
+            rows = rows[_move_vectors(database, window, signal_id, rows) :]
+    names = {signal_id: name for signal_id, name, _ in _named(database, signals)}
+    _move_scalars(database, window, names, of_group)
+
+
+def _signals(connection: Connection, window: Window) -> list[tuple[int, int, int]]:
+    """(id, dimensions, rows of a matrix) of the group's signals that reach into the window."""
+    span, signal = tables.spans.c, tables.signals.c
+    statement = (
+        select(signal.id, signal.num_dimensions, span.num_rows)
+        .join(tables.spans, span.signal_id == signal.id)
+        .join(tables.groups, tables.groups.c.name == signal.group_name)
+        .where(
+            span.run_number == window.run_number,
+            span.segment == window.segment,
+            span.first_step <= window.last,
+            span.last_step >= window.first,
+            tables.groups.c.id == window.group_id,
+        )
+    )
+    return [tuple(row) for row in connection.execute(statement)]
+
+
+def _named(
+    database: Database, signals: Sequence[tuple[int, int, int]]
+) -> list[tuple[int, str, int]]:
+    ids = [signal_id for signal_id, num_dimensions, _ in signals if num_dimensions == 0]
+    table = tables.signals.c
+    statement = select(table.id, table.name, table.num_dimensions).where(table.id.in_(ids))
+    return [tuple(row) for row in database.read(lambda c: c.execute(statement).all())]
+
+
+def _scalars_there(connection: Connection, window: Window) -> Sequence[Any]:
+    statement = (
+        select(_scalar.step, _scalar.time_s, _scalar.layout_id, _scalar.data)
+        .where(*_in_window(_scalar, window), _scalar.group_id == window.group_id)
+        .order_by(_scalar.step)
+    )
+    return tuples(connection.execute(statement))
+
+
+def _in_window(columns: Any, window: Window) -> tuple[Any, ...]:
+    return (
+        columns.run_number == window.run_number,
+        columns.segment == window.segment,
+        columns.step >= window.first,
+        columns.step <= window.last,
+    )
+
+
+def _put_steps(connection: Connection, window: Window, times: Points) -> Points:
+    """Takes these steps and times into the window's chunk of them; returns all that it then has."""
+    statement = select(_steps.data).where(
+        _steps.run_number == window.run_number,
+        _steps.group_id == window.group_id,
+        _steps.segment == window.segment,
+        _steps.window == window.number,
+    )
+    there = connection.scalar(statement)
+    old = joined_points([] if there is None else [decoded(there, window.number)])
+    both = merged(old, times)
+    key = window.run_number, window.group_id, window.segment, window.number
+    write_rows(connection, tables.chunk_steps, _STEPS_COLUMNS, [(*key, encode(both))])
+    return both
+
+
+def _move_vectors(database: Database, window: Window, signal_id: int, rows: Sequence[int]) -> int:
+    """Moves the first rows of these, as many as one transaction should; returns how many."""
+    widest = database.read(partial(_width, window=window, signal_id=signal_id, row=rows[0]))
+    per_row = max(1, min(_ROWS_AT_ONCE // WINDOW, _NUMBERS_AT_ONCE // (WINDOW * max(1, widest))))
+    rows = rows[:per_row]
+    there = database.read(partial(_vectors_there, window=window, signal_id=signal_id, rows=rows))
+    packed, rollups = [], []
+    for row, points in _by_row(there.rows, window):
+        old = there.chunks.get(row)
+        both = points if old is None else merged(decoded(old, window.number), points)
+        key = window.run_number, signal_id, row, window.segment
+        packed.append((*key, window.number, encode(both)))
+        if there.num_rolled_up.get(row, 0) > len(both.steps_N):
+            continue  # steps were forgotten by rule: the roll-ups know more than what is left
+        rollups += [
+            (*key, level, window.number, vector_buckets(both.steps_N, both.values_NK, level))
+            for level in LEVELS
+        ]
+
+    def work(connection: Connection) -> None:
+        statement = (
+            delete(tables.vector_rows)
+            .where(*_in_window(_vector, window), _vector.signal_id == signal_id)
+            .where(_vector.row.in_(rows))
+            .returning(_vector.row, _vector.step, _vector.data)
+        )
+        gone = sorted(map(tuple, connection.execute(statement)))
+        chunks = dict(map(tuple, connection.execute(_chunks_of(window, signal_id, rows))))
+        if gone != sorted(map(tuple, there.rows)) or chunks != there.chunks:
+            raise _Changed
+        write_rows(connection, tables.chunks, CHUNK_COLUMNS, packed)
+        write_rows(connection, tables.rollups, _ROLLUP_COLUMNS, rollups)
+
+    if packed:
+        database.write(work)
+    return len(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    rows: Sequence[Any]
+    """(row, step, data)"""
+    chunks: dict[int, bytes]
+    num_rolled_up: dict[int, int]
+    """{row: steps that its roll-up was made of}"""
+
+
+def _width(connection: Connection, window: Window, signal_id: int, row: int) -> int:
+    """Numbers of one row of a signal, as its first in the window has it."""
+    statement = select(_vector.data).where(
+        *_in_window(_vector, window), _vector.signal_id == signal_id, _vector.row == row
+    )
+    return len(connection.scalar(statement.limit(1)) or b"") // 4
+
+
+def _vectors_there(
+    connection: Connection, window: Window, signal_id: int, rows: Sequence[int]
+) -> _There:
+    statement = (
+        select(_vector.row, _vector.step, _vector.data)
+        .where(*_in_window(_vector, window), _vector.signal_id == signal_id)
+        .where(_vector.row.in_(rows))
+        .order_by(_vector.row, _vector.step)
+    )
+    found = tuples(connection.execute(statement))
+    chunks = dict(map(tuple, connection.execute(_chunks_of(window, signal_id, rows))))
+    whole = select(_rollup.row, _rollup.data).where(
+        _rollup.run_number == window.run_number,
+        _rollup.signal_id == signal_id,
+        _rollup.row.in_(rows),
+        _rollup.segment == window.segment,
+        _rollup.level == WINDOW,
+        _rollup.window == window.number,
+    )
+    num_rolled_up = {
+        row: int(read_vector_buckets([window.number], [data])[1]["points"].sum())
+        for row, data in connection.execute(whole)
+    }
+    return _There(found, chunks, num_rolled_up)
+
+
+def _chunks_of(window: Window, signal_id: int, rows: Sequence[int]) -> Any:
+    return select(_chunk.row, _chunk.data).where(
+        _chunk.run_number == window.run_number,
+        _chunk.signal_id == signal_id,
+        _chunk.row.in_(rows),
+        _chunk.segment == window.segment,
+        _chunk.window == window.number,
+    )
+
+
+def _by_row(found: Sequence[Any], window: Window) -> Iterator[tuple[int, Points]]:
+    at = 0
+    while at < len(found):
+        end = at
+        while end < len(found) and found[end][0] == found[at][0]:
+            end += 1
+        _, steps, data = zip(*found[at:end], strict=True)
+        yield found[at][0], of_rows(steps, data)
+        at = end
+
+
+def _move_scalars(
+    database: Database, window: Window, names: dict[int, str], of_group: Sequence[Any]
+) -> None:
+    layouts = database.read(partial(_layouts, ids={row[2] for row in of_group}))
+    newer = scalars_of_rows(of_group, layouts, names.values())
+    old = database.read(partial(_scalar_chunks, window=window, ids=list(names)))
+
+    def work(connection: Connection) -> None:
+        statement = (
+            delete(tables.scalar_rows)
+            .where(*_in_window(_scalar, window), _scalar.group_id == window.group_id)
+            .returning(_scalar.step, _scalar.time_s, _scalar.layout_id, _scalar.data)
+        )
+        gone = sorted(map(tuple, connection.execute(statement)))
+        if gone != sorted(map(tuple, of_group)):
+            raise _Changed
+        if _scalar_chunks(connection, window, list(names)) != old:
+            raise _Changed
+        times = _put_steps(connection, window, times_of_rows(of_group))
+        packed, rollups, spans = [], [], {}
+        for signal_id, name in names.items():
+            if not len(newer[name].steps_N):
+                continue
+            known = [decoded(old[signal_id], window.number)] if signal_id in old else []
+            both = merged(joined_points(known), newer[name])
+            times_N = times.values_NK[np.searchsorted(times.steps_N, both.steps_N), 0]
+            key = window.run_number, signal_id, WHOLE, window.segment
+            packed.append((*key, window.number, encode(both)))
+            values_N = both.values_NK[:, 0]
+            rollups += [
+                (
+                    *key,
+                    level,
+                    window.number,
+                    scalar_buckets(both.steps_N, times_N.astype(np.float64), values_N, level),
+                )
+                for level in LEVELS
+            ]
+            spans[window.run_number, signal_id, window.segment] = _span(both)
+        write_rows(connection, tables.chunks, CHUNK_COLUMNS, packed)
+        write_rows(connection, tables.rollups, _ROLLUP_COLUMNS, rollups)
+        # a store of an older program learns its extremes here
+        widen_spans(connection, spans)
+
+    if of_group:
+        database.write(work)
+
+
+def _layouts(connection: Connection, ids: set[int]) -> dict[int, list[str]]:
+    table = tables.layouts.c
+    rows = connection.execute(select(table.id, table.name).where(table.id.in_(sorted(ids))))
+    return {layout_id: layout_names(name) for layout_id, name in rows}
+
+
+def _scalar_chunks(connection: Connection, window: Window, ids: Sequence[int]) -> dict[int, bytes]:
+    statement = select(_chunk.signal_id, _chunk.data).where(
+        _chunk.run_number == window.run_number,
+        _chunk.signal_id.in_(ids),
+        _chunk.row == WHOLE,
+        _chunk.segment == window.segment,
+        _chunk.window == window.number,
+    )
+    return dict(map(tuple, connection.execute(statement)))
+
+
+def _span(points: Points) -> Span:
+    values_N = points.values_NK[:, 0].astype(np.float64)
+    span = Span(int(points.steps_N[0]), int(points.steps_N[-1]), last_value=float(values_N[-1]))
+    finite = np.flatnonzero(np.isfinite(values_N))
+    if len(finite):
+        low, high = (finite[pick(values_N[finite])] for pick in (np.argmin, np.argmax))
+        span.low, span.low_step = float(values_N[low]), int(points.steps_N[low])
+        span.high, span.high_step = float(values_N[high]), int(points.steps_N[high])
+    return span
