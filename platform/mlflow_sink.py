@@ -30,8 +30,7 @@ from .mlflow_mirror.pages import (
     checkpoint_page,
     checkpoint_row,
     checkpoint_rows,
-    incident_name,
-    incident_page,
+    incident_files,
     json_page,
 )
 from .mlflow_mirror.runs import TAG_LENGTH, MirroredRuns
@@ -210,10 +209,9 @@ class MlflowSink:
         an earlier process has written."""
         for record in records:
             if isinstance(record, Incident):
-                name = f"incidents/{incident_name(record)}"
-                self._files.put(f"{name}.json", json_page(record))
                 alert = self._alerts.get(record.alert_id)
-                self._files.put(f"{name}.md", incident_page(record, alert))
+                for name, text in incident_files(record, alert).items():
+                    self._files.put(name, text)
             elif isinstance(record, Checkpoint):
                 self._checkpoints[(record.segment, record.step)] = checkpoint_row(record)
                 self._files.put(CHECKPOINTS, self._manifest)

@@ -4,7 +4,9 @@ import os
 import resource
 import secrets
 import signal
-from collections.abc import Callable, Generator, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,44 @@ def unwritten_is_nan() -> Iterator[None]:
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(was_on)
+
+
+@pytest.fixture
+def mirror_at_once() -> Callable[[str, str, Sequence[str], Sequence[Path]], None]:
+    """Lets processes mirror the same runs into MLflow, each run by all of them at the same moment.
+
+    Takes the address, the project, the runs' ids, and a folder for the locks of each process.
+    """
+    script = Path(__file__).parent / "contracts" / "mirror_at_once.py"
+
+    def mirror(url: str, project: str, run_ids: Sequence[str], folders: Sequence[Path]) -> None:
+        processes = []
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+            command = [sys.executable, "-W", "ignore", str(script), url, project]
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+                env={**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
+            )
+            processes.append(process)
+        try:
+            for i, run_id in enumerate(["", *run_ids]):
+                for k, process in enumerate(processes):
+                    # the first line warms each up, with a run of its own
+                    assert process.stdin is not None
+                    process.stdin.write(f"{k if i == 0 else run_id}\n")
+                for process in processes:
+                    assert process.stdout is not None
+                    assert process.stdout.readline() == ("ready\n" if i == 0 else "done\n")
+        finally:
+            for process in processes:
+                process.communicate(timeout=30)
+
+    return mirror
 
 
 @pytest.hookimpl(wrapper=True)

@@ -38,15 +38,19 @@ def incident(
     may go on training meanwhile. The answer is kept and shown by the dashboard."""
     from ..platform.incident_story import what_followed
     from ..platform.incidents import incident_of
+    from ..platform.mlflow_mirror.late_account import send_account
 
-    with opened_store(asked_settings(home, store)) as open_store:
+    settings = asked_settings(home, store)
+    with opened_store(settings) as open_store:
         found = open_store.alert(alert)
+        run = open_store.find_run(found.run_id)
         known = incident_of(open_store, found.id)
         if known is None or not known.is_replayed or is_anew:
             tell = (lambda _: None) if as_json else say
             known = examined(open_store, found, tell, _device(device))
+            if told := send_account(settings, run, found, known):
+                tell(told)
         followed = what_followed(open_store, found)
-        run = open_store.find_run(found.run_id)
     if as_json:
         say_json({"incident": known, "alert": found, "followed": followed})
     else:

@@ -32,7 +32,7 @@ _RUNS_AT_ONCE = 500
 _LARGEST = 1.7976931348623157e308
 """What MLflow's databases hold in place of an infinity."""
 _SYSTEM = "system/"
-_MIRROR = "moescope.run_id"
+_MIRROR = "moescope."
 _STATES: dict[str, RunStatus] = {
     "FINISHED": "finished",
     "FAILED": "crashed",
@@ -171,7 +171,7 @@ def _is_wanted(run: "MlflowRun", wanted: Sequence[str]) -> bool:
 
 
 def _is_ours(run: "MlflowRun") -> bool:
-    return _MIRROR in run.data.tags
+    return any(tag.startswith(_MIRROR) for tag in run.data.tags)
 
 
 def _source(client: "MlflowClient", address: str, project: str, run: "MlflowRun") -> Source:

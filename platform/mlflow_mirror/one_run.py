@@ -4,12 +4,12 @@ MLflow makes a run whenever it is asked, and whoever gave up waiting for the ans
 one, too. So a run is found by its tags, in a lock that the processes of this machine share; those
 of other machines agree among themselves:
 
-    make   a run with the tags; give way to one that is settled already
-    settle it, by a tag
-    look   again: wait for whoever has made one and not settled it, then the lowest id stays
+    make    a run with the tags
+    settle  it, by a tag; give way where one is settled already
+    agree   once nobody is about to settle another: of the settled ones the lowest id stays
 
-Whoever gives way deletes what it made, in which nothing is yet. Of two that settle, the later one
-sees the other, and both judge by the id.
+Whoever gives way deletes what it made, in which nothing is yet. Whoever settles after somebody has
+agreed had made its run after the other was settled, and so has seen that and given way.
 """
 
 import fcntl
@@ -22,6 +22,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MoescopeError
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -30,6 +32,7 @@ SETTLED = "moescope.settled"
 _LOOK_EVERY_S = 0.1
 _PATIENCE_S = 3.0
 """How long a run that somebody made is waited for to be settled."""
+_TRIES = 5
 _LOCK_PATIENCE_S = 20.0
 
 
@@ -46,78 +49,74 @@ def find_or_create(
     """Returns the id of the run that has these tags, and makes it where there is none.
 
     more_tags: given to one that is made, and not looked for. start_s: when it says that it began.
-    tracking_url: what the lock is for. Raises what MLflow raises.
+    tracking_url: what the lock is for. Raises what MLflow raises, or MoescopeError.
     """
     wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     found = _Found(client, experiment_id, wanted)
-    if (known := found.settled()) is not None:
+    if (known := found.agreed()) is not None:
         return known
+    start_ms = None if start_s is None else int(start_s * 1000)
     with _lock(tracking_url, experiment_id, wanted):
-        if (known := found.settled() or found.made_elsewhere()) is not None:
-            return known
-        start_ms = None if start_s is None else int(start_s * 1000)
-        made = client.create_run(
-            experiment_id, start_time=start_ms, tags={**tags, **(more_tags or {})}, run_name=name
-        )
-        return found.agree(str(made.info.run_id))
+        for _ in range(_TRIES):
+            if (known := found.agreed()) is not None:
+                return known
+            made = client.create_run(
+                experiment_id,
+                start_time=start_ms,
+                tags={**tags, **(more_tags or {})},
+                run_name=name,
+            )
+            found.settle(str(made.info.run_id))
+    raise MoescopeError(f"MLflow's run {name} is deleted whenever it is made")
 
 
 class _Found:
-    """The runs that have the tags."""
+    """The runs that have the tags: settled ones, and ones that somebody has made just now."""
 
     def __init__(self, client: "MlflowClient", experiment_id: str, wanted: str) -> None:
         self._client = client
         self._experiment_id = experiment_id
         self._wanted = wanted
+        self._own = ""
 
-    def settled(self) -> str | None:
-        """The settled one; those beside it, which nobody knows, are deleted."""
-        settled, others = self._look()
-        if not settled:
-            return None
-        for run_id in others:
-            self._delete(run_id)
-        return min(settled)
-
-    def made_elsewhere(self) -> str | None:
-        """One that somebody has made and does not settle: as an earlier version of this program."""
-        until_s = time.monotonic() + _PATIENCE_S
-        while True:
-            settled, others = self._look()
-            if settled or not others:
-                return min(settled, default=None)
-            if time.monotonic() > until_s:
-                self._client.set_tag(min(others), SETTLED, "yes")
-                return self.settled()
-            time.sleep(_LOOK_EVERY_S)
-
-    def agree(self, own: str) -> str:
-        """The run that all agree on, which may be our own."""
-        settled, _ = self._look()
-        if settled and own not in settled:
-            self._delete(own)
-            return min(settled)
-        self._client.set_tag(own, SETTLED, "yes")
+    def agreed(self) -> str | None:
+        """The run that stays, once nobody is about to settle another; None where there is none."""
         until_s = time.monotonic() + _PATIENCE_S
         while True:
             settled, others = self._look()
             if not others:
                 break
-            if time.monotonic() > until_s:
+            if time.monotonic() < until_s:
+                time.sleep(_LOOK_EVERY_S)
+            elif settled:
+                # whoever made them did not hear of it, and nothing is in them
                 for run_id in others:
                     self._delete(run_id)
                 break
-            time.sleep(_LOOK_EVERY_S)
-        chosen = min(settled)
-        if chosen != own:
-            self._delete(own)
+            else:
+                self._client.set_tag(min(others), SETTLED, "yes")
+        chosen = min(settled, default=None)
+        if self._own and self._own != chosen:
+            self._delete(self._own)
         return chosen
 
+    def settle(self, own: str) -> None:
+        """Settles what we have made, unless another one is settled already."""
+        self._own = own
+        settled, _ = self._look()
+        if settled and own not in settled:
+            self._delete(own)
+        else:
+            self._client.set_tag(own, SETTLED, "yes")
+
     def _look(self) -> tuple[list[str], list[str]]:
-        """(ids that are settled, ids that are not)"""
+        """(ids that are settled, ids that are not). What has numbers in it is in use."""
         runs: list[Any] = self._client.search_runs([self._experiment_id], self._wanted)
-        settled = [str(run.info.run_id) for run in runs if SETTLED in run.data.tags]
-        others = [str(run.info.run_id) for run in runs if SETTLED not in run.data.tags]
+        settled, others = [], []
+        for run in runs:
+            data = run.data
+            is_settled = SETTLED in data.tags or data.metrics or data.params
+            (settled if is_settled else others).append(str(run.info.run_id))
         return settled, others
 
     def _delete(self, run_id: str) -> None:

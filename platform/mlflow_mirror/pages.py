@@ -50,10 +50,15 @@ def load_page(step: int, load_LE: NDArray[np.float32]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def incident_name(incident: Incident) -> str:
-    """What its files are called, without an ending: readable, and safe as a path."""
-    name = incident.alert_id.removeprefix(f"{incident.run_id}/")
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
+def incident_files(incident: Incident, alert: Alert | None) -> dict[str, str]:
+    """{name: text} of its files: one to read and one for programs."""
+    # readable, and safe as a path
+    words = incident.alert_id.removeprefix(incident.run_id).lstrip("/-")
+    safe = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in words)
+    return {
+        f"incidents/{safe}.md": incident_page(incident, alert),
+        f"incidents/{safe}.json": json_page(incident),
+    }
 
 
 def incident_page(incident: Incident, alert: Alert | None) -> str:

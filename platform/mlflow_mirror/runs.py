@@ -66,10 +66,7 @@ class MirroredRuns:
                 tracking_url=self._url,
             )
             if index > self.newest_segment:
-                for older, run_id in self._segment_ids.items():
-                    if older < index:
-                        end_ms = _ms(self._began_s.get(older + 1))
-                        self._client.set_terminated(run_id, end_time=end_ms)
+                self._end_before(index)
                 self.newest_segment = index
         return self._segment_ids[index]
 
@@ -101,6 +98,15 @@ class MirroredRuns:
         for run_id in (self._segment_ids.get(self.newest_segment), self.whole_id):
             if run_id:
                 self._client.set_terminated(run_id, status, _ms(ended_s))
+
+    def _end_before(self, index: int) -> None:
+        """Marks as ended what an earlier process, or this one before an outage, has left."""
+        wanted = f"tags.`moescope.run_id` = '{self._run.id}' and attributes.status = 'RUNNING'"
+        for known in self._client.search_runs([self._experiment_id], wanted):
+            segment = known.data.tags.get("moescope.segment", "")
+            if segment.isdecimal() and int(segment) < index:
+                end_ms = _ms(self._began_s.get(int(segment) + 1))
+                self._client.set_terminated(known.info.run_id, end_time=end_ms)
 
     def _say_what_it_is(self, dashboard_url: str, trial: Trial | None) -> None:
         run = self._run

@@ -1,16 +1,28 @@
-"""What a list of MLflow's runs shows of a run: how it ended, and where its scalars ended."""
+"""What MLflow has of a run: how it ended, where its scalars ended, its files, its place among
+others."""
 
 import math
 import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 
-from moescope.platform.catalogue import GRAD_NORM, LOSS_SPIKE_SCORE, LOSS_TOTAL
+from moescope.platform.catalogue import EXPERT_LOAD, GRAD_NORM, LOSS_SPIKE_SCORE, LOSS_TOTAL
+from moescope.platform.mlflow_mirror.numbers_sent import NON_FINITE, PER_LAYER
 from moescope.platform.mlflow_sink import STATUSES, MlflowSink
-from moescope.platform.records import Event, Frame, Run, RunStatus, Segment
+from moescope.platform.records import (
+    Frame,
+    Run,
+    RunStatus,
+    Segment,
+    Trial,
+)
 
 # MLflow 3.17 maps a relation in a way that SQLAlchemy 2.1 has deprecated; goes when MLflow's pin
 # moves on
@@ -101,58 +113,94 @@ def test_the_run_of_the_whole_shows_where_each_segment_ended(url: str) -> None:
     assert shown == {LOSS_TOTAL: 4.0, GRAD_NORM: 2.0, LOSS_SPIKE_SCORE: 0.5}
 
 
-def test_where_only_a_server_takes_files_and_none_is_up_the_numbers_arrive(
-    url: str, tmp_path: Path
-) -> None:
+def test_each_layer_has_its_lines_and_no_expert_has_one(url: str) -> None:
+    run = a_run()
+    values = {name: np.arange(3, dtype=np.float32) for name in PER_LAYER}
+    values[EXPERT_LOAD] = np.ones((3, 4), np.float32)
+    sink = MlflowSink(url, run)
+    sink.write([Segment(run.id, 0, 0, "start", 1.0), Frame(run.id, 0, 5, 100.0, values)])
+    sink.close()
+    assert seen(url, run)["0"].data.metrics == {
+        f"{name}/layer_{layer:02d}": layer for name in PER_LAYER for layer in range(3)
+    }
+
+
+def test_a_nan_is_a_tag_and_a_gap(url: str) -> None:
+    run = a_run()
+    frames = [frame(run, 0, step, loss__total=step, grad__norm=1.0) for step in range(6)]
+    frames[2] = frame(run, 0, 2, loss__total=math.nan, grad__norm=1.0)
+    frames[4] = frame(run, 0, 4, loss__total=math.inf, grad__norm=math.nan)
+    sink = MlflowSink(url, run)
+    sink.write([Segment(run.id, 0, 0, "start", 1.0), *frames[:4]])
+    sink.close()
+    sink = MlflowSink(url, run)  # after a kill: some frames come again
+    sink.write(frames[2:])
+    sink.close()
+    tags = seen(url, run)["0"].data.tags
+    said = {key: text for key, text in tags.items() if key.startswith("moescope.non_finite.")}
+    assert said == {
+        "moescope.non_finite.loss/total": "first at step 2, last at step 4, in 2 steps: nan, inf",
+        "moescope.non_finite.grad/norm": "first at step 4, last at step 4, in 1 step: nan",
+    }
+    run_id = seen(url, run)["0"].info.run_id
+    assert history(url, run_id, LOSS_TOTAL) == [(0, 0.0), (1, 1.0), (3, 3.0), (5, 5.0)]
+    assert history(url, run_id, NON_FINITE) == [(2, 1.0), (4, 2.0)]
+
+
+def test_a_trial_is_nested_in_its_study_and_its_segments_in_it(url: str) -> None:
+    runs = [replace(a_run(), id=f"t{i}", name=f"trial {i}", project="widths") for i in range(2)]
+    for i, run in enumerate(runs):
+        trial = Trial("widths", f"key-{i}", i, f"width={64 << i}", {}, {}, {}, run_id=run.id)
+        sink = MlflowSink(url, run, trial=trial)
+        sink.write([Segment(run.id, 0, 0, "start", 1.0)])
+        sink.close()
+    parents = set()
+    for i, run in enumerate(runs):
+        found = seen(url, run)
+        assert found["0"].data.tags["mlflow.parentRunId"] == found["all"].info.run_id
+        assert found["all"].data.tags["moescope.trial"] == f"width={64 << i}"
+        parents.add(found["all"].data.tags["mlflow.parentRunId"])
     from mlflow import MlflowClient
 
-    # as a server makes an experiment, before a training without one
-    MlflowClient(tracking_uri=url).create_experiment(a_run().project, "mlflow-artifacts:/7")
-    clip = tmp_path / "step-000004" / "a-disc.mp4"
-    clip.parent.mkdir()
-    clip.write_bytes(b"a clip")
+    client = MlflowClient(tracking_uri=url)
+    (parent,) = parents
+    assert client.get_run(parent).data.tags["moescope.study"] == "widths"
+    assert client.get_run(parent).info.run_name == "study widths"
+
+
+def test_a_run_that_somebody_deletes_in_mlflow_is_made_anew_and_goes_on(url: str) -> None:
+    from mlflow import MlflowClient
+
     run = a_run()
     sink = MlflowSink(url, run)
-    sink.write(
-        [
-            Segment(run.id, 0, 0, "start", 1.0),
-            Event(run.id, 0, 4, 1.0, "note", "a clip", {"samples": [str(clip)]}),
-            frame(run, 0, 4, loss__total=0.5),
-        ]
-    )
+    sink.write([Segment(run.id, 0, 0, "start", 1.0), frame(run, 0, 0, loss__total=1.0)])
+    client = MlflowClient(tracking_uri=url)
+    for known in seen(url, run).values():
+        client.delete_run(known.info.run_id)
+    more = [frame(run, 0, 1, loss__total=2.0)]
+    # no record is at fault: it comes again
+    with pytest.raises(MlflowException, match="must be in the 'active' state"):
+        sink.write(more)
+    sink.write(more)
     sink.close()
-    assert history(url, seen(url, run)["0"].info.run_id, LOSS_TOTAL) == [(4, 0.5)]
+    found = seen(url, run)
+    assert sorted(found) == ["0", "all"]
+    assert history(url, found["0"].info.run_id, LOSS_TOTAL) == [(1, 2.0)]
 
 
-def test_the_clips_that_an_event_tells_of_are_files_of_the_run(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_locks", [1, 2], ids=["one-machine", "two-machines"])
+def test_two_processes_at_once_make_no_run_twice(
+    url: str, tmp_path: Path, mirror_at_once: Callable[..., None], num_locks: int
 ) -> None:
     from mlflow import MlflowClient
 
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    monkeypatch.chdir(elsewhere)
-    clip = tmp_path / "samples" / "step-000004" / "a-disc.mp4"
-    clip.parent.mkdir(parents=True)
-    clip.write_bytes(b"a clip")
-    details = {"samples": [str(clip), str(tmp_path / "gone.mp4")]}
-    run = a_run()
-    records = [
-        Segment(run.id, 0, 0, "start", 1.0),
-        Event(run.id, 0, 4, 1.0, "note", "2 clips", details),
-        Event(run.id, 0, 5, 1.0, "note", "no clips", {}),
-    ]
-    for _ in range(2):
-        # twice, as after a kill
-        sink = MlflowSink(url, run)
-        sink.write(records)
-        sink.close()
+    names = [f"run-{i}" for i in range(4)]
+    folders = [tmp_path / "lock-0", tmp_path / f"lock-{num_locks - 1}"]
+    mirror_at_once(url, "widths", names, folders)
     client = MlflowClient(tracking_uri=url)
-    run_id = seen(url, run)["all"].info.run_id
-    (file,) = client.list_artifacts(run_id, "samples/step-000004")
-    assert file.path == "samples/step-000004/a-disc.mp4"
-    found = Path(client.download_artifacts(run_id, file.path, str(elsewhere)))
-    assert found.read_bytes() == b"a clip"
-    # beside the database, and not where one happens to be
-    assert (tmp_path / "mlartifacts").is_dir()
-    assert not (elsewhere / "mlruns").exists()
+    experiment = client.get_experiment_by_name("widths")
+    assert experiment is not None
+    found = [known.data.tags for known in client.search_runs([experiment.experiment_id])]
+    made = Counter((tags.get("moescope.run_id"), tags.get("moescope.segment")) for tags in found)
+    # of each run the whole and its segment, and one of the study that all are trials of
+    assert made == {(None, None): 1} | {(n, s): 1 for n in names for s in ("all", "0")}

@@ -28,7 +28,9 @@ WORKSTATION = r"""
     [
         pytest.param("/var/lib/store.db", "/", "ext4", id="the root holds what nothing else does"),
         pytest.param("/people/ann/store.db", "/people", "nfs4", id="the later of two at one point"),
-        pytest.param("/people/ann/scratch/a/store.db", "/people/ann/scratch", "xfs", id="the longest"),
+        pytest.param(
+            "/people/ann/scratch/a/store.db", "/people/ann/scratch", "xfs", id="the longest"
+        ),
         pytest.param("/people/ann/scratches/store.db", "/people", "nfs4", id="whole names count"),
         pytest.param("/peoples/store.db", "/", "ext4", id="a name that only begins alike"),
         pytest.param(
