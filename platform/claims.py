@@ -119,7 +119,7 @@ def _is_gone(holder: str) -> bool:
         return False
     try:
         # dead, though its parent has not asked how it ended
-        return psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:
