@@ -21,7 +21,7 @@ READY := .venv/.ready
 # two cores: a test process each, and no threads on top of them
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-.PHONY: help .venv demo up test stories story-spine story-trainer story-health story-dashboard story-studies check lint format types docs bench score clean
+.PHONY: help .venv demo up test stories story-spine story-trainer story-health story-dashboard story-store story-studies check lint format types docs bench score clean
 
 help:
 	@echo "make demo     trains on made clips, meets poisoned ones, rolls back, recovers; a browser shows it"
@@ -54,7 +54,7 @@ up: $(READY)
 test: $(READY)
 	$(PYTEST) -n 2 -m "not story"
 
-stories: story-spine story-trainer story-health story-dashboard story-studies
+stories: story-spine story-trainer story-health story-dashboard story-store story-studies
 
 # the demo has five minutes on two cores: nothing else runs beside it
 story-spine: $(READY)
@@ -69,6 +69,10 @@ story-health: $(READY)
 
 story-dashboard: $(READY)
 	$(PYTEST) -m story tests/stories/dashboard --durations=0
+
+# makes a PostgreSQL of its own from Debian's package postgresql, and mounts small disks where it may
+story-store: $(READY)
+	$(PYTEST) -n 2 -m story tests/stories/store --durations=0
 
 # the Slurm story wants a cluster: line=$$(tests/services/slurm.sh start) && eval "$$line"
 story-studies: $(READY)

@@ -138,10 +138,14 @@ class Contact:
         now_s = self._clock()
         store.update_run(self._run_id, heartbeat_s=now_s)
         name = run_lease(self._run_id)
-        is_held = leases.beat(store, name, self._holder, now_s, LEASE_S) or leases.claim(
-            store, name, self._holder, now_s, LEASE_S
-        )
-        self._replaced_by = "" if is_held else leases.holder(store, name, now_s) or ""
+        if leases.beat(store, name, self._holder, now_s, LEASE_S):
+            self._replaced_by = ""
+        else:
+            # whoever has it now took it for good: by a clock that was set it may look over
+            other = leases.find(store, name)
+            if other is None:
+                leases.claim(store, name, self._holder, now_s, LEASE_S)
+            self._replaced_by = "" if other is None else other.holder
         if self._is_first:
             # an earlier process of this run took these and died
             for command in commands(store, self._run_id):

@@ -35,6 +35,8 @@ _chance = random.Random()
 _BUSY_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 # 40001 serialization failure, 40P01 deadlock, 55P03 lock not available
 _BUSY_POSTGRES = {"40001", "40P01", "55P03"}
+# 42501 no right, 3F000 no schema that the user may make tables in
+_NO_RIGHT_POSTGRES = {"42501", "3F000"}
 
 
 class StoreAway(MoescopeError):
@@ -228,10 +230,18 @@ class Database:
         if isinstance(error, exc.DataError):
             return MoescopeError(f"store {self.shown} cannot hold a value ({why})")
         if not self.is_embedded:
-            return StoreAway(
-                f"store {self.shown} cannot be used ({why}): "
-                "is the server up and the address right?"
+            if getattr(error.orig, "sqlstate", None) in _NO_RIGHT_POSTGRES:
+                return StoreAway(
+                    f"store {self.shown} refuses this user ({why}): "
+                    "give it the right to use its tables, or name another user"
+                )
+            is_refused = "authentication failed" in why or "no password supplied" in why
+            advice = (
+                "are the user and the password right?"
+                if is_refused
+                else "is the server up and the address right?"
             )
+            return StoreAway(f"store {self.shown} cannot be used ({why}): {advice}")
         code = _sqlite_code(error)
         if code == sqlite3.SQLITE_NOTADB:
             return StoreAway(f"store {self.shown} is not a SQLite database: choose another file")
@@ -276,6 +286,11 @@ def parsed_url(text: str) -> URL:
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         if not url.database:
             raise MoescopeError(f"store address {shown} names no database: {expected}")
+        if "@" in (url.host or ""):
+            # else the rest of the password would be told as the host that nobody finds
+            raise MoescopeError(
+                f"store address {shown} has an @ in the password: write it as %40 there"
+            )
         return url.set(drivername="postgresql+psycopg")
     raise MoescopeError(f"store address {shown} has an unknown scheme: {expected}")
 

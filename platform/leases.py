@@ -3,8 +3,11 @@ when.
 
 A holder that dies loses its lease when the time is over; one that lives beats before that. Times
 come from the callers, so machines that share a store need clocks that agree to a fraction of the
-time to live.
+time to live. Where that is too much to ask, watch whether a lease changes (`find`, `take_over`), as
+claims.py does.
 """
+
+from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, or_, select, update
 
@@ -13,6 +16,12 @@ from .store import Store
 from .upserts import insert_into
 
 _lease = tables.leases.c
+
+
+class Lease(NamedTuple):
+    holder: str
+    until_s: float
+    """By the holder's clock."""
 
 
 def claim(store: Store, name: str, holder: str, now_s: float, ttl_s: float) -> bool:
@@ -32,6 +41,25 @@ def claim(store: Store, name: str, holder: str, now_s: float, ttl_s: float) -> b
         return connection.scalar(statement.returning(_lease.holder), values) is not None
 
     return store.database.write(work)
+
+
+def take_over(
+    store: Store, name: str, seen: Lease, holder: str, now_s: float, ttl_s: float
+) -> bool:
+    """Takes a lease from a holder that is known to be gone, whatever its time says; False where the
+    lease is not as it was seen any more.
+    """
+    as_seen = (_lease.name == name, _lease.holder == seen.holder, _lease.until_s == seen.until_s)
+    values = {"holder": holder, "since_s": now_s, "until_s": now_s + ttl_s}
+    statement = update(tables.leases).where(*as_seen).values(values)
+    return store.database.write(lambda c: c.execute(statement).rowcount == 1)
+
+
+def find(store: Store, name: str) -> Lease | None:
+    """The lease as it stands, over or not; None where nobody has it."""
+    statement = select(_lease.holder, _lease.until_s).where(_lease.name == name)
+    row = store.database.read(lambda c: c.execute(statement).first())
+    return None if row is None else Lease(*row)
 
 
 def beat(store: Store, name: str, holder: str, now_s: float, ttl_s: float) -> bool:

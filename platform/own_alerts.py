@@ -2,6 +2,7 @@
 gone.
 """
 
+import hashlib
 import re
 import time
 from collections.abc import Callable
@@ -33,7 +34,9 @@ class OwnAlerts:
         if step < self._silent_until.get(subject, 0):
             return False
         self._silent_until[subject] = step + AGAIN_STEPS
-        key = f"{self._run_id}/{rule}/{step}"
+        # a step may come again in a later segment, and two of a kind may come at one step
+        words = hashlib.blake2b(subject.encode(), digest_size=4).hexdigest()
+        key = f"{self._run_id}/{rule}/{segment}-{step}-{words}"
         alert = Alert(
             key, self._run_id, segment, rule, kind.severity, step, step, 0.0, 0.0, message,
             time.time(), f"{self._run_id}/{rule}",

@@ -30,11 +30,10 @@ from ..monitors.rules import Rule
 from ..monitors.rules_at_start import rules_at_start
 from ..monitors.states.keeping import Keeper
 from ..monitors.states.sound import CHECKPOINTS, MEMORY
-from ..platform import leases
 from ..platform.alert_kinds import CHECKPOINT
 from ..platform.announcement import dashboard_address, mlflow_address
-from ..platform.claims import claim
-from ..platform.contact import Contact, run_lease
+from ..platform.claims import claim, let_go
+from ..platform.contact import Contact
 from ..platform.delivery import DeliveryThread
 from ..platform.errors import MoescopeError
 from ..platform.mlflow_sink import MlflowSink
@@ -162,7 +161,7 @@ def open_trainer(
         if old is None and any(run.id == other.id for other in store.runs(include_archived=True)):
             raise MoescopeError(f"there is a run {run.id} already: resume it, or leave the id out")
         holder = claim(store, run)
-        stack.callback(leases.release, store, run_lease(run.id), holder)
+        stack.callback(let_go, store, run.id, holder)
         batches = Batches(clips, config.data, config.seed)
         stack.callback(batches.close)
         opened: list[Trainer] = []

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...platform import leases
 from ...platform.alert_kinds import CHECKPOINT
 from ...platform.announcement import dashboard_address, living_service, mlflow_address
-from ...platform.claims import beginning, claim
-from ...platform.contact import Contact, run_lease
+from ...platform.claims import beginning, claim, let_go
+from ...platform.contact import Contact
 from ...platform.delivery import DeliveryThread
 from ...platform.errors import MoescopeError
 from ...platform.mlflow_sink import MlflowSink
@@ -110,7 +109,7 @@ def _open(asked: Asked, chance: dict[str, Any]) -> WatchedRun:
             table, lines = _rules(store, run, old, asked, has_samples=was_sampled)
             with_samples, _ = _rules(store, run, old, asked, has_samples=True)
             holder = claim(store, run)
-            stack.callback(leases.release, store, run_lease(run.id), holder)
+            stack.callback(let_go, store, run.id, holder)
             stack.callback(undo_unless, opened, store, run, old)
             if old is None:
                 store.add_run(run)

@@ -121,6 +121,25 @@ def test_a_process_that_lost_its_lease_learns_who_has_it_and_takes_no_commands(
     assert commands(store, "r1")[0].state == "asked"
 
 
+def test_who_was_replaced_does_not_take_the_run_back_when_the_clock_is_set_forward(
+    store: Store,
+) -> None:
+    leases.release(store, run_lease("r1"), "me")
+    leases.claim(store, run_lease("r1"), "other", time.time(), 10.0)
+    a_day_on = Contact(store.url, "r1", "me", beat_every_s=0.05, clock=lambda: time.time() + 86400)
+    wait_until(lambda: a_day_on.replaced_by == "other")
+    a_day_on.close()
+    found = leases.find(store, run_lease("r1"))
+    assert found is not None
+    assert found.holder == "other"
+
+
+def test_a_lease_that_is_lost_to_nobody_is_taken_again(store: Store, contact: Contact) -> None:
+    leases.release(store, run_lease("r1"), "me")
+    wait_until(lambda: leases.find(store, run_lease("r1")) is not None)
+    assert contact.replaced_by == ""
+
+
 def test_a_change_that_the_store_can_never_take_does_not_block_the_next(
     store: Store, contact: Contact
 ) -> None:

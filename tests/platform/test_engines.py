@@ -11,7 +11,7 @@ from secrets import token_hex
 import numpy as np
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from moescope.platform.engines import Database, StoreAway, parsed_url, shown_url
 from moescope.platform.errors import MoescopeError
@@ -182,3 +182,27 @@ def test_a_database_that_was_made_without_a_language_keeps_every_letter(
             assert (found.id, found.config) == ("r1", {"é": "è"})
         finally:
             connection.execute(f"DROP DATABASE {name}")
+
+
+@pytest.mark.postgres
+def test_what_a_crash_may_have_taken_is_written_again(postgres_url: str) -> None:
+    """A server that closed the connections may have crashed, and lost what it had not brought to
+    its disk: in the middle of writing that must not go unnoticed."""
+    with open_store(postgres_url) as store:
+        database = store.database
+        store.add_run(RUN)
+        num_lost = database.num_lost
+        store.write_frames([FRAME])
+        database.bring_to_disk(num_lost)
+        assert database.names
+        pid = database.read(lambda c: c.scalar(text("SELECT pg_backend_pid()")))
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        database.read(lambda c: c.scalar(text("SELECT 1")))
+        assert database.num_lost == num_lost + 1
+        assert database.names == {}
+        with pytest.raises(StoreAway, match="it is written again"):
+            database.bring_to_disk(num_lost)
+        store.write_frames([FRAME])
+        database.bring_to_disk(database.num_lost)
+        assert known_signals(store, "r1") == ["loss/total"]

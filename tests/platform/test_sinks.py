@@ -323,6 +323,72 @@ def test_kill_9_costs_half_a_second_of_samples_at_most_and_no_alert(tmp_path: Pa
     assert not lost_s or max(lost_s) - min(lost_s) <= 0.5
 
 
+def test_what_could_not_be_brought_to_the_disk_is_written_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an fsync that failed, a second one of the same file would claim success."""
+    sink = Memory("sql", lambda: wait_for(is_well))
+    is_well = threading.Event()
+    fan_out = FanOut(tmp_path, [sink])
+    real, failed = os.fsync, []
+
+    def fsync(handle: int) -> None:
+        if not failed:
+            failed.append(os.readlink(f"/proc/self/fd/{handle}"))
+            raise OSError(5, "Input/output error")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    fan_out.record(frame(1))
+    fan_out.say(alert(1))
+    assert "Input/output error" in fan_out.status().journal_error
+    wait_until(lambda: not fan_out.status().journal_error)
+    later = [path for path in tmp_path.glob("*.journal") if str(path) > failed[0]]
+    assert any(b"spike/1" in path.read_bytes() for path in later)
+    is_well.set()
+    assert fan_out.flush(10)
+    fan_out.close()
+    assert sink.steps() == [1]
+    assert {record.id for record in sink.records if isinstance(record, Alert)} == {alert(1).id}
+
+
+def test_one_who_waits_for_a_slow_disk_holds_up_neither_samples_nor_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_slow, is_in = threading.Event(), threading.Event()
+
+    def fsync(handle: int) -> None:
+        is_in.set()
+        wait_for(is_slow)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    sink = Memory("sql")
+    fan_out = FanOut(tmp_path, [sink])
+    one = threading.Thread(target=fan_out.say, args=(alert(0),))
+    one.start()
+    wait_for(is_in)
+    fan_out.record(frame(1))
+    wait_until(lambda: sink.steps() == [1])
+    assert one.is_alive()
+    is_slow.set()
+    one.join()
+    fan_out.close()
+
+
+def test_a_clock_that_is_set_makes_no_lag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    fan_out = FanOut(tmp_path, [Memory("sql", lambda: wait_for(let_go))])
+    fan_out.record(frame(1))
+    wait_until(lambda: fan_out.status().lag_s > 0)
+    real = time.time
+    for shift_s in (-3600.0, 86400.0):
+        monkeypatch.setattr(time, "time", lambda shift_s=shift_s: real() + shift_s)
+        fan_out.record(frame(2))
+        assert 0.0 < fan_out.status().lag_s < 30.0
+    let_go.set()
+    fan_out.close()
+
+
 def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
     sink = Memory("sql")
     fan_out = FanOut(tmp_path, [sink])

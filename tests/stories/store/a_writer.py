@@ -27,10 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from moescope.platform import leases
 from moescope.platform.catalogue import CATALOGUE, EXPERT_TOKENS, LOSS_TOTAL
-from moescope.platform.claims import claim
-from moescope.platform.contact import Contact, run_lease
+from moescope.platform.claims import claim, let_go
+from moescope.platform.contact import Contact
 from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Alert, Event, Frame, Run, Segment
 from moescope.platform.sinks import FanOut
@@ -76,7 +75,7 @@ def main(asked: Asked) -> int:
     with ExitStack() as stack:
         store = stack.enter_context(open_store(asked.url))
         holder = claim(store, run)
-        stack.callback(leases.release, store, run_lease(run.id), holder)
+        stack.callback(let_go, store, run.id, holder)
         store.add_run(run)
         contact = Contact(asked.url, run.id, holder)
         stack.callback(contact.close)
@@ -112,7 +111,7 @@ def main(asked: Asked) -> int:
             record_s.append(time.perf_counter() - before_s)
             tell("frame", step, time.monotonic())
             if rng.random() < asked.alerts_per_s / asked.steps_per_s:
-                key = f"{run.id}/spike/{step}"
+                key = f"{run.id}/spike/{asked.segment}-{step}"
                 words = (step, step, 5.0, 4.0, "up", time.time(), key)
                 say("alert", key, Alert(key, run.id, asked.segment, "spike", "critical", *words))
             if rng.random() < asked.events_per_s / asked.steps_per_s:

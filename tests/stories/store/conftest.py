@@ -270,6 +270,11 @@ class Cluster:
             answer = connection.execute(statement)
             return answer.fetchall() if answer.description else []
 
+    def asks_for_a_password_of(self, role: str) -> None:
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        self.ask("SELECT pg_reload_conf()")
+
     def _run(self, program: str, *words: str) -> None:
         command = [str(self._binaries / program), "--pgdata", str(self._data), *words]
         if os.geteuid() == 0:  # which PostgreSQL refuses to run as

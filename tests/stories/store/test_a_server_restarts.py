@@ -3,6 +3,8 @@ afterwards everything is there.
 """
 
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from moescope.platform.engines import StoreAway
 from moescope.platform.store import open_store
 
 pytestmark = [pytest.mark.story, pytest.mark.postgres]
@@ -110,3 +113,20 @@ def test_kill_9_while_the_server_is_down_costs_half_a_second_too(
     assert [line.rpartition(" ")[2] for line in lines] == ["True"]
     with open_store(server.url) as store:
         assert_kept(store, "r", writer.told(), killed_s)
+
+
+def test_a_wrong_password_is_told_on_one_line_and_never_shown(server: Any) -> None:
+    server.ask("CREATE ROLE ann LOGIN PASSWORD 'right'")
+    server.asks_for_a_password_of("ann")
+    wrong = server.url.replace("postgres@", "ann:hush@")
+    for words in (["runs", "--store", wrong], ["db", "upgrade", "--store", wrong]):
+        command = [sys.executable, "-m", "moescope.cli", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.count("\n") == 1
+        assert 'password authentication failed for user "ann"' in done.stderr
+        assert done.stderr.endswith("are the user and the password right?\n")
+        assert "hush" not in done.stderr
+    with pytest.raises(StoreAway, match="refuses this user"):
+        open_store(server.url.replace("postgres@", "ann:right@"))
+    server.ask("DROP ROLE ann")
