@@ -21,7 +21,7 @@ READY := .venv/.ready
 # two cores: a test process each, and no threads on top of them
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-.PHONY: help .venv demo up test stories story-spine story-trainer story-health story-dashboard story-studies check lint format types docs bench score clean
+.PHONY: help .venv demo up test stories story-spine story-trainer story-health story-dashboard story-studies story-store check lint format types docs bench score clean
 
 help:
 	@echo "make demo     trains on made clips, meets poisoned ones, rolls back, recovers; a browser shows it"
@@ -54,7 +54,7 @@ up: $(READY)
 test: $(READY)
 	$(PYTEST) -n 2 -m "not story"
 
-stories: story-spine story-trainer story-health story-dashboard story-studies
+stories: story-spine story-trainer story-health story-dashboard story-studies story-store
 
 # the demo has five minutes on two cores: nothing else runs beside it
 story-spine: $(READY)
@@ -73,6 +73,9 @@ story-dashboard: $(READY)
 # the Slurm story wants a cluster: line=$$(tests/services/slurm.sh start) && eval "$$line"
 story-studies: $(READY)
 	$(PYTEST) -n 2 --dist loadfile -m story tests/stories/studies tests/studies --durations=0
+
+story-store: $(READY)
+	$(PYTEST) -m story tests/stories/store --durations=0
 
 check: $(READY)
 	@$(MAKE) --no-print-directory lint
