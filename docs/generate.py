@@ -116,6 +116,7 @@ FILES = {
     "docs/commands.md": "every command and option (generated)",
     "docs/detectors.md": "what the loss rules find on recorded curves, and those of other systems",
     "docs/in_and_out.md": "histories of other trackers, exports, and the page for Prometheus",
+    "docs/store.md": "where the data is, and how to look after it; many trainers, PostgreSQL",
     "docs/lab.md": "dated experiments with setup, numbers and verdict",
     "docs/signals.md": "every signal: what it is, what high and low mean (generated)",
     "docs/watch.md": "your own trainer: what is found, taken, done and not done",

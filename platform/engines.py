@@ -80,8 +80,10 @@ class Database:
         """
         self._patience_s = patience_s
         self._engine = _engine(self.url, patience_s)
-        self.write_times_s: deque[float] = deque(maxlen=4096)
-        """How long the newest writing transactions were open, the waiting for their turn left
+        self.times_s: dict[str, deque[float]] = {
+            purpose: deque(maxlen=4096) for purpose in ("read", "write", "durable", "maintain")
+        }
+        """{purpose: how long the newest transactions were open}, the waiting for their turn left
         out."""
         self._next_look_s = 0.0
         self._lock = Lock()
@@ -178,8 +180,7 @@ class Database:
                     with connection.begin():
                         begun_s = time.monotonic()
                         answer = work(connection)
-                    if purpose in ("write", "durable"):
-                        self.write_times_s.append(time.monotonic() - begun_s)
+                    self.times_s[purpose].append(time.monotonic() - begun_s)
                     return answer
             except exc.IntegrityError:
                 raise

@@ -28,6 +28,7 @@ _PLAIN: dict[str, type[_Plain]] = {
     "incident": Incident,
 }
 _LENGTH = struct.Struct("<I")
+_FRAME = b'{"record": "frame"'
 
 
 def encode(record: Record) -> bytes:
@@ -60,6 +61,11 @@ def encode_frame(frame: Frame, values: Mapping[str, NDArray[np.float32]]) -> byt
     ).encode()
     arrays = [value.astype("<f4", copy=False).tobytes() for value in values.values()]
     return b"".join([_LENGTH.pack(len(head)), head, *arrays])
+
+
+def is_frame(payload: bytes) -> bool:
+    """Whether a record's bytes are a frame's, by their beginning."""
+    return payload.startswith(_FRAME, _LENGTH.size)
 
 
 def decode(payload: bytes) -> Record:

@@ -1,5 +1,5 @@
 """`moescope up`: the dashboard, MLflow, the watchman, the delivery of alerts, journals that were
-left behind, a page for Prometheus, and what it is handed for studies.
+left behind or have no turn of their own, a page for Prometheus, and what it is handed for studies.
 
 A home has one service. Of the services of a store, in several homes or on several machines, one
 leads, by the lease `service`; the others serve their dashboards and take over within
@@ -43,6 +43,7 @@ BEAT_EVERY_S = 1.0
 TAKE_OVER_S = 10.0
 """The lease of a dead leader runs out, the next beat of another claims it, and there is time to
 spare for a busy machine."""
+INGEST_EVERY_S = 0.5
 _START_S = 60.0
 _SCRAPE_PATIENCE_S = 3.0
 """Prometheus gives up after 10 s by itself."""
@@ -127,6 +128,7 @@ def serve(
         if metrics_port is not None:
             stack.enter_context(_served_metrics(settings, open_store_url, metrics_port))
         ticker = Ticker()
+        stack.callback(ticks.let_go)
         stack.callback(ticker.stop)
         stack.callback(ticks.stop.set)
         _beat(store, holder, leads)
@@ -139,6 +141,7 @@ def serve(
         _announce(home, dashboard_url, mlflow_url, children)
         stack.callback(_withdraw, home)
         ticker.add("children", 2.0, lambda: _mind(children, home, dashboard_url, mlflow_url))
+        ticker.add("ingest", INGEST_EVERY_S, _while(leads, ticks.ingest))
         ticker.add("watchman", 5.0, _while(leads, ticks.watch))
         ticker.add("delivery", 2.0, _while(leads, ticks.deliver))
         if more is not None:

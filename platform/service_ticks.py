@@ -1,5 +1,6 @@
 """What the service does every few seconds: look for silent runs, deliver alerts, catch up with
-journals left behind, keep the store small.
+journals left behind, and with living ones where many runs share an embedded store; keep the store
+small.
 """
 
 import threading
@@ -15,6 +16,7 @@ from .delivery import LEASE as DELIVERY_LEASE
 from .delivery import LEASE_S as DELIVERY_LEASE_S
 from .delivery import Deliverer, DeliveryRound
 from .errors import MoescopeError
+from .ingest import Ingest
 from .mlflow_sink import MlflowSink
 from .records import Run
 from .series import latest
@@ -54,7 +56,16 @@ class ServiceTicks:
         self._watchman = watchman or Watchman()
         self._housekeeping = Housekeeping(store, rule_of(settings), self.stop, clock)
         self._round = DeliveryRound(Deliverer(settings.notify.split()))
+        self._ingest = Ingest(store, holder, clock=clock)
         self._clock = clock
+
+    def ingest(self) -> None:
+        """Writes the frames of living runs in, where many share an embedded store."""
+        self._ingest.tick()
+
+    def let_go(self) -> None:
+        """Called once at the end, after the last tick."""
+        self._ingest.let_go()
 
     def watch(self) -> None:
         """Raises and resolves the alerts that a dead trainer cannot judge."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from .journal import NOWHERE, Entry, Journal, JournalReader, Position, waiting_bytes
@@ -30,6 +31,7 @@ _PAUSE_FACTOR = 3.0
 _LONGEST_PAUSE_S = 0.5
 
 _log = logging.getLogger(__name__)
+_TakenElsewhere = Callable[[Path, Position, Position], Position | None]
 
 
 class RecordRefused(Exception):
@@ -71,6 +73,8 @@ class SinkThread:
         self._writing_since_s: float | None = None
         self._hurry_to = NOWHERE
         self._is_stopped = False
+        # of a sink whose records somebody else may take: how far they have come, or None
+        self._taken_elsewhere: _TakenElsewhere | None = getattr(sink, "taken_elsewhere", None)
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
 
@@ -128,6 +132,8 @@ class SinkThread:
     def _run(self) -> None:
         while not self._is_stopped:
             self._wake.clear()
+            if self._follows():
+                continue
             try:
                 entries, after = self._reader.read(self._most, self._journal.end)
             except OSError as error:
@@ -147,6 +153,28 @@ class SinkThread:
             self._sink.close()
         except Exception:
             _log.exception("sink %s did not close well", self._sink.name)
+
+    def _follows(self) -> bool:
+        """Whether somebody else takes this sink's records now; its place then follows theirs. A
+        hurried thread does not rely on it.
+        """
+        if self._taken_elsewhere is None or self._is_hurried:
+            return False
+        end = self._journal.end
+        try:
+            taken = self._taken_elsewhere(self._journal.folder, self._reader.position, end)
+            if taken is None:
+                return False
+            if taken > self._reader.position:
+                self._took(taken)
+            waiting, _ = self._reader.read(1, end)
+        except Exception as error:  # writing by itself, it will say what is wrong
+            _log.debug("sink %s is not relieved: %s", self._sink.name, error)
+            return False
+        self._oldest_s = waiting[0].journaled_s if waiting else None
+        self._num_failures = 0
+        self._wake.wait(_IDLE_S)
+        return True
 
     def _hand_over(self, entries: list[Entry]) -> bool:
         """Gives entries to the sink; True where they need not come again."""

@@ -1,12 +1,15 @@
 """The sink that writes a run's records into the store."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from sqlalchemy.exc import StatementError
 
-from .engines import StoreAway, UnknownRun
+from .engines import StoreAway, UnknownRun, parsed_url
 from .errors import MoescopeError
+from .handover import HandOver
 from .incidents import put_incident
+from .journal import Position
 from .record_codec import Record
 from .records import Alert, Checkpoint, Event, Frame, Incident, Run, Segment
 from .sink_thread import RecordRefused
@@ -28,6 +31,8 @@ class SqlSink:
         self._door = StoreDoor(store_url)
         self._run = run
         self._is_run_known = run is None
+        is_embedded = parsed_url(store_url).get_backend_name() == "sqlite"
+        self._handover = HandOver(run.id) if run is not None and is_embedded else None
 
     def write(self, records: Sequence[Record]) -> None:
         """Writes each kind in short transactions of its own; it is on a server's disk when this
@@ -63,6 +68,15 @@ class SqlSink:
             raise RecordRefused(str(error)) from error
         except (StatementError, ValueError, TypeError) as error:
             raise RecordRefused(f"the store cannot hold it: {error}") from error
+
+    def taken_elsewhere(self, folder: Path, position: Position, end: Position) -> Position | None:
+        """How far the service has come where it writes the run's frames (`platform/handover.py`);
+        None where this process does. What is no frame is written here. Raises as `write` does.
+        """
+        if self._handover is None:
+            return None
+        store = self._door.enter()
+        return self._handover.taken(store, folder, position, end, self.write)
 
     def close(self) -> None:
         self._door.shut()

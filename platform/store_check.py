@@ -167,7 +167,10 @@ def _orphans(database: Database, table: Table) -> Iterator[Fault]:
         count = database.read(partial(_num_lost, column=column, owner=owner))
         if count:
             what = f"{count} rows of {table.name} belong to a {owner.table.name[:-1]} that is gone"
-            yield Fault(what, "they are shown nowhere: delete them by hand, or leave them")
+            is_of_run = column.name == "run_number"
+            yield Fault(
+                what, "run `moescope db vacuum`, which deletes them" if is_of_run else _RESTORE
+            )
 
 
 def _num_lost(connection: Connection, column: Column[int], owner: Column[int]) -> int:

@@ -2,8 +2,20 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from sqlalchemy import Connection, func, inspect, select, text
+from sqlalchemy import (
+    Connection,
+    Executable,
+    Select,
+    delete,
+    func,
+    inspect,
+    select,
+    text,
+    tuple_,
+)
 
 from . import tables
 from .engines import PATIENCE_S, Database
@@ -11,6 +23,7 @@ from .errors import MoescopeError
 from .migrate import AUTO_VACUUM, PAGE_BYTES, checked_version, set_up_file, set_up_of
 
 _WAIT_FOR_A_MOMENT_S = 10.0
+_ROWS_AT_ONCE = 2000
 ALL_TABLES = [*tables.metadata.tables, tables.VERSION_TABLE]
 
 
@@ -34,8 +47,8 @@ def store_bytes(connection: Connection) -> int:
 
 
 def vacuum_store(url: str, *, is_full: bool = False, patience_s: float = PATIENCE_S) -> Vacuumed:
-    """Gives free pages back: SQLite in bites, PostgreSQL by VACUUM (ANALYZE) of our tables, beside
-    whoever writes.
+    """Deletes samples of runs that are gone and gives free pages back: SQLite in bites, PostgreSQL
+    by VACUUM (ANALYZE) of our tables, beside whoever writes.
 
     is_full: rewrites the store whole, which takes its size in free disk and holds all writers up
     meanwhile; trainers bridge that by their journals. Raises MoescopeError where the store is
@@ -46,6 +59,7 @@ def vacuum_store(url: str, *, is_full: bool = False, patience_s: float = PATIENC
         if not checked_version(database):
             raise MoescopeError(f"store {database.shown} is empty: there is nothing to give back")
         before = _size(database)
+        _delete_lost(database)
         if database.is_embedded:
             if is_full:
                 _rewrite(database)
@@ -62,6 +76,30 @@ def vacuum_store(url: str, *, is_full: bool = False, patience_s: float = PATIENC
         return Vacuumed(database.shown, before, _size(database))
     finally:
         database.close()
+
+
+def _delete_lost(database: Database) -> None:
+    """Deletes samples whose run is gone, in bites. A number is never given to a second run, and a
+    run is there before its samples are.
+    """
+    there = database.read(lambda c: set(inspect(c).get_table_names()))
+    for table in tables.metadata.sorted_tables:
+        if "run_number" not in table.c or table.name not in there:
+            continue
+        key = list(table.primary_key)
+        lost = select(*key).where(table.c.run_number.not_in(select(tables.runs.c.number)))
+        some = delete(table).where(tuple_(*key).in_(lost.limit(_ROWS_AT_ONCE)))
+        # a look costs nobody anything, while deleting needs the writer's turn
+        while database.read(partial(_is_any, rows=lost)):
+            database.write(partial(_execute, statement=some))
+
+
+def _is_any(connection: Connection, rows: Select[Any]) -> bool:
+    return connection.execute(rows.limit(1)).first() is not None
+
+
+def _execute(connection: Connection, statement: Executable) -> None:
+    connection.execute(statement)
 
 
 def _shorten(database: Database) -> None:

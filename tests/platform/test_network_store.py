@@ -13,9 +13,9 @@ from moescope.platform.store import open_store
 WORKSTATION = r"""
 22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,errors=remount-ro
-31 27 0:27 / /people rw,relatime shared:2 - autofs systemd-1 rw,fd=29
-88 31 0:52 / /people rw,relatime shared:3 master:7 - nfs4 files:/export/people rw,vers=4.2,addr=10.0.0.9
-90 88 254:1 / /people/ann/scratch rw,noatime - xfs /dev/nvme0n1 rw
+31 27 0:27 / /net rw,relatime shared:2 - autofs systemd-1 rw,fd=29
+88 31 0:52 / /net rw,relatime shared:3 master:7 - nfs4 files:/export/net rw,vers=4.2,addr=10.0.0.9
+90 88 254:1 / /net/ann/scratch rw,noatime - xfs /dev/nvme0n1 rw
 91 27 0:60 / /mnt/her\040big\011disk rw - cifs //files/ann rw,vers=3.1.1
 92 27 0:61 / /mnt/caf\303\251 rw,relatime - fuse.sshfs ann@files: rw,user_id=1000
 93 27 0:62 / /lustre rw - lustre mds@tcp:/work rw
@@ -27,12 +27,10 @@ WORKSTATION = r"""
     ("path", "point", "kind"),
     [
         pytest.param("/var/lib/store.db", "/", "ext4", id="the root holds what nothing else does"),
-        pytest.param("/people/ann/store.db", "/people", "nfs4", id="the later of two at one point"),
-        pytest.param(
-            "/people/ann/scratch/a/store.db", "/people/ann/scratch", "xfs", id="the longest"
-        ),
-        pytest.param("/people/ann/scratches/store.db", "/people", "nfs4", id="whole names count"),
-        pytest.param("/peoples/store.db", "/", "ext4", id="a name that only begins alike"),
+        pytest.param("/net/ann/store.db", "/net", "nfs4", id="the later of two at one point"),
+        pytest.param("/net/ann/scratch/a/store.db", "/net/ann/scratch", "xfs", id="the longest"),
+        pytest.param("/net/ann/scratches/store.db", "/net", "nfs4", id="whole names count"),
+        pytest.param("/nets/store.db", "/", "ext4", id="a name that only begins alike"),
         pytest.param(
             "/mnt/her big\tdisk/store.db", "/mnt/her big\tdisk", "cifs", id="octal blanks"
         ),

@@ -79,6 +79,20 @@ def test_free_pages_are_given_back_while_somebody_writes(store: Store, is_full: 
     assert after < 0.6 * done.bytes_before
 
 
+def test_samples_of_a_run_that_is_gone_are_deleted(store: Store) -> None:
+    store.add_run(a_run("lost"))
+    store.add_run(a_run("kept"))
+    store.write_frames([*frames("lost", 0, 200), *frames("kept", 0, 10)])
+    gone = tables.runs.delete().where(tables.runs.c.id == "lost")
+    store.database.write(lambda c: c.execute(gone))
+    assert {fault.todo for fault in check_store(store.url).faults} == {
+        "run `moescope db vacuum`, which deletes them"
+    }
+    vacuum_store(store.url)
+    assert check_store(store.url).faults == ()
+    assert len(read_series(store, "kept", LOSS).steps) == 10
+
+
 def test_the_command_says_the_bytes_before_and_after(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.db'}"
     with open_store(url) as store:
