@@ -214,7 +214,8 @@ def small(clips_folder: Path) -> RunConfig:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, put_store: Callable[[Path], str]) -> Settings:
+    put_store(tmp_path / "home" / "store.db")
     return Settings(home=tmp_path / "home", mlflow="off")
 
 
