@@ -182,7 +182,7 @@ def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small(clips_folder: Path) -> RunConfig:
     """`tiny` with narrower everything: the same code on about ten milliseconds a step."""
     return changed(
