@@ -52,7 +52,7 @@ up: $(READY)
 	$(BIN)/moescope up
 
 test: $(READY)
-	$(PYTEST) -n 2 -m "not story"
+	$(PYTEST) -n 2 --dist worksteal -m "not story"
 
 stories: story-spine story-trainer story-health story-dashboard story-store story-studies
 
@@ -62,10 +62,10 @@ story-spine: $(READY)
 	$(PYTEST) -n 2 --dist loadfile -m story tests/stories/spine --ignore=tests/stories/spine/test_demo.py --durations=0
 
 story-trainer: $(READY)
-	$(PYTEST) -n 2 -m story tests/stories/trainer tests/trainer --durations=0
+	$(PYTEST) -n 2 --dist worksteal -m story tests/stories/trainer tests/trainer --durations=0
 
 story-health: $(READY)
-	$(PYTEST) -n 2 -m story tests/stories/health tests/monitors --durations=0
+	$(PYTEST) -n 2 --dist worksteal -m story tests/stories/health tests/monitors --durations=0
 
 story-dashboard: $(READY)
 	$(PYTEST) -m story tests/stories/dashboard --durations=0

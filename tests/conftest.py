@@ -1,8 +1,10 @@
 """Fixtures for all tests, and the demand for PostgreSQL where continuous integration makes it."""
 
+import fcntl
 import os
 import resource
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,11 +147,53 @@ def _kept_postgres_url(postgres_server: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def _made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from moescope.platform.store import open_store
+
+    path = tmp_path_factory.mktemp("made") / "store.db"
+    open_store(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def put_store(_made_store: Path) -> Callable[[Path], str]:
+    """Puts an embedded store without runs at a path, with its folder; returns its address.
+
+    The tables are made once: making them takes longer than most of the tests that need them.
+    """
+
+    def put(path: Path) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(_made_store, path)
+        return f"sqlite:///{path}"
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new MLflow database to copy, made once for all workers: its migrations take about ten
+    seconds."""
+    from moescope.platform.mlflow_door import make_database
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which all workers share
+    path = folder / "mlflow.db"
+    with (folder / "mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        make_database(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def store_url(
+    request: pytest.FixtureRequest, tmp_path: Path, put_store: Callable[[Path], str]
+) -> str:
     """The address of a store without runs, of each kind in turn."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
+        return put_store(tmp_path / "store.db")
     from moescope.platform.store import open_store
     from moescope.platform.tables import metadata
 

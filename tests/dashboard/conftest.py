@@ -1,13 +1,15 @@
 """A store with a run as training leaves it: spike, alert, rollback, checkpoints of every health."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import streamlit as st
+from streamlit.components.v2 import manifest_scanner
 
 from moescope.platform import catalogue
 from moescope.platform.records import Alert, Checkpoint, Event, Frame, Run, Segment
@@ -24,11 +26,19 @@ def _fresh_caches() -> Iterator[None]:
     st.cache_data.clear()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _packages_are_searched_once() -> Iterator[None]:
+    """Streamlit's AppTest looks through every installed package for components before each page:
+    most of a second, and each time the same answer."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = cache(manifest_scanner.scan_component_manifests)
+        patch.setattr(manifest_scanner, "scan_component_manifests", once)
+        yield
+
+
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    home = tmp_path / "home"
-    home.mkdir()
-    return f"sqlite:///{home / 'store.db'}"
+def store_url(tmp_path: Path, put_store: Callable[[Path], str]) -> str:
+    return put_store(tmp_path / "home" / "store.db")
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ FIRST_BAD = 200
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(f"sqlite:///{tmp_path / 'store.db'}")
+def store(tmp_path: Path, put_store: Callable[[Path], str]) -> Iterator[Store]:
+    opened = open_store(put_store(tmp_path / "store.db"))
     opened.add_run(RUN)
     yield opened
     opened.close()

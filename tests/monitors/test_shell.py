@@ -17,7 +17,6 @@ from moescope.platform import catalogue
 from moescope.platform.commands import commands
 from moescope.platform.records import Frame, Run, Segment
 from moescope.platform.rule_versions import RuleChange, change, newest
-from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
 
 JUMP = """
@@ -38,10 +37,8 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(home: Path) -> Iterator[Store]:
-    settings = Settings(home=home)
-    settings.make_home()
-    opened = open_store(settings.store_url)
+def store(home: Path, put_store: Callable[[Path], str]) -> Iterator[Store]:
+    opened = open_store(put_store(home / "store.db"))
     yield opened
     opened.close()
 

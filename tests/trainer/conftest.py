@@ -182,7 +182,7 @@ def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small(clips_folder: Path) -> RunConfig:
     """`tiny` with narrower everything: the same code on about ten milliseconds a step."""
     return changed(
@@ -214,7 +214,8 @@ def small(clips_folder: Path) -> RunConfig:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, put_store: Callable[[Path], str]) -> Settings:
+    put_store(tmp_path / "home" / "store.db")
     return Settings(home=tmp_path / "home", mlflow="off")
 
 

@@ -2,6 +2,7 @@
 back and on, bit for bit.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,10 @@ def trained(
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_way_back_and_the_way_on_end_where_the_straight_way_does(
-    config: RunConfig, tmp_path: Path, same: Any
+    config: RunConfig, tmp_path: Path, same: Any, put_store: Callable[[Path], str]
 ) -> None:
+    for way in ("back", "on"):
+        put_store(tmp_path / way / "store.db")
     run, (straight, back, want) = trained(config, tmp_path / "back", back_at=8)
     assert run.status == "finished"
     # bit for bit all of what computes: from here on it is the straight way

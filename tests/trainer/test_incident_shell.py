@@ -17,24 +17,34 @@ from moescope.trainer.config import RunConfig
 from moescope.trainer.loop import Trainer
 from moescope.trainer.run import train
 
+ASKED = ("kept", "no-data", "where", "no-record")
+"""An alert for each test, all in one run."""
 
-@pytest.fixture
-def alarmed(small: RunConfig, settings: Settings) -> Alert:
-    """The alert that was raised by hand in a healthy run of 60 steps."""
-    told: list[Alert] = []
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(home=tmp_path_factory.mktemp("incidents") / "home", mlflow="off")
+
+
+@pytest.fixture(scope="module")
+def alarmed(small: RunConfig, settings: Settings) -> dict[str, Alert]:
+    """Alerts that were raised by hand in a healthy run, by the test that asks about them."""
+    told: dict[str, Alert] = {}
 
     def on_step(trainer: Trainer) -> None:
-        if trainer.state.step == 50 and not told:
+        step = trainer.state.step
+        if step >= 47 and len(told) < len(ASKED):
+            name = ASKED[len(told)]
             alert = Alert(
-                f"{trainer.run.id}-0-49-by_hand", trainer.run.id, 0, "by_hand", "critical", 48, 49,
-                9.0, 3.0, "raised by the test", 1.0, "x",
+                f"{trainer.run.id}-0-{step - 1}-{name}", trainer.run.id, 0, "by_hand", "critical",
+                step - 2, step - 1, 9.0, 3.0, "raised by the test", 1.0, name,
                 evidence={"signal": catalogue.LOSS_PER_SAMPLE},
             )  # fmt: skip
-            told.append(trainer.witness.testify(alert))
-            trainer.fan_out.say(told[0])
+            told[name] = trainer.witness.testify(alert)
+            trainer.fan_out.say(told[name])
 
     train(changed(small, {"steps": 52}), settings=settings, progress=False, on_step=on_step)
-    return told[0]
+    return told
 
 
 def run(settings: Settings, *words: str) -> tuple[int, str]:
@@ -43,49 +53,58 @@ def run(settings: Settings, *words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_a_false_alarm_is_replayed_kept_and_told(alarmed: Alert, settings: Settings) -> None:
-    code, said = run(settings, alarmed.id)
+def test_a_false_alarm_is_replayed_kept_and_told(
+    alarmed: dict[str, Alert], settings: Settings
+) -> None:
+    code, said = run(settings, alarmed["kept"].id)
     assert code == 0, said
     places = [said.index(word) for word in ("onset", "alarm", "what moved first", "verdict: ")]
     assert places == sorted(places)
     assert "verdict: no cause found" in said
     with open_store(settings.store_url) as store:
-        kept = incident_of(store, alarmed.id)
+        kept = incident_of(store, alarmed["kept"].id)
     assert kept is not None
     assert (kept.verdict, kept.is_replayed) == ("no_cause", True)
     # asked again it answers with what is kept, as one JSON value
-    code, said = run(settings, alarmed.id, "--json")
+    code, said = run(settings, alarmed["kept"].id, "--json")
     told = json.loads(said)
     assert told["incident"]["verdict"] == "no_cause"
     assert told["incident"]["made_s"] == kept.made_s
 
 
 def test_without_its_data_the_account_says_why_it_has_no_verdict(
-    alarmed: Alert, settings: Settings
+    alarmed: dict[str, Alert], settings: Settings
 ) -> None:
     with open_store(settings.store_url) as store:
-        run_ = store.find_run(alarmed.run_id)
+        run_ = store.find_run(alarmed["no-data"].run_id)
         data = {**run_.config["data"], "folder": "/nowhere/clips"}
         store.update_run(run_.id, config={**run_.config, "data": data})
-    code, said = run(settings, alarmed.id)
+        code, said = run(settings, alarmed["no-data"].id)
+        store.update_run(run_.id, config=run_.config)
     assert code == 0, said
     assert "verdict: not examined yet" in said
     assert "It could not be replayed" in said
 
 
-def test_it_is_replayed_where_one_asks(alarmed: Alert, settings: Settings) -> None:
-    code, said = run(settings, alarmed.id, "--device", "gpu")
+def test_it_is_replayed_where_one_asks(alarmed: dict[str, Alert], settings: Settings) -> None:
+    code, said = run(settings, alarmed["where"].id, "--device", "gpu")
     assert (code, said.count("\n")) == (2, 1)
     assert "there is no device gpu (there are: cpu, cuda)" in said
-    code, said = run(settings, alarmed.id, "--device", "cpu")
+    code, said = run(settings, alarmed["where"].id, "--device", "cpu")
     assert code == 0, said
     assert "verdict: no cause found" in said
 
 
-def test_an_alert_without_a_record_is_refused(alarmed: Alert, settings: Settings) -> None:
-    for file in (Path(settings.home) / "runs").glob("*/incidents/*/record/*"):
+def test_an_alert_without_a_record_is_refused(
+    alarmed: dict[str, Alert], settings: Settings
+) -> None:
+    told = alarmed["no-record"]
+    record = Path(settings.home) / "runs" / told.run_id / told.evidence["record"]
+    files = [file for file in record.rglob("*") if file.is_file()]
+    assert files
+    for file in files:
         file.unlink()
-    code, said = run(settings, alarmed.id)
+    code, said = run(settings, told.id)
     assert code == 2
     assert "there is no flight record" in said
     assert len(said.strip().splitlines()) == 1

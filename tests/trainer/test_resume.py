@@ -64,7 +64,7 @@ train(RunConfig.model_validate_json(config), settings=Settings(home=home, mlflow
 
 def killed(config: RunConfig, home: Path, at: int, what: str = "nothing") -> float:
     """Trains in a process that kills itself at a step; returns when it did."""
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-c", KILLED, str(home), config.model_dump_json(), str(at), what]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr

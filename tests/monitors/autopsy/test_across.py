@@ -30,8 +30,8 @@ KEPT = (catalogue.LOSS_PER_SAMPLE, catalogue.LOSS_SIGMA, catalogue.DATA_BATCH)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(f"sqlite:///{tmp_path / 'store.db'}")
+def store(tmp_path: Path, put_store: Callable[[Path], str]) -> Iterator[Store]:
+    opened = open_store(put_store(tmp_path / "store.db"))
     yield opened
     opened.close()
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,11 @@ def plain() -> Callable[..., Loop]:
 @pytest.fixture
 def network() -> type[Network]:
     return Network
+
+
+@pytest.fixture(autouse=True)
+def _store_is_there(tmp_path: Path, put_store: Callable[[Path], str]) -> None:
+    put_store(tmp_path / "home" / "store.db")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A watched run in MLflow: where MOESCOPE_MLFLOW says so, and else not."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import pytest
 
 from moescope.monitors.watching.acting import carry_out
 from moescope.platform import catalogue
-from moescope.platform.mlflow_door import make_database
 from moescope.platform.records import Action
 from moescope.platform.settings import Settings
 
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
 def test_the_scalars_of_a_watched_run_arrive_in_mlflow_a_run_for_each_segment(
-    watched: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    watched: Make, empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
 
     url = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    make_database(url)
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
     monkeypatch.setenv("MOESCOPE_MLFLOW", url)
     loop = watched(name="mirrored", project="theirs")
     for _ in range(12):

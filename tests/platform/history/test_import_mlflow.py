@@ -20,7 +20,7 @@ from mlflow.entities import Metric
 from typer.testing import Result
 
 from moescope.platform import catalogue
-from moescope.platform.mlflow_door import be_impatient, make_database
+from moescope.platform.mlflow_door import be_impatient
 from moescope.platform.series import is_living, read_series
 from moescope.platform.service import mlflow_server
 from moescope.platform.store import Store
@@ -29,23 +29,15 @@ Invoke = Callable[..., Result]
 FIRST_MS = 1_760_000_000_000
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made once: MLflow's migrations take ten seconds."""
-    be_impatient()
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    make_database(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
 def tracking(
-    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[str, MlflowClient]:
+    be_impatient()
     # MLflow makes the folder of its files where one happens to be
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "mlflow.db"
-    shutil.copy(empty_database, file)
+    shutil.copy(empty_mlflow, file)
     return f"sqlite:///{file}", MlflowClient(tracking_uri=f"sqlite:///{file}")
 
 

@@ -1,9 +1,7 @@
 """Synthetic studies: trial rows and series as trainers leave them, without training."""
 
-import fcntl
 import itertools
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,6 @@ import numpy as np
 import pytest
 
 from moescope.platform import catalogue, trials
-from moescope.platform.mlflow_sink import MlflowSink
 from moescope.platform.records import Frame, Run, Segment, Study, Trial
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store
@@ -354,20 +351,6 @@ def planted_divergence() -> Callable[..., dict[str, np.ndarray]]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, put_store: Callable[[Path], str]) -> Settings:
+    put_store(tmp_path / "home" / "store.db")
     return Settings(home=tmp_path / "home", mlflow="off")
-
-
-@pytest.fixture(scope="session")
-def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new MLflow database to copy, made once for all suites: its migrations take about ten
-    seconds."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # which all workers share
-    path = folder / "mlflow.db"
-    with (folder / "mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        run = Run("r0", "none", "p", {}, "running", "cpu", "0", 1.0, 1.0)
-        MlflowSink(f"sqlite:///{path}", run).prepare()
-    return path
