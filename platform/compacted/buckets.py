@@ -89,7 +89,7 @@ def scalar_buckets(
 
 def vector_buckets(steps_N: NDArray[np.int64], values_NK: NDArray[np.float32], level: int) -> bytes:
     """The records of a window's buckets that have points, behind how many numbers each has (u4)."""
-    num_numbers = values_NK.shape[1]
+    num_numbers = int(values_NK.shape[1])
     head = num_numbers.to_bytes(4, "little")
     starts_B, _ = _parts(steps_N, level)
     if len(starts_B) == 0:

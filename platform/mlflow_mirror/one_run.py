@@ -112,7 +112,8 @@ class _Found:
     def _look(self) -> tuple[list[str], list[str]]:
         """(ids that are settled, ids that are not). What has numbers in it is in use."""
         runs: list[Any] = self._client.search_runs([self._experiment_id], self._wanted)
-        settled, others = [], []
+        settled: list[str] = []
+        others: list[str] = []
         for run in runs:
             data = run.data
             is_settled = SETTLED in data.tags or data.metrics or data.params
