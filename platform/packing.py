@@ -49,46 +49,55 @@ def pack(frames: Iterable[Frame]) -> PackedFrames:
     packed = PackedFrames()
     with np.errstate(over="ignore"):  # what a float32 cannot hold is infinite
         for frame in frames:
-            for name, value in frame.values.items():
-                spec = packed.specs.get(name) or packed.specs.setdefault(name, _spec(name))
-                _add(packed, frame, spec, np.asarray(value, dtype=FLOAT))
+            _add(packed, frame)
     return packed
+
+
+def _add(packed: PackedFrames, frame: Frame) -> None:
+    run_id, segment, step = frame.run_id, frame.segment, frame.step
+    groups: dict[str, dict[str, float]] = {}
+    for name, value in frame.values.items():
+        spec = packed.specs.get(name) or packed.specs.setdefault(name, _spec(name))
+        if type(value) is not np.ndarray or value.dtype != FLOAT:
+            value = np.asarray(value, dtype=FLOAT)
+        num_dimensions = value.ndim
+        if num_dimensions != len(spec.dimensions):
+            raise _wrong_shape(spec, value)
+        scalars = groups.get(spec.group)
+        if scalars is None:
+            group = run_id, spec.group, segment, step
+            scalars = groups[spec.group] = packed.scalars.setdefault(group, {})
+            packed.times_s[group] = frame.time_s
+        span = packed.spans.get((run_id, name, segment))
+        if span is None:
+            span = packed.spans[run_id, name, segment] = Span(step, step)
+        if num_dimensions == 0:
+            scalars[name] = number = float(value)
+            span.add_value(step, number)
+        elif num_dimensions == 1:
+            span.add(step, 0)
+            packed.vectors[run_id, name, WHOLE, segment, step] = value.tobytes()
+        else:
+            num_rows = value.shape[0]
+            span.add(step, num_rows)
+            data = value.tobytes()
+            size = len(data) // num_rows if num_rows else 0
+            for row in range(num_rows):
+                at = row * size
+                packed.vectors[run_id, name, row, segment, step] = data[at : at + size]
+
+
+def _wrong_shape(spec: SignalSpec, value: NDArray[np.float32]) -> MoescopeError:
+    return MoescopeError(
+        f"{spec.name} has shape {value.shape}, expected {len(spec.dimensions)} dimensions"
+        f" ({', '.join(spec.dimensions) or 'a single number'})"
+    )
 
 
 def _spec(name: str) -> SignalSpec:
     if BETWEEN_NAMES in name or "\x00" in name:
         raise MoescopeError(f"signal name {name!r} must be one line of text")
     return signal_spec(name)
-
-
-def _add(packed: PackedFrames, frame: Frame, spec: SignalSpec, value: NDArray[np.float32]) -> None:
-    if value.ndim != len(spec.dimensions):
-        raise MoescopeError(
-            f"{spec.name} has shape {value.shape}, expected {len(spec.dimensions)} dimensions"
-            f" ({', '.join(spec.dimensions) or 'a single number'})"
-        )
-    name, run_id, segment, step = spec.name, frame.run_id, frame.segment, frame.step
-    group = run_id, spec.group, segment, step
-    scalars = packed.scalars.get(group)
-    if scalars is None:
-        scalars = packed.scalars[group] = {}
-    packed.times_s[group] = frame.time_s
-    num_rows = value.shape[0] if value.ndim > 1 else 0
-    span = packed.spans.get((run_id, name, segment))
-    if span is None:
-        span = packed.spans[run_id, name, segment] = Span(step, step)
-    span.add(step, num_rows)
-    if value.ndim == 0:
-        scalars[name] = number = float(value)
-        span.add_value(step, number)
-    elif value.ndim == 1:
-        packed.vectors[run_id, name, WHOLE, segment, step] = value.tobytes()
-    else:
-        data = value.tobytes()
-        size = len(data) // num_rows if num_rows else 0
-        for row in range(num_rows):
-            at = row * size
-            packed.vectors[run_id, name, row, segment, step] = data[at : at + size]
 
 
 def pack_scalars(values: dict[str, float]) -> tuple[str, bytes]:

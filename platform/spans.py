@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 from sqlalchemy import ColumnElement, Connection, and_, case, or_
 
 from . import tables
 from .upserts import Insert, insert_into, larger, smaller
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(slots=True)
@@ -35,14 +38,17 @@ class Span:
             self.num_rows = num_rows
 
     def add_value(self, step: int, value: float) -> None:
+        """A scalar's value; that of the last step counts as the last."""
         if step >= self.last_step:
-            self.last_value = value
-        if not math.isfinite(value):
-            return
-        if self.low is None or (value, step) < (self.low, self.low_step or 0):
-            self.low, self.low_step = value, step
-        if self.high is None or (-value, step) < (-self.high, self.high_step or 0):
-            self.high, self.high_step = value, step
+            self.last_step, self.last_value = step, value
+        elif step < self.first_step:
+            self.first_step = step
+        # infinite and NaN are outside of both
+        if -_LARGEST <= value <= _LARGEST:
+            if self.low is None or (value, step) < (self.low, self.low_step or 0):
+                self.low, self.low_step = value, step
+            if self.high is None or (-value, step) < (-self.high, self.high_step or 0):
+                self.high, self.high_step = value, step
 
 
 def widen_spans(connection: Connection, spans: Mapping[tuple[int, int, int], Span]) -> None:
