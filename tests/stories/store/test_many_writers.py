@@ -1,6 +1,6 @@
-"""Four runs write into one SQLite file, each in a process of its own, beside a real service: the
-service writes their frames for them, is gone, and they go on by themselves. Nothing is lost or there
-twice, and alerts, commands and heartbeats never wait.
+"""Four runs write into one SQLite file, each in a process of its own, beside a real service: it
+writes their frames for them, is gone, and they go on by themselves. Nothing is lost or there twice,
+and alerts, commands and heartbeats never wait.
 """
 
 import json
