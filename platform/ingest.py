@@ -120,7 +120,8 @@ class Ingest:
         writes nothing any more.
         """
         now_s = self._clock()
-        if now_s - self._beaten_s.get(run_id, 0.0) < _BEAT_EVERY_S:
+        # a clock may be set back
+        if abs(now_s - self._beaten_s.get(run_id, 0.0)) < _BEAT_EVERY_S:
             return True
         if leases.claim(self._store, ingest_lease(run_id), self._holder, now_s, LEASE_S):
             self._beaten_s[run_id] = now_s

@@ -299,6 +299,12 @@ def test_a_store_of_a_version_before_says_the_same_after_the_upgrade(
     database = made_at(url, version, tmp_path / "as it was")
     fill(database, version)
     database.close()
+    if version != versions()[-1]:
+        (fault,) = check_store(url).faults
+        assert (fault.what.split(",")[0], fault.todo) == (
+            f"it is at version {version}",
+            "run `moescope db upgrade`",
+        )
     assert upgrade_store(url) == (version, versions()[-1])
     with open_store(url) as store:
         assert_all_is_there(store, version)

@@ -1,6 +1,6 @@
-"""Four runs write into one SQLite file, each in a process of its own, beside a real service: the
-service writes their frames for them, dies, and they go on by themselves. Nothing is lost or there
-twice, and alerts, commands and heartbeats never wait.
+"""Four runs write into one SQLite file, each in a process of its own, beside a real service: it
+writes their frames for them, is gone, and they go on by themselves. Nothing is lost or there twice,
+and alerts, commands and heartbeats never wait.
 """
 
 import json
@@ -140,11 +140,13 @@ def newest(store: Store, name: str) -> int:
     return int(steps[-1]) if len(steps) else -1
 
 
-def test_the_service_writes_for_four_runs_and_they_go_on_when_it_is_killed(
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "asleep"])
+def test_the_service_writes_for_four_runs_and_they_go_on_when_it_is_gone(
     home: Path,
     service: subprocess.Popen[bytes],
     writers: dict[str, subprocess.Popen[str]],
     record_property: Callable[[str, object], None],
+    end: signal.Signals,
 ) -> None:
     with open_store(Settings(home=home).store_url) as store:
 
@@ -173,7 +175,7 @@ def test_the_service_writes_for_four_runs_and_they_go_on_when_it_is_killed(
         for run in store.runs():
             assert time.time() - run.heartbeat_s < 5
 
-        service.kill()
+        service.send_signal(end)
         at_death = {name: newest(store, name) for name in NAMES}
         most_s = LEASE_S + LOOK_EVERY_S + 10
         back_s = until(
@@ -183,6 +185,11 @@ def test_the_service_writes_for_four_runs_and_they_go_on_when_it_is_killed(
         )
         assert back_s < most_s
         assert held() == 0
+        if end == signal.SIGSTOP:
+            # it wakes up amid what others have written meanwhile, and takes over again
+            service.send_signal(signal.SIGCONT)
+            until(lambda: held() == 4, 20, "the service takes the frames again")
+            time.sleep(2)
 
         for process in writers.values():
             process.send_signal(signal.SIGTERM)
