@@ -4,7 +4,7 @@ Commands, alert states and the mode of a run are read anew each time; only measu
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ..platform.commands import commands
 from ..platform.records import Alert, Command, Run, Series
 from ..platform.series import is_living, known_signals, latest, read_series, read_since
 from ..platform.store import Store, open_store
+from ..platform.summaries import Summary
 from ..platform.watchman import SILENT_AFTER_S, is_stalled
 from .marks import Marks
 from .theme import LampWord
@@ -82,18 +83,23 @@ def lamp(run: Run, open_alerts: Sequence[Alert], now_s: float) -> LampWord:
     return "warning" if "warning" in severities else "healthy"
 
 
-def run_now(store: Store, run: Run, open_alerts: Sequence[Alert], now_s: float) -> RunNow:
-    """Reads a run's newest values. open_alerts: those of this run whose state is open."""
-    names = (catalogue.LOSS_TOTAL, catalogue.TOKENS_PER_S, catalogue.STEP_TIME_S)
-    values = latest(store, run.id, names)
-    number = {name: float(value) for name, (_, value) in values.items()}
+SHOWN_OF_A_RUN = (catalogue.LOSS_TOTAL, catalogue.TOKENS_PER_S, catalogue.STEP_TIME_S)
+"""Scalars whose newest values a run's row has."""
+
+
+def run_now(
+    run: Run, summary: Mapping[str, Summary], open_alerts: Sequence[Alert], now_s: float
+) -> RunNow:
+    """How a run stands. summary: of `SHOWN_OF_A_RUN`. open_alerts: those of this run whose state is
+    open."""
+    number = {name: found.last for name, found in summary.items()}
     steps = run.config.get("steps")
     return RunNow(
         run=run,
         lamp=lamp(run, open_alerts, now_s),
         num_open_alerts=len(open_alerts),
         heartbeat_age_s=max(0.0, now_s - run.heartbeat_s),
-        step=values[catalogue.LOSS_TOTAL][0] if catalogue.LOSS_TOTAL in values else None,
+        step=summary[catalogue.LOSS_TOTAL].last_step if catalogue.LOSS_TOTAL in summary else None,
         num_steps=steps if isinstance(steps, int) else None,
         loss=number.get(catalogue.LOSS_TOTAL),
         tokens_per_s=number.get(catalogue.TOKENS_PER_S),

@@ -6,7 +6,8 @@ import streamlit as st
 
 from ...platform.records import Run
 from ...platform.store import Store
-from ..reads import RunNow, open_alerts_by_run, run_now
+from ...platform.summaries import summaries
+from ..reads import SHOWN_OF_A_RUN, RunNow, open_alerts_by_run, run_now
 from ..theme import LAMPS
 from ..words import age, number, plain, short
 from .panel import LIVE_S, LinkToRun, badge, live
@@ -47,8 +48,11 @@ def _rows(store: Store, link_to_run: LinkToRun, wanted: str, with_archived: bool
     if num_pages > 1:
         page = st.pagination(num_pages, key="runs_page") if hasattr(st, "pagination") else 1
     now_s, alerts = time.time(), open_alerts_by_run(store)
-    for run in runs[(page - 1) * PER_PAGE : page * PER_PAGE]:
-        _row(run_now(store, run, alerts.get(run.id, []), now_s), link_to_run, now_s)
+    shown = runs[(page - 1) * PER_PAGE : page * PER_PAGE]
+    found = summaries(store, SHOWN_OF_A_RUN, [run.id for run in shown])
+    for run in shown:
+        now = run_now(run, found.get(run.id, {}), alerts.get(run.id, []), now_s)
+        _row(now, link_to_run, now_s)
 
 
 def _row(now: RunNow, link_to_run: LinkToRun, now_s: float) -> None:

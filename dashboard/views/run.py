@@ -8,7 +8,8 @@ from ...platform import catalogue
 from ...platform.errors import MoescopeError
 from ...platform.precision import policy_of
 from ...platform.store import Store
-from ..reads import RunNow, RunReader, run_now, sample_clips
+from ...platform.summaries import summaries
+from ..reads import SHOWN_OF_A_RUN, RunNow, RunReader, run_now, sample_clips
 from ..theme import LAMPS
 from ..words import age, number, plain, short
 from . import (
@@ -94,7 +95,9 @@ def render(store: Store, wanted: str, link_to_incident: LinkToIncident | None = 
 
 def _now(store: Store, run_id: str) -> RunNow:
     open_alerts = store.alerts(run_id=run_id, states=["open"])
-    return run_now(store, store.find_run(run_id), open_alerts, time.time())
+    run = store.find_run(run_id)
+    found = summaries(store, SHOWN_OF_A_RUN, [run.id]).get(run.id, {})
+    return run_now(run, found, open_alerts, time.time())
 
 
 def _head(

@@ -14,6 +14,7 @@ from moescope.platform.compacted.retention import AROUND_AN_ALERT, Rule, retain
 from moescope.platform.records import Alert, Frame, Run, Segment, Series
 from moescope.platform.series import latest, read_series, read_since
 from moescope.platform.store import Store
+from moescope.platform.summaries import summaries
 from moescope.platform.thinning import thinned
 
 RUN = Run("r", "run", "p", {}, "running", "cpu", "0", 0.0, 0.0)
@@ -178,9 +179,14 @@ def test_any_interleaving_reads_as_a_dictionary_does(
         if model.values.get(MATRIX):
             same(read_series(store, "r", MATRIX, row=row), model.series(MATRIX, row))
     for name in SCALARS:
-        if points := model.values.get(name):
+        points = model.values.get(name, {})
+        whole = summaries(store, [name], ["r"]).get("r", {}).get(name)
+        assert (whole is not None) == bool(points)
+        if whole is not None:
             step, value = latest(store, "r", [name])[name]
             assert (step, value.tobytes()) == (max(points)[1], points[max(points)].tobytes())
+            assert (whole.last_segment, whole.last_step) == max(points)
+            assert np.float32(whole.last).tobytes() == value.tobytes() or np.isnan(value)
     cursor = (0, 1024)
     everything = model.series("loss/total")
     after = [at > cursor for at in zip(everything.segments, everything.steps, strict=True)]

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from moescope.platform import catalogue, tables
+from moescope.platform.compacted.compaction import compact
 from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Frame, Run
 from moescope.platform.series import known_signals, latest, read_series, read_since
 from moescope.platform.store import Store
+from moescope.platform.summaries import Summary, summaries
 
 RUN = Run("r1", "first", "demo", {}, "running", "cpu", "0.1", 1000.25, 1001.5)
 
@@ -173,3 +175,22 @@ def test_every_signal_of_the_catalogue_can_be_kept(filled: Store) -> None:
     # what lies behind the first dimension comes back as one row
     rows = {n: (*shape[:1], 12) if len(shape) == 3 else shape for n, shape in shapes.items()}
     assert {name: value.shape for name, (_, value) in found.items()} == rows
+
+
+def test_what_a_scalar_came_to_is_known_without_its_samples(filled: Store) -> None:
+    nan, inf = float("nan"), float("inf")
+    filled.write_frames([frame(i, loss__total=v) for i, v in enumerate([3.0, inf, 1.0, 9.0, 1.0])])
+    filled.write_frames([frame(i, 1, loss__total=v) for i, v in ((2, -inf), (4, 9.0), (3, 0.5))])
+    filled.write_frames([frame(0, grad__norm=nan), frame(1, user__mine=2.0)])
+    found = summaries(filled, ["loss/total", "grad/norm", "user/other"])
+    assert set(found) == {"r1"}
+    assert set(found["r1"]) == {"loss/total", "grad/norm"}
+    assert found["r1"]["loss/total"] == Summary(9.0, 1, 4, 0.5, 1, 3, 9.0, 0, 3)
+    odd = found["r1"]["grad/norm"]
+    assert np.isnan(odd.last)
+    assert (odd.low, odd.low_step, odd.high, odd.high_segment) == (None, -1, None, -1)
+    # written again, and packed, it stays the same
+    filled.write_frames([frame(2, loss__total=1.0), frame(4, 1, loss__total=9.0)])
+    compact(filled, replace(RUN, status="finished"))
+    assert summaries(filled, ["loss/total"])["r1"]["loss/total"] == found["r1"]["loss/total"]
+    assert summaries(filled, ["loss/total"], ["r2"]) == {}

@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 
 from moescope.dashboard import reads
-from moescope.dashboard.reads import RunReader, lamp, open_for_reading, run_now, sample_clips
+from moescope.dashboard.reads import (
+    SHOWN_OF_A_RUN,
+    RunReader,
+    lamp,
+    open_for_reading,
+    run_now,
+    sample_clips,
+)
 from moescope.platform import catalogue
 from moescope.platform.records import Run, Segment
 from moescope.platform.store import Store
+from moescope.platform.summaries import summaries
 from moescope.platform.watchman import SILENT_AFTER_S
 
 
@@ -122,14 +130,15 @@ def test_the_lamp_says_the_worst(
 
 
 def test_time_left_is_said_only_of_a_run_that_runs(store: Store, spiked_run: Run) -> None:
-    now = run_now(store, spiked_run, [], spiked_run.heartbeat_s + 4)
+    summary = summaries(store, SHOWN_OF_A_RUN)[spiked_run.id]
+    now = run_now(spiked_run, summary, [], spiked_run.heartbeat_s + 4)
     assert now.heartbeat_age_s == pytest.approx(4)
     # steps 91 to 599 at 0.2 s
     assert now.time_left_s == pytest.approx(509 * 0.2, rel=1e-3)
     store.update_run(spiked_run.id, status="finished")
-    ended = run_now(store, store.find_run(spiked_run.id), [], spiked_run.heartbeat_s)
+    ended = run_now(store.find_run(spiked_run.id), summary, [], spiked_run.heartbeat_s)
     assert ended.time_left_s is None
-    assert run_now(store, spiked_run, [], spiked_run.heartbeat_s + 3600).time_left_s is None
+    assert run_now(spiked_run, summary, [], spiked_run.heartbeat_s + 3600).time_left_s is None
 
 
 def test_looking_for_a_store_makes_none(tmp_path: Path) -> None:
