@@ -50,7 +50,7 @@ class Asked:
     """The file that it writes down in what it did."""
     segment: int = 0
     first_step: int = 0
-    most_s: float = 60.0
+    most_s: float = 600.0
     steps_per_s: float = 200.0
     alerts_per_s: float = 10.0
     events_per_s: float = 10.0
