@@ -53,8 +53,6 @@ def find_or_create(
     """
     wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     found = _Found(client, experiment_id, wanted)
-    if (known := found.agreed()) is not None:
-        return known
     start_ms = None if start_s is None else int(start_s * 1000)
     with _lock(tracking_url, experiment_id, wanted):
         for _ in range(_TRIES):
@@ -112,7 +110,8 @@ class _Found:
     def _look(self) -> tuple[list[str], list[str]]:
         """(ids that are settled, ids that are not). What has numbers in it is in use."""
         runs: list[Any] = self._client.search_runs([self._experiment_id], self._wanted)
-        settled, others = [], []
+        settled: list[str] = []
+        others: list[str] = []
         for run in runs:
             data = run.data
             is_settled = SETTLED in data.tags or data.metrics or data.params
