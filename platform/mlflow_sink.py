@@ -185,7 +185,7 @@ class MlflowSink:
 
     def _non_finite_of(self, runs: MirroredRuns, segment: int) -> NonFinite:
         if segment not in self._non_finite:
-            self._non_finite[segment] = NonFinite(runs.tags_of(segment))
+            self._non_finite[segment] = NonFinite(lambda: runs.tags_of(segment))
         return self._non_finite[segment]
 
     def _write_alert(self, client: "MlflowClient", runs: MirroredRuns, alert: Alert) -> None:

@@ -7,7 +7,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..records import Frame
@@ -40,21 +40,13 @@ class _Seen:
 class NonFinite:
     """What of one segment was not finite. A frame that comes again is not counted again."""
 
-    def __init__(self, tags: Mapping[str, str]) -> None:
-        """tags: of the segment's MLflow run, from an earlier process."""
+    def __init__(self, read_tags: Callable[[], Mapping[str, str]]) -> None:
+        """read_tags: those of the segment's MLflow run, from an earlier process; asked for once,
+        when something is not finite."""
+        self._read_tags = read_tags
+        self._is_read = False
         self._seen: dict[str, _Seen] = {}
         self._unsent: set[str] = set()
-        for key, text in tags.items():
-            found = _TEXT.fullmatch(text) if key.startswith(PREFIX) else None
-            if found is not None:
-                first, last, num_steps, kinds, layers = found.groups()
-                self._seen[key.removeprefix(PREFIX)] = _Seen(
-                    int(first),
-                    int(last),
-                    int(num_steps),
-                    kinds.split(", "),
-                    layers.split(", ") if layers else [],
-                )
 
     def take(self, frame: Frame) -> None:
         bad: dict[str, list[tuple[float, str]]] = {}
@@ -64,6 +56,9 @@ class NonFinite:
                     of_layer = _LAYER.fullmatch(name)
                     signal, layer = of_layer.groups() if of_layer else (name, "")
                     bad.setdefault(signal, []).append((value, layer))
+        if bad and not self._is_read:
+            self._take_up(self._read_tags())
+            self._is_read = True
         for signal, values_here in bad.items():
             seen = self._seen.setdefault(signal, _Seen(frame.step))
             if frame.step <= seen.last:
@@ -82,3 +77,16 @@ class NonFinite:
 
     def sent(self) -> None:
         self._unsent.clear()
+
+    def _take_up(self, tags: Mapping[str, str]) -> None:
+        for key, text in tags.items():
+            found = _TEXT.fullmatch(text) if key.startswith(PREFIX) else None
+            if found is not None:
+                first, last, num_steps, kinds, layers = found.groups()
+                self._seen[key.removeprefix(PREFIX)] = _Seen(
+                    int(first),
+                    int(last),
+                    int(num_steps),
+                    kinds.split(", "),
+                    layers.split(", ") if layers else [],
+                )

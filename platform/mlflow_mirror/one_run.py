@@ -53,10 +53,8 @@ def find_or_create(
     """
     wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     found = _Found(client, experiment_id, wanted)
-    if (known := found.agreed()) is not None:
-        return known
     start_ms = None if start_s is None else int(start_s * 1000)
-    with _lock(tracking_url, experiment_id, wanted):
+    with _lock(tracking_url):
         for _ in range(_TRIES):
             if (known := found.agreed()) is not None:
                 return known
@@ -127,10 +125,10 @@ class _Found:
 
 
 @contextmanager
-def _lock(tracking_url: str, experiment_id: str, wanted: str) -> Iterator[None]:
+def _lock(tracking_url: str) -> Iterator[None]:
     """Held by one process of this user on this machine; where it cannot be had, the agreement alone
     must do."""
-    key = hashlib.sha256(f"{tracking_url} {experiment_id} {wanted}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(tracking_url.encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"moescope-mlflow-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -21,7 +21,7 @@ def frame(step: int, loss: float, rms: tuple[float, ...] = (1.0, 1.0)) -> Frame:
 
 
 def test_a_tag_says_what_was_not_finite() -> None:
-    seen = NonFinite({})
+    seen = NonFinite(dict)
     seen.take(frame(16, 1.0))
     assert seen.unsent() == {}
     seen.take(frame(17, math.nan))
@@ -44,16 +44,16 @@ def test_another_process_goes_on_whatever_comes_again(
     losses: list[float], data: st.DataObject
 ) -> None:
     frames = [frame(step, loss, (loss, 1.0)) for step, loss in enumerate(losses)]
-    whole = NonFinite({})
+    whole = NonFinite(dict)
     for one in frames:
         whole.take(one)
     until = data.draw(st.integers(0, len(frames)))
     again_from = data.draw(st.integers(0, until))
-    first = NonFinite({})
+    first = NonFinite(dict)
     for one in frames[:until]:
         first.take(one)
     tags = {"alert.spike.3": "words", **first.unsent()}
-    second = NonFinite(tags)
+    second = NonFinite(lambda: tags)
     for one in frames[again_from:]:
         second.take(one)
     assert {**tags, **second.unsent()} == {**tags, **whole.unsent()}
@@ -61,6 +61,6 @@ def test_another_process_goes_on_whatever_comes_again(
 
 @pytest.mark.parametrize("text", ["", "of another version", "first at step x"])
 def test_a_tag_that_is_none_of_ours_is_left_behind(text: str) -> None:
-    seen = NonFinite({LOSS: text})
+    seen = NonFinite(lambda: {LOSS: text})
     seen.take(frame(3, math.nan))
     assert seen.unsent() == {LOSS: "first at step 3, last at step 3, in 1 step: nan"}
