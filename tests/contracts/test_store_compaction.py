@@ -186,7 +186,8 @@ def test_any_interleaving_reads_as_a_dictionary_does(
             step, value = latest(store, "r", [name])[name]
             assert (step, value.tobytes()) == (max(points)[1], points[max(points)].tobytes())
             assert (whole.last_segment, whole.last_step) == max(points)
-            assert np.float32(whole.last).tobytes() == value.tobytes() or np.isnan(value)
+            # SQLite keeps no sign of zero
+            assert np.float32(whole.last) == value or (np.isnan(whole.last) and np.isnan(value))
     cursor = (0, 1024)
     everything = model.series("loss/total")
     after = [at > cursor for at in zip(everything.segments, everything.steps, strict=True)]
