@@ -86,7 +86,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 def test_prometheus_gets_its_page_as_long_as_the_service_runs(service: Service) -> None:
-    """With the token only, over the loopback only; one test, as a service takes seconds to start."""
+    """With the token only, over the loopback only; one test, as a service is slow to start."""
     assert_the_token_opens_the_page_and_nothing_else_does(service)
     assert_it_listens_on_the_loopback_and_ends_with(service)
 
