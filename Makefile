@@ -18,8 +18,9 @@ PYTEST_ARGS ?=
 TORCH := torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
-# two cores: a test process each, and no threads on top of them
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+# two cores: a test process each, and no threads on top of them; what was compiled once is kept, since
+# pytest takes ten seconds to rewrite all tests and a part of CI reads them again
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: help .venv demo up test stories story-spine story-trainer story-health story-dashboard story-store story-studies check lint format types docs bench score clean
 

@@ -1,6 +1,7 @@
 """Fixtures for all tests, and the demand for PostgreSQL where continuous integration makes it."""
 
 import fcntl
+import gc
 import os
 import resource
 import secrets
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
     from moescope.platform.store import Store
 
 POSTGRES_URL = "postgresql://postgres@127.0.0.1:5432/test"
+
+
+def pytest_sessionstart() -> None:
+    # millions of objects are imported, and all of them stay: looking through them for garbage time
+    # and again takes a fifth of the collection of tests
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -36,9 +36,10 @@ def config(small: RunConfig) -> RunConfig:
 def test_a_branch_is_the_run_that_was_planned_with_its_decay(
     config: RunConfig, settings: Settings, same: Any, optimizer: str
 ) -> None:
-    config = changed(config, {"optim.optimizer": optimizer})
+    sooner = {"steps": 14, "checkpoint.disk_every_steps": 4, "optim.warmup_steps": 2}
+    config = changed(config, {"optim.optimizer": optimizer, **sooner})
     train(config, settings=settings, run_id="trunk", progress=False)
-    for steps, at in ((14, 8), (22, 16)):
+    for steps, at in ((10, 4), (14, 8)):
         planned = changed(config, {"steps": steps})
         train(planned, settings=settings, run_id=f"planned-{steps}", progress=False)
         result = train(

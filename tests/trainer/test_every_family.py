@@ -30,20 +30,22 @@ from moescope.trainer.objective.timesteps import draw
 from moescope.trainer.rollback import carry_out
 from moescope.trainer.run import RunResult, train
 
-STEPS = 12
+STEPS, BACK_AT, EVERY = 9, 6, 3
+"""Long enough for a way back and a decay, and no longer: there are many families."""
 
 
 @pytest.fixture
 def config(small: RunConfig, way: str, ways: dict[str, dict[str, Any]]) -> RunConfig:
-    every = {"checkpoint.memory_every_steps": 4, "checkpoint.disk_every_steps": 4}
-    return changed(small, {"steps": STEPS, "watch.probe_every": 6, **every, **ways[way]})
+    every = {"checkpoint.memory_every_steps": EVERY, "checkpoint.disk_every_steps": EVERY}
+    often = {"watch.probe_every": 5, "watch.sample_every": 4, "optim.warmup_steps": 2}
+    return changed(small, {"steps": STEPS, **every, **often, **ways[way]})
 
 
 def trained(
     config: RunConfig, home: Path, *, back_at: int = -1, stop_at: int = -1, resume: str = ""
 ) -> tuple[RunResult, list[dict[str, Any]]]:
-    """Trains; goes back four steps, or stops, at a step on the way. Returns the states too: at each
-    time that it came to the step to go back at, and at the end."""
+    """Trains; goes back to the state before, or stops, at a step on the way. Returns the states
+    too: at each time that it came to the step to go back at, and at the end."""
     seen: list[Trainer] = []
     states: list[dict[str, Any]] = []
 
@@ -53,7 +55,7 @@ def trained(
         if step == back_at:
             states.append(copied(trainer.state.capture()))
             if len(states) == 1:
-                action = Action("rollback", "forced by the test", to_step=step - 4)
+                action = Action("rollback", "forced by the test", to_step=step - EVERY)
                 carry_out(trainer, action, is_automatic=False)
         if step == stop_at:
             trainer.stop()
@@ -74,12 +76,12 @@ def test_the_way_back_and_the_way_on_end_where_the_straight_way_does(
 ) -> None:
     for way in ("back", "on"):
         put_store(tmp_path / way / "store.db")
-    run, (straight, back, want) = trained(config, tmp_path / "back", back_at=8)
+    run, (straight, back, want) = trained(config, tmp_path / "back", back_at=BACK_AT)
     assert run.status == "finished"
     # bit for bit all of what computes: from here on it is the straight way
     assert same(straight, back) == []
-    stopped, _ = trained(config, tmp_path / "on", stop_at=7)
-    assert (stopped.status, stopped.step) == ("stopped", 7)
+    stopped, _ = trained(config, tmp_path / "on", stop_at=EVERY + 2)
+    assert (stopped.status, stopped.step) == ("stopped", EVERY + 2)
     resumed, (on,) = trained(config, tmp_path / "on", resume=stopped.run_id)
     assert resumed.status == "finished"
     # a resume is an announced event: the detectors start new windows, all else is as it was

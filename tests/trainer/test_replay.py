@@ -28,7 +28,7 @@ EXACT = (
     catalogue.GRAD_LAYER_NORM,
     catalogue.LEARNING_RATE,
 )
-ONSET, ALARM = 26, 28
+BEFORE, ONSET, ALARM = 10, 16, 18
 WAYS_REPLAYED = (
     "sigmoid",
     "softmax",  # with two micro-batches
@@ -50,7 +50,7 @@ def alarmed(small: RunConfig, settings: Settings) -> Any:
     """Trains with an alert that is raised by hand; gives (run, alert, entries of its record)."""
 
     def trained(**changes: Any) -> tuple[Run, Alert, list[Entry]]:
-        config = changed(small, {"steps": 32, "watch.sample_every": 4, **changes})
+        config = changed(small, {"steps": 22, "watch.sample_every": 4, **changes})
         raised: list[Alert] = []
 
         def on_step(trainer: Trainer) -> None:
@@ -97,10 +97,10 @@ def test_a_replay_of_the_record_is_the_record_bit_for_bit(
     run, alert, entries = alarmed(**ways[replayed_way])
     with open_replay(run, alert, ONSET) as replay:
         # from memory, as the disk has none that young
-        assert replay.states == {"before": 20, "at": ALARM + 1}
-        again = list(replay.do(Plan("before", turns(entries, 20))))
-        assert [e.step for e in again] == list(range(20, ALARM + 1))
-        assert [e.names for e in again] == [e.names for e in entries if e.step >= 20]
+        assert replay.states == {"before": BEFORE, "at": ALARM + 1}
+        again = list(replay.do(Plan("before", turns(entries, BEFORE))))
+        assert [e.step for e in again] == list(range(BEFORE, ALARM + 1))
+        assert [e.names for e in again] == [e.names for e in entries if e.step >= BEFORE]
         assert differing(entries, again) == []
         # what was sampled in the run is there at every step of a replay
         assert all(catalogue.ACTIVATION_ABSMAX in e.values for e in again)
@@ -109,7 +109,7 @@ def test_a_replay_of_the_record_is_the_record_bit_for_bit(
 @pytest.mark.usefixtures("one_thread")
 def test_other_data_another_rate_and_fp32_give_other_steps(alarmed: Any) -> None:
     run, alert, entries = alarmed(**{"compute.precision": "bf16", "moe.every": 1})
-    recorded = turns(entries, 20)
+    recorded = turns(entries, BEFORE)
     with open_replay(run, alert, ONSET) as replay:
         assert "bfloat16" in replay.precision
         same = replay.do(Plan("before", recorded))
@@ -143,15 +143,15 @@ def test_a_replay_changes_no_file_of_the_run(alarmed: Any) -> None:
     run, alert, entries = alarmed()
     files = {p: p.stat().st_mtime_ns for p in Path(run.folder).rglob("*") if p.is_file()}
     with open_replay(run, alert, ONSET) as replay:
-        replay.do(Plan("before", turns(entries, 20)))
+        replay.do(Plan("before", turns(entries, BEFORE)))
         replay.roundings()
     assert {p: p.stat().st_mtime_ns for p in Path(run.folder).rglob("*") if p.is_file()} == files
 
 
 def test_without_the_states_of_the_incident_a_checkpoint_on_disk_serves(alarmed: Any) -> None:
-    run, alert, _ = alarmed(**{"watch.num_scenes": 0})
+    run, alert, _ = alarmed(**{"watch.num_scenes": 0, "checkpoint.disk_every_steps": BEFORE})
     with open_replay(run, alert, ONSET) as replay:
-        assert replay.states == {"before": 20}
+        assert replay.states == {"before": BEFORE}
         assert replay.roundings() == []
 
 

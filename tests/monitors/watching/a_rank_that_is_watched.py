@@ -40,12 +40,12 @@ def main(what: str, folder: Path) -> None:
     model = DistributedDataParallel(loop.model)
     found: dict[str, Any] = {"actions": [], "rates": [], "held": [], "losses": [], "told": []}
     options: dict[str, Any] = {"name": "both", "tell": found["told"].append}
-    if what == "state":
-        options["state"] = []
     if what == "alone":
         ranks.MEET_S = 2.0
     try:
         if what != "alone" or rank == 0:
+            if what == "train":
+                found["refused"] = refused_a_state(model, loop, options)
             run = moescope.watch(model, loop.optimizer, **options)
             if what == "train":
                 train(loop, model, run, rank, found)
@@ -56,6 +56,14 @@ def main(what: str, folder: Path) -> None:
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+def refused_a_state(model: Any, loop: Any, options: dict[str, Any]) -> str:
+    try:
+        moescope.watch(model, loop.optimizer, **options, state=[])
+    except MoescopeError as refusal:
+        return str(refusal)
+    return "not refused"
 
 
 def train(loop: Any, model: Any, run: Any, rank: int, found: dict[str, Any]) -> None:

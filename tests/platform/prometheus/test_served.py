@@ -85,7 +85,13 @@ def service(tmp_path: Path) -> Iterator[Service]:
     started.end()
 
 
-def test_prometheus_gets_its_page_with_the_token_only(service: Service) -> None:
+def test_prometheus_gets_its_page_as_long_as_the_service_runs(service: Service) -> None:
+    """With the token only, over the loopback only; one test, as a service is slow to start."""
+    assert_the_token_opens_the_page_and_nothing_else_does(service)
+    assert_it_listens_on_the_loopback_and_ends_with(service)
+
+
+def assert_the_token_opens_the_page_and_nothing_else_does(service: Service) -> None:
     url = service.said["metrics"]
     assert url.startswith("http://127.0.0.1:")
     token = (service.home / "token").read_text().strip()
@@ -113,7 +119,7 @@ def test_prometheus_gets_its_page_with_the_token_only(service: Service) -> None:
         assert 0 < age.value < 120
 
 
-def test_it_listens_on_the_loopback_and_ends_with_the_service(service: Service) -> None:
+def assert_it_listens_on_the_loopback_and_ends_with(service: Service) -> None:
     port = int(service.said["metrics"].split(":")[2].split("/")[0])
     listening = {
         connection.laddr.ip

@@ -157,7 +157,11 @@ def test_when_everything_is_gone_the_run_hears_of_it(tmp_path: Path, made_folder
 
 
 def test_a_process_that_dies_is_replaced_and_nothing_is_lost(made_index: ClipIndex) -> None:
-    with Batches(made_index, DATA, seed=0) as calm, Batches(made_index, DATA, seed=0) as batches:
+    here = changed(DATA, {"workers": 0})
+    with (
+        Batches(made_index, here, seed=0, ahead=0) as calm,
+        Batches(made_index, DATA, seed=0, ahead=1) as batches,
+    ):
         for number in range(4):
             if number:
                 # the same few clips come again: two deaths in a row would be the clip's own
