@@ -130,6 +130,7 @@ GPU_MEMORY_GIB = "system/gpu_memory_gib"
 DATA_BATCH = "data/batch"
 BAD_CLIPS = "data/bad_clips"
 SINK_COALESCED = "sink/coalesced"
+SINK_DROPPED = "sink/dropped"
 SINK_LAG_S = "sink/lag_s"
 
 _KINDS = (

@@ -25,7 +25,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .catalogue import SINK_COALESCED, SINK_LAG_S, signal_spec
+from .catalogue import SINK_COALESCED, SINK_DROPPED, SINK_LAG_S, signal_spec
 from .errors import MoescopeError
 from .journal import Journal, Position, pack_entry
 from .record_codec import Record, encode, encode_frame
@@ -73,10 +73,16 @@ class FanOutStatus:
     journal_error: str
     """Why the journal cannot be written at the moment; empty where it can."""
 
+    @property
+    def num_dropped(self) -> int:
+        """Records given up, and those that a sink refused."""
+        return self.lost + sum(sink.num_refused for sink in self.sinks)
+
     def values(self) -> dict[str, NDArray[np.float32]]:
         """The part of it that the catalogue knows, ready for a frame."""
         return {
             SINK_COALESCED: np.asarray(self.coalesced, np.float32),
+            SINK_DROPPED: np.asarray(self.num_dropped, np.float32),
             SINK_LAG_S: np.asarray(self.lag_s, np.float32),
         }
 

@@ -69,5 +69,7 @@ def _way_to_the_store(reader: RunReader) -> None:
         words.append(f"slowest sink {lag:.1f} s behind")
     if (left_out := reader.newest(catalogue.SINK_COALESCED)) is not None:
         words.append(f"{left_out:,.0f} vector samples left out so far")
+    if dropped := reader.newest(catalogue.SINK_DROPPED):
+        words.append(f"{dropped:,.0f} records dropped")
     if words:
         st.caption(f"Way to the store: {', '.join(words)}.")

@@ -81,6 +81,19 @@ SPECS = (
         "Nothing was left out.",
     ),
     spec(
+        "sink/dropped",
+        "records",
+        (),
+        "system",
+        "system",
+        HOST,
+        "Records that nobody has: given up as neither disk nor memory took them, or refused by a"
+        " sink and set aside.",
+        "The journal's disk is full, or a record is damaged: `refused-by-*.jsonl` beside the"
+        " journal holds what was refused.",
+        "Nothing was dropped.",
+    ),
+    spec(
         "sink/lag_s",
         "s",
         (),
