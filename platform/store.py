@@ -13,7 +13,7 @@ itself is wrong.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import (
@@ -52,7 +52,7 @@ from .records import (
 )
 from .samples import write_frames
 from .silences import end_where, expired, open_expired
-from .upserts import columns_of, insert_into
+from .upserts import Insert, columns_of, insert_into
 
 Answer = TypeVar("Answer")
 MOST_DELIVERIES = 50
@@ -247,18 +247,10 @@ class Store:
         """Adds an alert or brings it up to date; a state that a person has set stays, until the
         alert has ended by itself after that.
         """
-        old = tables.alerts.c
-
-        def stays(new: Any) -> ColumnElement[bool]:
-            has_ended = and_(
-                new.state == "resolved", func.coalesce(new.changed_s, 0.0) > old.changed_s
-            )
-            return and_(old.changed_by != "", not_(has_ended))
-
         self._put(
             tables.alerts,
             alert,
-            unless=stays,
+            unless=_was_decided_by_a_person,
             kept=("state", "changed_by", "changed_s"),
             untouched=("silenced_until_s",),
         )
@@ -424,19 +416,10 @@ class Store:
         values = {**columns_of(record), **more}
 
         def work(connection: Connection) -> None:
-            statement = insert_into(connection.dialect.name, table)
-            key = [column.name for column in table.primary_key]
-            new: dict[str, Any] = {
-                name: statement.excluded[name]
-                for name in values
-                if name not in key and name not in untouched
-            }
-            if unless is not None:
-                stays = unless(statement.excluded)
-                new |= {name: case((stays, table.c[name]), else_=new[name]) for name in kept}
-            connection.execute(
-                statement.on_conflict_do_update(index_elements=key, set_=new), values
+            statement = _upsert(
+                connection.dialect.name, table, tuple(values), unless, tuple(kept), tuple(untouched)
             )
+            connection.execute(statement, values)
 
         try:
             self._write(work)
@@ -444,6 +427,36 @@ class Store:
             self._number(record.run_id)
             why = " ".join(str(error.orig).split())
             raise MoescopeError(f"store refuses a row of {table.name} ({why})") from error
+
+
+def _was_decided_by_a_person(new: Any) -> ColumnElement[bool]:
+    """Of a new row of an alert: whether what a person has set stays."""
+    old = tables.alerts.c
+    has_ended = and_(new.state == "resolved", func.coalesce(new.changed_s, 0.0) > old.changed_s)
+    return and_(old.changed_by != "", not_(has_ended))
+
+
+@cache
+def _upsert(
+    dialect: str,
+    table: Table,
+    names: tuple[str, ...],
+    unless: Callable[[Any], ColumnElement[bool]] | None,
+    kept: tuple[str, ...],
+    untouched: tuple[str, ...],
+) -> Insert:
+    """Made once, since making it takes longer than running it."""
+    statement = insert_into(dialect, table)
+    key = [column.name for column in table.primary_key]
+    new: dict[str, Any] = {
+        name: statement.excluded[name]
+        for name in names
+        if name not in key and name not in untouched
+    }
+    if unless is not None:
+        stays = unless(statement.excluded)
+        new |= {name: case((stays, table.c[name]), else_=new[name]) for name in kept}
+    return statement.on_conflict_do_update(index_elements=key, set_=new)
 
 
 def _run_of(row: dict[str, Any]) -> Run:
