@@ -2,6 +2,7 @@
 
 import fcntl
 import gc
+import multiprocessing
 import os
 import resource
 import secrets
@@ -197,6 +198,42 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         make_database(f"sqlite:///{path}")
     return path
+
+
+_PRELUDE = """
+import os, sys
+os.environ.clear()
+os.environ.update({environment!r})
+sys.argv = {argv!r}
+sys.stdout = sys.stderr = open({log!r}, "w", buffering=1)
+"""
+
+
+@pytest.fixture(scope="session")
+def run_script(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[int, str]]:
+    """Runs a script to its end in a process of its own; returns (exit code, what it said).
+
+    The exit code is the negative number of the signal that ended it. The process is forked from
+    one that has done nothing but import the trainer: that takes five seconds, and a script that is
+    there to be killed runs for one.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["moescope.trainer.run", "torch._dynamo"])
+
+    def run(script: str, *argv: str) -> tuple[int, str]:
+        log = tmp_path_factory.mktemp("script") / "log"
+        said = {"environment": dict(os.environ), "argv": ["-c", *argv], "log": str(log)}
+        process = context.Process(
+            target=exec, args=(_PRELUDE.format(**said) + script, {"__name__": "__script__"})
+        )
+        process.start()
+        process.join()
+        exit_code = process.exitcode
+        process.close()
+        assert exit_code is not None
+        return exit_code, log.read_text()
+
+    return run
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -5,10 +5,8 @@ is lost.
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -62,13 +60,20 @@ train(RunConfig.model_validate_json(config), settings=Settings(home=home, mlflow
 """
 
 
-def killed(config: RunConfig, home: Path, at: int, what: str = "nothing") -> float:
+Killed = Callable[..., float]
+
+
+@pytest.fixture
+def killed(run_script: Callable[..., tuple[int, str]]) -> Killed:
     """Trains in a process that kills itself at a step; returns when it did."""
-    home.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", KILLED, str(home), config.model_dump_json(), str(at), what]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    return float((home / "killed").read_text())
+
+    def run(config: RunConfig, home: Path, at: int, what: str = "nothing") -> float:
+        home.mkdir(parents=True, exist_ok=True)
+        code, said = run_script(KILLED, str(home), config.model_dump_json(), str(at), what)
+        assert code == -signal.SIGKILL, said
+        return float((home / "killed").read_text())
+
+    return run
 
 
 @pytest.fixture
@@ -93,7 +98,9 @@ def living_losses(store: Store, run_id: str) -> dict[int, float]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_killed_run_goes_on_bit_for_bit(config: RunConfig, settings: Settings) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(
+    config: RunConfig, killed: Killed, settings: Settings
+) -> None:
     killed_s = killed(config, settings.home, at=37)
     other = Settings(home=settings.home / "other", mlflow="off")
     straight = train(config, settings=other, progress=False)
@@ -113,7 +120,7 @@ def test_a_killed_run_goes_on_bit_for_bit(config: RunConfig, settings: Settings)
 
 
 def test_a_kill_loses_no_alert_and_not_the_memory_of_the_policy(
-    config: RunConfig, settings: Settings
+    config: RunConfig, killed: Killed, settings: Settings
 ) -> None:
     killed(config, settings.home, at=30, what="incident")
     seen: list[set[int]] = []
@@ -133,7 +140,7 @@ def test_a_kill_loses_no_alert_and_not_the_memory_of_the_policy(
 
 
 def test_what_a_kill_left_half_written_is_not_taken_for_a_checkpoint(
-    config: RunConfig, settings: Settings
+    config: RunConfig, killed: Killed, settings: Settings
 ) -> None:
     killed(config, settings.home, at=37)
     checkpoints = settings.home / "runs" / "r" / "checkpoints"
@@ -324,7 +331,7 @@ def test_an_id_is_a_plain_name(small: RunConfig, settings: Settings, run_id: str
 
 
 def test_a_kill_while_going_back_does_not_bring_the_branch_back_that_was_left(
-    config: RunConfig, settings: Settings
+    config: RunConfig, killed: Killed, settings: Settings
 ) -> None:
     killed(config, settings.home, at=37, what="going back")
     folder = settings.home / "runs" / "r" / "checkpoints"
@@ -355,7 +362,9 @@ def test_a_kill_while_going_back_does_not_bring_the_branch_back_that_was_left(
     assert (result.status, result.step) == ("finished", 40)
 
 
-def test_a_taint_that_only_the_store_knows_is_kept(config: RunConfig, settings: Settings) -> None:
+def test_a_taint_that_only_the_store_knows_is_kept(
+    config: RunConfig, killed: Killed, settings: Settings
+) -> None:
     killed(config, settings.home, at=37)
     with opened(settings) as store:
         [last] = [c for c in store.checkpoints("r") if c.step == 30]

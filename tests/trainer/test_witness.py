@@ -3,10 +3,8 @@ the process is killed.
 """
 
 import json
-import os
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -226,13 +224,12 @@ train(config, settings=Settings(home=sys.argv[2], mlflow="off"), run_id="r", pro
 
 @pytest.mark.parametrize("when", ["while", "after"])
 def test_killed_around_the_writing_a_record_is_whole_or_not_there(
-    small: RunConfig, tmp_path: Path, when: str
+    small: RunConfig, tmp_path: Path, run_script: Callable[..., tuple[int, str]], when: str
 ) -> None:
     home = tmp_path / "home"
     here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", KILLED, small.model_dump_json(), str(home), when, here]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    code, said = run_script(KILLED, small.model_dump_json(), str(home), when, here)
+    assert code == -signal.SIGKILL, said
     incidents = home / "runs" / "r" / "incidents"
     records = list(incidents.glob("*/record"))
     assert len(records) == (1 if when == "after" else 0)

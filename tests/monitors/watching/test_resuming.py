@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,17 +59,19 @@ end()
 """
 
 
-def killed(what: str = "nothing") -> None:
+Killed = Callable[..., None]
+
+
+@pytest.fixture
+def killed(run_script: Callable[..., tuple[int, str]]) -> Killed:
     """Trains 47 steps in a process that kills itself."""
-    loops = Path(__file__).with_name("conftest.py")
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(loops), what],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+
+    def run(what: str = "nothing") -> None:
+        loops = Path(__file__).with_name("conftest.py")
+        code, said = run_script(KILLED, str(loops), what)
+        assert code == -signal.SIGKILL, said
+
+    return run
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def living_losses(store: Store, run_id: str) -> dict[int, float]:
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_watched_run_that_was_killed_goes_on_bit_for_bit(
-    watched: Make, plain: Make, told: list[str], store: Store
+    killed: Killed, watched: Make, plain: Make, told: list[str], store: Store
 ) -> None:
     killed()
     straight = plain()
@@ -122,7 +122,7 @@ def test_a_watched_run_that_was_killed_goes_on_bit_for_bit(
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_kill_while_going_back_forgets_neither_the_rollback_nor_where_it_went(
-    watched: Make, store: Store
+    killed: Killed, watched: Make, store: Store
 ) -> None:
     killed("going back")
     loop = watched(name="mine", resume=True, **OFTEN)
