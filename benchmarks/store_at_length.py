@@ -1,7 +1,7 @@
 """A long run, many runs, many writers: what reading costs then, and that a spike of one step is in
 every picture.
 
-    python benchmarks/store_at_length.py [STEPS [POSTGRES_URL]]
+    python benchmarks/store_at_length.py [STEPS [sqlite|postgresql]]
 
 Writes STEPS (1,000,000 of them are some 3 GB on each side and take half an hour) of the trackers'
 workload into SQLite and into PostgreSQL, compacting on the way as the service does; 200 runs beside
@@ -116,14 +116,15 @@ def main() -> None:
         write(sys.argv[2], sys.argv[3], float(sys.argv[4]))
         return
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    postgres = sys.argv[2] if len(sys.argv) > 2 else POSTGRES
-    schema = f"{postgres}?options=-csearch_path%3Dmoescope_bench"
+    only = sys.argv[2] if len(sys.argv) > 2 else ""
+    schema = f"{POSTGRES}?options=-csearch_path%3Dmoescope_bench"
     chance = np.random.default_rng(1)
     scalar_at, matrix_at = (int(at) for at in chance.integers(0, steps, 2))
-    psql(postgres, "CREATE SCHEMA IF NOT EXISTS moescope_bench")
+    psql(POSTGRES, "CREATE SCHEMA IF NOT EXISTS moescope_bench")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            for url in (f"sqlite:///{folder}/store.db", schema):
+            urls = (f"sqlite:///{folder}/store.db", schema)
+            for url in (url for url in urls if url.startswith(only)):
                 print(f"# {url.split(':')[0]}")
                 with open_store(url) as store:
                     run = new_run(store)
@@ -137,7 +138,7 @@ def main() -> None:
                     if url == schema:
                         beside_writers(store, url, steps, scalar_at, matrix_at)
     finally:
-        psql(postgres, "DROP SCHEMA moescope_bench CASCADE")
+        psql(POSTGRES, "DROP SCHEMA moescope_bench CASCADE")
 
 
 def many_runs(store: Store) -> None:

@@ -242,9 +242,9 @@ def _move_vectors(database: Database, window: Window, signal_id: int, rows: Sequ
             .where(_vector.row.in_(rows))
             .returning(_vector.row, _vector.step, _vector.data)
         )
-        gone = sorted(map(tuple, connection.execute(statement)))
+        gone = sorted(tuples(connection.execute(statement)))
         chunks = dict(map(tuple, connection.execute(_chunks_of(window, signal_id, rows))))
-        if gone != sorted(map(tuple, there.rows)) or chunks != there.chunks:
+        if gone != list(there.rows) or chunks != there.chunks:
             raise _Changed
         write_rows(connection, tables.chunks, CHUNK_COLUMNS, packed)
         write_rows(connection, tables.rollups, _ROLLUP_COLUMNS, rollups)
@@ -331,8 +331,8 @@ def _move_scalars(
             .where(*_in_window(_scalar, window), _scalar.group_id == window.group_id)
             .returning(_scalar.step, _scalar.time_s, _scalar.layout_id, _scalar.data)
         )
-        gone = sorted(map(tuple, connection.execute(statement)))
-        if gone != sorted(map(tuple, of_group)):
+        gone = sorted(tuples(connection.execute(statement)))
+        if gone != list(of_group):
             raise _Changed
         if _scalar_chunks(connection, window, list(names)) != old:
             raise _Changed
