@@ -5,6 +5,7 @@ roll-ups of everything, and each step within 256 of an alert's onset or alarm.
 # N points
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, delete, select
 
 from .. import tables
+from ..engines import UnknownRun
 from ..errors import MoescopeError
 from ..records import Run
 from ..row_writing import write_rows
@@ -21,6 +23,7 @@ from ..store import Store
 from .codec import Points, encode
 from .compaction import CHUNK_COLUMNS
 from .reading import decoded
+from .turns import take_turn
 
 AROUND_AN_ALERT = 256
 """Steps before and after an alert's onset, and its alarm, that are kept for good."""
@@ -74,7 +77,8 @@ def retain(
                 if not may_go_on():
                     return done
                 start_s = time.monotonic()
-                _forget(store, run, key, bite, done)
+                with suppress(UnknownRun):  # deleted meanwhile
+                    _forget(store, run, key, bite, done)
                 rest(time.monotonic() - start_s)
     return done
 
@@ -128,6 +132,7 @@ def _forget(
     )
 
     def work(connection: Connection) -> tuple[int, int]:
+        take_turn(connection, number)
         there = connection.execute(select(_chunk.window, _chunk.data).where(*mine)).all()
         gone, shorter, freed = [], [], 0
         for window, data in there:
