@@ -131,6 +131,8 @@ DATA_BATCH = "data/batch"
 BAD_CLIPS = "data/bad_clips"
 SINK_COALESCED = "sink/coalesced"
 SINK_LAG_S = "sink/lag_s"
+SINK_LOST = "sink/lost"
+SINK_REFUSED = "sink/refused"
 
 _KINDS = (
     losses,
