@@ -29,7 +29,13 @@ from ..records import Run
 from ..row_writing import write_rows
 from ..spans import Span, widen_spans
 from ..store import Store
-from .buckets import LEVELS, read_vector_buckets, scalar_buckets, vector_buckets
+from .buckets import (
+    LEVELS,
+    read_vector_buckets,
+    scalar_buckets,
+    vector_buckets,
+    vector_buckets_beyond,
+)
 from .codec import WINDOW, Points, encode, merged, of_rows
 from .reading import decoded, joined_points, scalars_of_rows, times_of_rows, tuples
 from .turns import take_turn
@@ -48,6 +54,7 @@ _steps = tables.chunk_steps.c
 CHUNK_COLUMNS = ("run_number", "signal_id", "row", "segment", "window", "data")
 _ROLLUP_COLUMNS = ("run_number", "signal_id", "row", "segment", "level", "window", "data")
 _STEPS_COLUMNS = ("run_number", "group_id", "segment", "window", "data")
+_NOTHING = Points(np.empty(0, np.int64), np.empty((0, 0), np.float32))
 
 
 class _Changed(Exception):
@@ -246,15 +253,20 @@ def _move_vectors(database: Database, window: Window, signal_id: int, rows: Sequ
     packed, rollups = [], []
     for row, points in _by_row(there.rows, window):
         old = there.chunks.get(row)
-        both = points if old is None else merged(decoded(old, window.number), points)
         key = window.run_number, signal_id, row, window.segment
+        left = None if old is None else decoded(old, window.number)
+        both = points if left is None else merged(left, points)
         packed.append((*key, window.number, encode(both)))
-        if there.num_rolled_up.get(row, 0) > len(both.steps_N):
-            continue  # steps were forgotten by rule: the roll-ups know more than what is left
-        rollups += [
-            (*key, level, window.number, vector_buckets(both.steps_N, both.values_NK, level))
-            for level in LEVELS
-        ]
+        for level in LEVELS:
+            known = there.rollups.get((row, level))
+            if known is not None and _num_points(known) > (
+                0 if left is None else len(left.steps_N)
+            ):
+                # steps were forgotten by rule: the roll-ups know more than what is left
+                data = vector_buckets_beyond(known, left or _NOTHING, points, both, level)
+            else:
+                data = vector_buckets(both.steps_N, both.values_NK, level)
+            rollups.append((*key, level, window.number, data))
 
     def work(connection: Connection) -> None:
         take_turn(connection, window.run_number)
@@ -281,8 +293,8 @@ class _There:
     rows: Sequence[Any]
     """(row, step, data)"""
     chunks: dict[int, bytes]
-    num_rolled_up: dict[int, int]
-    """{row: steps that its roll-up was made of}"""
+    rollups: dict[tuple[int, int], bytes]
+    """{(row, level): records}"""
 
 
 def _width(connection: Connection, window: Window, signal_id: int, row: int) -> int:
@@ -304,19 +316,20 @@ def _vectors_there(
     )
     found = tuples(connection.execute(statement))
     chunks = dict(map(tuple, connection.execute(_chunks_of(window, signal_id, rows))))
-    whole = select(_rollup.row, _rollup.data).where(
+    known = select(_rollup.row, _rollup.level, _rollup.data).where(
         _rollup.run_number == window.run_number,
         _rollup.signal_id == signal_id,
         _rollup.row.in_(rows),
         _rollup.segment == window.segment,
-        _rollup.level == WINDOW,
+        _rollup.level.in_(LEVELS),
         _rollup.window == window.number,
     )
-    num_rolled_up = {
-        row: int(read_vector_buckets([window.number], [data])[1]["points"].sum())
-        for row, data in connection.execute(whole)
-    }
-    return _There(found, chunks, num_rolled_up)
+    rollups = {(row, level): data for row, level, data in connection.execute(known)}
+    return _There(found, chunks, rollups)
+
+
+def _num_points(rollup: bytes) -> int:
+    return int(read_vector_buckets([0], [rollup])[1]["points"].sum())
 
 
 def _chunks_of(window: Window, signal_id: int, rows: Sequence[int]) -> Any:

@@ -45,7 +45,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         for name, value in (("days", self.days), ("runs", self.runs)):
-            if value is not None and value < 0:
+            # NaN is no limit, and would pass for one that everything is past
+            if value is not None and not value >= 0:
                 raise MoescopeError(f"{name} to keep is {value:g}: expected 0 or more")
         if self.days is None and self.runs is None:
             raise MoescopeError("no rule to forget by: give --days, --runs or both")
