@@ -130,8 +130,9 @@ GPU_MEMORY_GIB = "system/gpu_memory_gib"
 DATA_BATCH = "data/batch"
 BAD_CLIPS = "data/bad_clips"
 SINK_COALESCED = "sink/coalesced"
-SINK_DROPPED = "sink/dropped"
 SINK_LAG_S = "sink/lag_s"
+SINK_LOST = "sink/lost"
+SINK_REFUSED = "sink/refused"
 
 _KINDS = (
     losses,

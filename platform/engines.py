@@ -33,6 +33,9 @@ _CUT_WAITS_MS = 20
 # of its own: side threads must not draw from the generator that a training draws from
 _chance = random.Random()
 _BUSY_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+# by itself PostgreSQL shows each statement the newest state, and what is moved between two tables
+# meanwhile would be in neither; SQLite's transactions see one state anyway
+_POSTGRES_LEVEL = {"read": "REPEATABLE READ", "maintain": "AUTOCOMMIT"}
 # 40001 serialization failure, 40P01 deadlock, 55P03 lock not available
 _BUSY_POSTGRES = {"40001", "40P01", "55P03"}
 # 42501 no right, 3F000 no schema that the user may make tables in
@@ -91,6 +94,7 @@ class Database:
         self._inode: tuple[int, int] | None = None
 
     def read(self, work: Callable[[Connection], Answer]) -> Answer:
+        """All questions of `work` are answered from one state of the store."""
         return self._attempt(work, "read")
 
     def write(self, work: Callable[[Connection], Answer], *, is_durable: bool = False) -> Answer:
@@ -175,8 +179,10 @@ class Database:
                 self._mind_the_file()
                 with self._engine.connect() as plain:
                     connection = plain.execution_options(moescope_purpose=purpose)
-                    if purpose == "maintain" and not self.is_embedded:
-                        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+                    if purpose in _POSTGRES_LEVEL and not self.is_embedded:
+                        connection = connection.execution_options(
+                            isolation_level=_POSTGRES_LEVEL[purpose]
+                        )
                     with connection.begin():
                         begun_s = time.monotonic()
                         answer = work(connection)

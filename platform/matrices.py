@@ -54,7 +54,7 @@ def read_matrix(
     if source.num_dimensions == 2 and row is None:
         raise MoescopeError(f"{signal} has a row per layer: read one with row=0")
     the_row = WHOLE
-    if source.num_dimensions:
+    if source.num_dimensions or row is not None:
         (the_row,) = rows_to_read(source, signal, source.num_dimensions, row)
     width = 1
     while sum(last // width - first // width + 1 for _, first, last in stretches) > max(

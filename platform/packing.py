@@ -18,6 +18,8 @@ from .spans import Span
 
 BETWEEN_NAMES = "\n"
 """Divides the names of a layout; a blank may be part of a user's name."""
+LARGEST_STEP = (1 << 62) - 1
+"""No step is further from 0."""
 WHOLE = -1
 """The row of a signal that has none."""
 FLOAT = np.dtype("<f4")
@@ -44,7 +46,7 @@ class PackedFrames:
 
 def pack(frames: Iterable[Frame]) -> PackedFrames:
     """Packs frames. Raises MoescopeError on a signal that nobody defined or that has other
-    dimensions than its spec.
+    dimensions than its spec, or a step that the store cannot count to.
     """
     packed = PackedFrames()
     with np.errstate(over="ignore"):  # what a float32 cannot hold is infinite
@@ -55,6 +57,8 @@ def pack(frames: Iterable[Frame]) -> PackedFrames:
 
 def _add(packed: PackedFrames, frame: Frame) -> None:
     run_id, segment, step = frame.run_id, frame.segment, frame.step
+    if not -LARGEST_STEP <= step <= LARGEST_STEP:
+        raise MoescopeError(f"step {step} is too far from 0: expected at most {LARGEST_STEP}")
     groups: dict[str, dict[str, float]] = {}
     for name, value in frame.values.items():
         spec = packed.specs.get(name) or packed.specs.setdefault(name, _spec(name))

@@ -13,6 +13,7 @@ from .catalogue import signal_spec
 from .compacted.reading import Source
 from .compacted.thinned_reading import thinned_out_of_rollups
 from .engines import Database, unknown_run
+from .errors import MoescopeError
 from .records import Segment, Series
 from .store import Store
 from .stretches import joined, rows_to_read, stretch
@@ -42,7 +43,8 @@ def read_series(
     dimension). What was never measured gives an empty series; where shapes differ between steps,
     missing elements are NaN. What thinning keeps: `platform/thinning.py`, and the steps of the
     run's alerts; a long stretch of a scalar comes out of roll-ups, to the same points. Raises
-    MoescopeError on an unknown run or signal, or a `row` where there are none.
+    MoescopeError on an unknown run or signal, a range that ends before it starts, or a `row` where
+    there are none.
     """
     source = sources(store.database, run_id, [signal]).get(signal)
     stretches = stretches_of(source, from_step, to_step, segments)
@@ -62,11 +64,12 @@ def read_parts(
     a few thousand steps: a long series is never whole in memory. Raises as `read_series` does.
     """
     source = sources(store.database, run_id, [signal]).get(signal)
+    stretches = stretches_of(source, from_step, to_step, None)
     if source is None:
         return
     rows = rows_to_read(source, signal, source.num_dimensions, None)
     is_one = source.num_dimensions == 1
-    for segment, low, high in stretches_of(source, from_step, to_step, None):
+    for segment, low, high in stretches:
         yield from stretch(store.database, source, segment, low, high, rows, is_one)
 
 
@@ -159,8 +162,16 @@ def stretches_of(
     to_step: int | None,
     segments: Sequence[int] | None,
 ) -> list[tuple[int, int, int]]:
-    """(segment, first step, last step) of what was measured in a range of some segments, or all."""
-    first, last = from_step or 0, _END if to_step is None else to_step
+    """(segment, first step, last step) of what was measured in a range of some segments, or all.
+
+    Raises MoescopeError on a range that ends before it starts.
+    """
+    if from_step is not None and to_step is not None and from_step > to_step:
+        raise MoescopeError(
+            f"from_step {from_step} is after to_step {to_step}: give the first step, then the last"
+        )
+    first = -_END if from_step is None else from_step
+    last = _END if to_step is None else to_step
     found = [
         (segment, max(first, start), min(last, end))
         for segment, start, end, _ in (source.spans if source else ())

@@ -48,8 +48,8 @@ class SinkStatus:
     lag_s: float
     """Age of the oldest record that the sink has not taken."""
     num_refused: int
-    """Records that this sink never accepted; they lie in `refused-by-<name>.jsonl` beside the
-    journal.
+    """Records of this run that this sink never accepted; they lie in `refused-by-<name>.jsonl`
+    beside the journal.
     """
     last_error: str
 
@@ -67,7 +67,7 @@ class SinkThread:
         self._refused_file = journal.folder / f"refused-by-{sink.name}.jsonl"
         self._most = _MOST_AT_ONCE
         self._num_failures = 0
-        self._num_refused = 0
+        self._num_refused = _num_lines(self._refused_file)
         self._last_error = ""
         self._oldest_s: float | None = None
         self._writing_since_s: float | None = None
@@ -244,3 +244,11 @@ class SinkThread:
             if self._is_hurried and now_s >= least_s:
                 return
             time.sleep(min(0.05, until_s - now_s))
+
+
+def _num_lines(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return 0

@@ -25,7 +25,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .catalogue import SINK_COALESCED, SINK_DROPPED, SINK_LAG_S, signal_spec
+from .catalogue import SINK_COALESCED, SINK_LAG_S, SINK_LOST, SINK_REFUSED, signal_spec
 from .errors import MoescopeError
 from .journal import Journal, Position, pack_entry
 from .record_codec import Record, encode, encode_frame
@@ -64,26 +64,24 @@ class FanOutStatus:
     coalesced: int
     """Vector samples left out so far, in this run."""
     lost: int
-    """Lossless records given up because neither disk nor memory could take them; 0 unless the disk
-    itself fails.
+    """Frames given up so far, in this run, because neither disk nor memory could take them; 0
+    unless the disk itself fails.
     """
+    refused: int
+    """Records that a sink set aside, and samples that were none, so far."""
     lag_s: float
     """The largest lag of all sinks."""
     sinks: tuple[SinkStatus, ...]
     journal_error: str
     """Why the journal cannot be written at the moment; empty where it can."""
 
-    @property
-    def num_dropped(self) -> int:
-        """Records given up, and those that a sink refused."""
-        return self.lost + sum(sink.num_refused for sink in self.sinks)
-
     def values(self) -> dict[str, NDArray[np.float32]]:
         """The part of it that the catalogue knows, ready for a frame."""
         return {
             SINK_COALESCED: np.asarray(self.coalesced, np.float32),
-            SINK_DROPPED: np.asarray(self.num_dropped, np.float32),
             SINK_LAG_S: np.asarray(self.lag_s, np.float32),
+            SINK_LOST: np.asarray(self.lost, np.float32),
+            SINK_REFUSED: np.asarray(self.refused, np.float32),
         }
 
 
@@ -140,10 +138,10 @@ class FanOut:
         self._journal_lock = threading.Lock()
         # None: the catalogue does not know the name
         self._is_lossless: dict[str, bool | None] = {}
-        self._coalesced_file = journal_folder / "coalesced"
-        self._coalesced = _read_number(self._coalesced_file)
-        self._coalesced_kept = self._coalesced
-        self._lost = 0
+        self._coalesced = _read_number(journal_folder / "coalesced")
+        self._lost = _read_number(journal_folder / "lost")
+        self._kept = {"coalesced": self._coalesced, "lost": self._lost}
+        self._unusable = 0
         self._journal_error = ""
         self._is_over_quota = False
         self._is_closed = False
@@ -170,6 +168,7 @@ class FanOut:
                     self._is_lossless[name] if name in self._is_lossless else self._look_up(name)
                 )
                 if is_lossless is None:
+                    self._unusable += 1
                     continue
                 if is_tight and not is_lossless:
                     self._coalesced += 1
@@ -180,6 +179,7 @@ class FanOut:
                     copied = value.copy() if is_right else np.array(value, np.float32)
                 except (TypeError, ValueError) as error:
                     _log.error("%s at step %d is no array of numbers: %s", name, frame.step, error)
+                    self._unusable += 1
                     continue
                 values[name] = copied
                 size += 64 + copied.nbytes
@@ -241,6 +241,7 @@ class FanOut:
         return FanOutStatus(
             coalesced=self._coalesced,
             lost=self._lost,
+            refused=self._unusable + sum(sink.num_refused for sink in sinks),
             lag_s=max((sink.lag_s for sink in sinks), default=0.0),
             sinks=sinks,
             journal_error=self._journal_error,
@@ -353,15 +354,16 @@ class FanOut:
         self._journal_error = str(error)
 
     def _tidy(self) -> None:
-        """Deletes what every sink has taken, measures the journal, keeps the count. Held by the
+        """Deletes what every sink has taken, measures the journal, keeps the counts. Held by the
         journal lock.
         """
         try:
             self._journal.forget_before(self._taken())
             self._is_over_quota = self._journal.num_bytes() > self._quota_bytes
-            if self._coalesced != self._coalesced_kept:
-                self._coalesced_file.write_text(str(self._coalesced))
-                self._coalesced_kept = self._coalesced
+            counts = {"coalesced": self._coalesced, "lost": self._lost}
+            for name in [name for name in counts if counts[name] != self._kept[name]]:
+                (self._journal.folder / name).write_text(str(counts[name]))
+                self._kept[name] = counts[name]
         except OSError as error:
             self._journal_error = str(error)
 

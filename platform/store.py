@@ -176,6 +176,8 @@ class Store:
                 pass
 
         def finish(connection: Connection) -> None:
+            mine = select(tables.runs.c.number).where(tables.runs.c.id == run_id)
+            connection.execute(mine.with_for_update())  # who packs its samples ends before
             for table in tables.OF_SAMPLES:  # a trainer may have written meanwhile
                 connection.execute(delete(table).where(table.c.run_number == number))
             rules = tables.rule_versions

@@ -69,7 +69,9 @@ def _way_to_the_store(reader: RunReader) -> None:
         words.append(f"slowest sink {lag:.1f} s behind")
     if (left_out := reader.newest(catalogue.SINK_COALESCED)) is not None:
         words.append(f"{left_out:,.0f} vector samples left out so far")
-    if dropped := reader.newest(catalogue.SINK_DROPPED):
-        words.append(f"{dropped:,.0f} records dropped")
+    if lost := reader.newest(catalogue.SINK_LOST):
+        words.append(f"{lost:,.0f} steps lost because the disk took nothing")
+    if refused := reader.newest(catalogue.SINK_REFUSED):
+        words.append(f"{refused:,.0f} records set aside that no store could hold")
     if words:
         st.caption(f"Way to the store: {', '.join(words)}.")

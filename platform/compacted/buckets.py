@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..packing import FLOAT
-from .codec import WINDOW
+from .codec import WINDOW, Points
 
 LEVELS = (64, WINDOW)
 """Steps of a bucket, finest first."""
@@ -106,6 +106,48 @@ def vector_buckets(steps_N: NDArray[np.int64], values_NK: NDArray[np.float32], l
         out["mean"] = sums / finite
     out["finite"] = finite
     return bytes(head + out.tobytes())
+
+
+def vector_buckets_beyond(
+    known: bytes, old: Points, new: Points, both: Points, level: int
+) -> bytes:
+    """The records of a window whose old steps were forgotten in part, after new points came in.
+
+    known: its records before. old: what was left of its points. both: those and the new ones. A
+    bucket that lost steps keeps its extremes and takes the new points in; one of them that was
+    there before counts twice in the mean. The other buckets are made anew.
+    """
+    parts = [known, *(vector_buckets(p.steps_N, p.values_NK, level) for p in (both, new))]
+    before, anew, added = (read_vector_buckets([0], [part]) for part in parts)
+    num_numbers = max(records["low"].shape[1] for _, records in (before, anew, added))
+    by_offset = {}
+    for name, (_, records) in zip(("before", "anew", "added"), (before, anew, added), strict=True):
+        wide = _widened(records, records["low"].shape[1], num_numbers)
+        by_offset[name] = {int(record["offset"]): record for record in wide}
+    held = np.bincount(old.steps_N % WINDOW // level, minlength=WINDOW // level)
+    out = dict(by_offset["anew"])
+    for offset, record in by_offset["before"].items():
+        if held[offset // level] < record["points"]:
+            more = by_offset["added"].get(offset)
+            out[offset] = record if more is None else _both(record, more, level)
+    found = np.array([out[offset] for offset in sorted(out)], vector_record(num_numbers))
+    return num_numbers.to_bytes(4, "little") + found.tobytes()
+
+
+def _both(one: np.void, other: np.void, level: int) -> np.void:
+    out = one.copy()
+    out["low"] = np.minimum(one["low"], other["low"])
+    out["high"] = np.maximum(one["high"], other["high"])
+    counts = [record["finite"].astype(np.int64) for record in (one, other)]
+    sums = [
+        np.where(count > 0, record["mean"], 0).astype(np.float64) * count
+        for count, record in zip(counts, (one, other), strict=True)
+    ]
+    with np.errstate(invalid="ignore"):
+        out["mean"] = (sums[0] + sums[1]) / (counts[0] + counts[1])
+    out["finite"] = np.minimum(counts[0] + counts[1], level)
+    out["points"] = min(int(one["points"]) + int(other["points"]), level)
+    return out
 
 
 def read_scalar_buckets(

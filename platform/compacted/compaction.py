@@ -6,7 +6,8 @@ the work is one short transaction that leaves the store right:
 1. the steps and times of the window get their chunk; its rows stay;
 2. each vector, some rows of a matrix at a time, is moved: what was read must still be there
    unchanged when it is deleted, else a writer was here and the window waits for the next round;
-3. the scalars are moved in the same way, and with them the rows that made the window due.
+3. the scalars are moved in the same way, and with them the rows that made the window due; not while
+   a writer has brought vectors since.
 
 Whatever dies in between is gone on with: a window is due as long as rows of scalars lie in it.
 """
@@ -22,15 +23,22 @@ import numpy as np
 from sqlalchemy import Connection, and_, delete, func, or_, select
 
 from .. import tables
-from ..engines import Database
+from ..engines import Database, UnknownRun
 from ..packing import WHOLE, layout_names
 from ..records import Run
 from ..row_writing import write_rows
 from ..spans import Span, widen_spans
 from ..store import Store
-from .buckets import LEVELS, read_vector_buckets, scalar_buckets, vector_buckets
+from .buckets import (
+    LEVELS,
+    read_vector_buckets,
+    scalar_buckets,
+    vector_buckets,
+    vector_buckets_beyond,
+)
 from .codec import WINDOW, Points, encode, merged, of_rows
 from .reading import decoded, joined_points, scalars_of_rows, times_of_rows, tuples
+from .turns import take_turn
 
 MARGIN = 256
 """Steps that a run must be past a window before it counts as closed."""
@@ -46,6 +54,7 @@ _steps = tables.chunk_steps.c
 CHUNK_COLUMNS = ("run_number", "signal_id", "row", "segment", "window", "data")
 _ROLLUP_COLUMNS = ("run_number", "signal_id", "row", "segment", "level", "window", "data")
 _STEPS_COLUMNS = ("run_number", "group_id", "segment", "window", "data")
+_NOTHING = Points(np.empty(0, np.int64), np.empty((0, 0), np.float32))
 
 
 class _Changed(Exception):
@@ -99,6 +108,8 @@ def compact(
                 _compact_window(database, window)
             except _Changed:
                 continue
+            except UnknownRun:  # deleted meanwhile
+                return count
             count += 1
             rest(time.monotonic() - start_s)
     return count
@@ -144,7 +155,7 @@ def _closed(
 def _compact_window(database: Database, window: Window) -> None:
     signals = database.read(partial(_signals, window=window))
     of_group = database.read(partial(_scalars_there, window=window))
-    database.write(partial(_put_steps, window=window, times=times_of_rows(of_group)))
+    database.write(partial(_announce_steps, window=window, times=times_of_rows(of_group)))
     for signal_id, num_dimensions, num_rows in signals:
         if num_dimensions == 0:
             continue
@@ -200,8 +211,24 @@ def _in_window(columns: Any, window: Window) -> tuple[Any, ...]:
     )
 
 
-def _put_steps(connection: Connection, window: Window, times: Points) -> Points:
-    """Takes these steps and times into the window's chunk of them; returns all that it then has."""
+def _announce_steps(connection: Connection, window: Window, times: Points) -> None:
+    """Takes steps into the window's chunk of them whose rows stay; what it knows already counts,
+    since it may be newer than what was read.
+    """
+    take_turn(connection, window.run_number)
+    _put_steps(connection, window, merged(times, _steps_there(connection, window)))
+
+
+def _take_in_steps(connection: Connection, window: Window, times: Points) -> Points:
+    """Takes the steps and times of rows that are moved into the window's chunk of them; returns
+    all that it then has.
+    """
+    both = merged(_steps_there(connection, window), times)
+    _put_steps(connection, window, both)
+    return both
+
+
+def _steps_there(connection: Connection, window: Window) -> Points:
     statement = select(_steps.data).where(
         _steps.run_number == window.run_number,
         _steps.group_id == window.group_id,
@@ -209,11 +236,12 @@ def _put_steps(connection: Connection, window: Window, times: Points) -> Points:
         _steps.window == window.number,
     )
     there = connection.scalar(statement)
-    old = joined_points([] if there is None else [decoded(there, window.number)])
-    both = merged(old, times)
+    return joined_points([] if there is None else [decoded(there, window.number)])
+
+
+def _put_steps(connection: Connection, window: Window, times: Points) -> None:
     key = window.run_number, window.group_id, window.segment, window.number
-    write_rows(connection, tables.chunk_steps, _STEPS_COLUMNS, [(*key, encode(both))])
-    return both
+    write_rows(connection, tables.chunk_steps, _STEPS_COLUMNS, [(*key, encode(times))])
 
 
 def _move_vectors(database: Database, window: Window, signal_id: int, rows: Sequence[int]) -> int:
@@ -225,17 +253,23 @@ def _move_vectors(database: Database, window: Window, signal_id: int, rows: Sequ
     packed, rollups = [], []
     for row, points in _by_row(there.rows, window):
         old = there.chunks.get(row)
-        both = points if old is None else merged(decoded(old, window.number), points)
         key = window.run_number, signal_id, row, window.segment
+        left = None if old is None else decoded(old, window.number)
+        both = points if left is None else merged(left, points)
         packed.append((*key, window.number, encode(both)))
-        if there.num_rolled_up.get(row, 0) > len(both.steps_N):
-            continue  # steps were forgotten by rule: the roll-ups know more than what is left
-        rollups += [
-            (*key, level, window.number, vector_buckets(both.steps_N, both.values_NK, level))
-            for level in LEVELS
-        ]
+        for level in LEVELS:
+            known = there.rollups.get((row, level))
+            if known is not None and _num_points(known) > (
+                0 if left is None else len(left.steps_N)
+            ):
+                # steps were forgotten by rule: the roll-ups know more than what is left
+                data = vector_buckets_beyond(known, left or _NOTHING, points, both, level)
+            else:
+                data = vector_buckets(both.steps_N, both.values_NK, level)
+            rollups.append((*key, level, window.number, data))
 
     def work(connection: Connection) -> None:
+        take_turn(connection, window.run_number)
         statement = (
             delete(tables.vector_rows)
             .where(*_in_window(_vector, window), _vector.signal_id == signal_id)
@@ -259,8 +293,8 @@ class _There:
     rows: Sequence[Any]
     """(row, step, data)"""
     chunks: dict[int, bytes]
-    num_rolled_up: dict[int, int]
-    """{row: steps that its roll-up was made of}"""
+    rollups: dict[tuple[int, int], bytes]
+    """{(row, level): records}"""
 
 
 def _width(connection: Connection, window: Window, signal_id: int, row: int) -> int:
@@ -282,19 +316,20 @@ def _vectors_there(
     )
     found = tuples(connection.execute(statement))
     chunks = dict(map(tuple, connection.execute(_chunks_of(window, signal_id, rows))))
-    whole = select(_rollup.row, _rollup.data).where(
+    known = select(_rollup.row, _rollup.level, _rollup.data).where(
         _rollup.run_number == window.run_number,
         _rollup.signal_id == signal_id,
         _rollup.row.in_(rows),
         _rollup.segment == window.segment,
-        _rollup.level == WINDOW,
+        _rollup.level.in_(LEVELS),
         _rollup.window == window.number,
     )
-    num_rolled_up = {
-        row: int(read_vector_buckets([window.number], [data])[1]["points"].sum())
-        for row, data in connection.execute(whole)
-    }
-    return _There(found, chunks, num_rolled_up)
+    rollups = {(row, level): data for row, level, data in connection.execute(known)}
+    return _There(found, chunks, rollups)
+
+
+def _num_points(rollup: bytes) -> int:
+    return int(read_vector_buckets([0], [rollup])[1]["points"].sum())
 
 
 def _chunks_of(window: Window, signal_id: int, rows: Sequence[int]) -> Any:
@@ -326,6 +361,7 @@ def _move_scalars(
     old = database.read(partial(_scalar_chunks, window=window, ids=list(names)))
 
     def work(connection: Connection) -> None:
+        take_turn(connection, window.run_number)
         statement = (
             delete(tables.scalar_rows)
             .where(*_in_window(_scalar, window), _scalar.group_id == window.group_id)
@@ -336,7 +372,9 @@ def _move_scalars(
             raise _Changed
         if _scalar_chunks(connection, window, list(names)) != old:
             raise _Changed
-        times = _put_steps(connection, window, times_of_rows(of_group))
+        if _has_vectors(connection, window):
+            raise _Changed
+        times = _take_in_steps(connection, window, times_of_rows(of_group))
         packed, rollups, spans = [], [], {}
         for signal_id, name in names.items():
             if not len(newer[name].steps_N):
@@ -364,6 +402,20 @@ def _move_scalars(
 
     if of_group:
         database.write(work)
+
+
+def _has_vectors(connection: Connection, window: Window) -> bool:
+    """Whether rows of vectors came after they were moved; without a row of scalars at their step
+    nobody would find them.
+    """
+    for signal_id, num_dimensions, num_rows in _signals(connection, window):
+        rows = [WHOLE] if num_dimensions == 1 else list(range(num_rows))
+        there = select(_vector.step).where(
+            *_in_window(_vector, window), _vector.signal_id == signal_id, _vector.row.in_(rows)
+        )
+        if num_dimensions and connection.scalar(there.limit(1)) is not None:
+            return True
+    return False
 
 
 def _layouts(connection: Connection, ids: set[int]) -> dict[int, list[str]]:

@@ -5,6 +5,7 @@ roll-ups of everything, and each step within 256 of an alert's onset or alarm.
 # N points
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, delete, select
 
 from .. import tables
+from ..engines import UnknownRun
 from ..errors import MoescopeError
 from ..records import Run
 from ..row_writing import write_rows
@@ -21,6 +23,7 @@ from ..store import Store
 from .codec import Points, encode
 from .compaction import CHUNK_COLUMNS
 from .reading import decoded
+from .turns import take_turn
 
 AROUND_AN_ALERT = 256
 """Steps before and after an alert's onset, and its alarm, that are kept for good."""
@@ -42,7 +45,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         for name, value in (("days", self.days), ("runs", self.runs)):
-            if value is not None and value < 0:
+            # NaN is no limit, and would pass for one that everything is past
+            if value is not None and not value >= 0:
                 raise MoescopeError(f"{name} to keep is {value:g}: expected 0 or more")
         if self.days is None and self.runs is None:
             raise MoescopeError("no rule to forget by: give --days, --runs or both")
@@ -74,7 +78,8 @@ def retain(
                 if not may_go_on():
                     return done
                 start_s = time.monotonic()
-                _forget(store, run, key, bite, done)
+                with suppress(UnknownRun):  # deleted meanwhile
+                    _forget(store, run, key, bite, done)
                 rest(time.monotonic() - start_s)
     return done
 
@@ -128,6 +133,7 @@ def _forget(
     )
 
     def work(connection: Connection) -> tuple[int, int]:
+        take_turn(connection, number)
         there = connection.execute(select(_chunk.window, _chunk.data).where(*mine)).all()
         gone, shorter, freed = [], [], 0
         for window, data in there:

@@ -17,7 +17,7 @@ from .codec import WINDOW
 from .reading import Source, tuples
 
 WINDOWS_AT_ONCE = 1024
-"""Roll-ups of one reading transaction: some megabytes."""
+"""Roll-ups of one reading transaction, some megabytes, and windows with newer rows."""
 
 _scalar = tables.scalar_rows.c
 _rollup = tables.rollups.c
@@ -33,6 +33,7 @@ _ROLLUPS = (
         _rollup.window <= bindparam("last"),
     )
     .order_by(_rollup.window)
+    .limit(WINDOWS_AT_ONCE)
 )
 _NEXT_STEP = select(func.min(_scalar.step)).where(
     _scalar.run_number == bindparam("run"),
@@ -83,11 +84,13 @@ def walk(
     end = final + 1 if last >= min(highest, (final + 1) * WINDOW - 1) else final
     if whole > begin:
         yield Steps(first, min(last, (begin + 1) * WINDOW - 1))
-    for start in range(whole, end, WINDOWS_AT_ONCE):
-        windows = range(start, min(end, start + WINDOWS_AT_ONCE))
-        found, newer = database.read(
+    start = whole
+    while start < end:
+        windows = range(start, end)
+        found, newer, windows = database.read(
             partial(_rollups, source=source, row=row, segment=segment, windows=windows, level=level)
         )
+        start = windows.stop
         apart = {*newer, *(window for window in named if window in windows)}
         kept = [(window, data) for window, data in found if window not in apart]
         yield from _woven(kept, sorted(apart))
@@ -97,19 +100,26 @@ def walk(
 
 def _rollups(
     connection: Connection, source: Source, row: int, segment: int, windows: range, level: int
-) -> tuple[Sequence[tuple[int, bytes]], list[int]]:
-    """The roll-ups of these windows, and which windows have rows newer than that."""
+) -> tuple[Sequence[tuple[int, bytes]], list[int], range]:
+    """The roll-ups of these windows, which of them have rows newer than that, and how many of the
+    windows that covers: steps may lie far apart, so their number says nothing.
+    """
     key = {"run": source.run_number, "segment": segment}
     span = {"first": windows.start, "last": windows.stop - 1}
     where = {**key, **span, "signal": source.signal_id, "row": row, "level": level}
     found = tuples(connection.execute(_ROLLUPS, where))
+    stop = found[-1][0] + 1 if len(found) == WINDOWS_AT_ONCE else windows.stop
     newer: list[int] = []
-    steps = {"first": windows.start * WINDOW, "last": windows.stop * WINDOW - 1}
+    steps = {"first": windows.start * WINDOW, "last": stop * WINDOW - 1}
     group = {**key, "group": source.group_id}
     while (step := connection.scalar(_NEXT_STEP, {**group, **steps})) is not None:
         newer.append(step // WINDOW)
         steps["first"] = (newer[-1] + 1) * WINDOW
-    return found, newer
+        if len(newer) == WINDOWS_AT_ONCE:
+            stop = newer[-1] + 1
+            break
+    found = [row for row in found if row[0] < stop]
+    return found, newer, range(windows.start, stop)
 
 
 def _woven(

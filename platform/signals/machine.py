@@ -81,19 +81,6 @@ SPECS = (
         "Nothing was left out.",
     ),
     spec(
-        "sink/dropped",
-        "records",
-        (),
-        "system",
-        "system",
-        HOST,
-        "Records that nobody has: given up as neither disk nor memory took them, or refused by a"
-        " sink and set aside.",
-        "The journal's disk is full, or a record is damaged: `refused-by-*.jsonl` beside the"
-        " journal holds what was refused.",
-        "Nothing was dropped.",
-    ),
-    spec(
         "sink/lag_s",
         "s",
         (),
@@ -103,5 +90,27 @@ SPECS = (
         "Age of the oldest sample that the slowest sink has not yet taken.",
         "A sink hangs or is away; the journal keeps everything lossless.",
         "Sinks keep up.",
+    ),
+    spec(
+        "sink/lost",
+        "steps",
+        (),
+        "system",
+        "system",
+        HOST,
+        "Steps whose samples were given up so far because neither disk nor memory could take them.",
+        "The disk of the run's folder is full, away or broken.",
+        "Nothing was given up.",
+    ),
+    spec(
+        "sink/refused",
+        "records",
+        (),
+        "system",
+        "system",
+        HOST,
+        "Records and samples that were set aside so far because no store could hold them.",
+        "A signal has a wrong name or shape; the run's log and its journal's folder tell which.",
+        "Everything was taken.",
     ),
 )

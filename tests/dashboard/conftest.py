@@ -124,6 +124,8 @@ def make_frame(run_id: str, segment: int, step: int, loss: float) -> Frame:
             catalogue.MEMORY_GIB: 1.5,
             catalogue.SINK_COALESCED: 3.0,
             catalogue.SINK_LAG_S: 0.4,
+            catalogue.SINK_LOST: 2.0,
+            catalogue.SINK_REFUSED: 1.0,
         }
     if step % 50 == 0:
         values |= {catalogue.PROBE_LOSS: 1.1, catalogue.PROBE_LOSS_BIN: np.full(4, 1.1)}

@@ -141,6 +141,8 @@ class TestThePageOfARun:
         assert "Tokens/s 12.3k" in words
         assert "critical" in words
         assert "3 vector samples left out" in words
+        assert "2 steps lost" in words
+        assert "1 records set aside" in words
 
     def test_the_loss_chart_shows_branch_alert_rollback_and_checkpoints(
         self, store: Store, spiked_run: Run

@@ -1,6 +1,7 @@
 """Reading samples: range first, thinning second, branches last."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,22 @@ from numpy.typing import NDArray
 from moescope.platform import series as series_module
 from moescope.platform import stretches
 from moescope.platform.compacted import reading
+from moescope.platform.compacted.compaction import compact
 from moescope.platform.errors import MoescopeError
+from moescope.platform.matrices import read_matrix
+from moescope.platform.packing import LARGEST_STEP
 from moescope.platform.records import Frame, Run, Segment, Series
-from moescope.platform.series import is_living, read_series
+from moescope.platform.series import is_living, read_parts, read_series
 from moescope.platform.store import Store, open_store
 from moescope.platform.thinning import thinned, thinned_from
+
+RUN = Run("r", "run", "p", {}, "running", "cpu", "0", 0.0, 0.0)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with open_store(f"sqlite:///{tmp_path / 'store.db'}") as opened:
-        opened.add_run(Run("r", "run", "p", {}, "running", "cpu", "0", 0.0, 0.0))
+        opened.add_run(RUN)
         yield opened
 
 
@@ -203,6 +209,47 @@ def test_a_signal_that_was_not_measured_is_empty_and_a_wrong_one_an_error(store:
     assert read_series(store, "r", "user/mine", max_points=10).values.shape == (0,)
     with pytest.raises(MoescopeError, match="unknown signal loss/totl"):
         read_series(store, "r", "loss/totl")
+
+
+@pytest.mark.parametrize("signal", ["loss/total", "grad/norm"])
+def test_a_range_the_wrong_way_round_is_refused(store: Store, signal: str) -> None:
+    store.write_frames([Frame("r", 0, 7, 1.0, {"loss/total": np.float32(1)})])
+    for ask in (
+        lambda: read_series(store, "r", signal, from_step=10, to_step=5),
+        lambda: list(read_parts(store, "r", signal, from_step=10, to_step=5)),
+        lambda: read_matrix(store, "r", signal, max_buckets=9, from_step=10, to_step=5),
+    ):
+        with pytest.raises(MoescopeError, match="from_step 10 is after to_step 5: give the first"):
+            ask()
+    assert len(read_series(store, "r", "loss/total", from_step=7, to_step=7).steps) == 1
+
+
+def test_only_a_matrix_is_asked_for_a_row(store: Store) -> None:
+    store.write_frames([Frame("r", 0, 7, 1.0, {"loss/total": np.float32(1)})])
+    for ask in (
+        lambda: read_series(store, "r", "loss/total", row=0),
+        lambda: read_matrix(store, "r", "loss/total", max_buckets=9, row=0),
+    ):
+        with pytest.raises(MoescopeError, match="only a signal of two dimensions has rows"):
+            ask()
+
+
+def test_steps_may_lie_far_apart_and_before_the_start(store: Store) -> None:
+    """As in a history that counts tokens, or whose first numbers are from before the training."""
+    steps = [-1030, -5, 3, 10**12, 10**12 + 5]
+    far = Frame("r", 0, LARGEST_STEP + 1, 0.0, {"loss/total": np.float32(0)})
+    with pytest.raises(MoescopeError, match="too far from 0"):
+        store.write_frames([far])
+    store.write_frames(
+        [Frame("r", 0, step, 0.0, {"loss/total": np.float32(i)}) for i, step in enumerate(steps)]
+    )
+    for _ in range(2):
+        assert read_series(store, "r", "loss/total").steps.tolist() == steps
+        thinned_few = read_series(store, "r", "loss/total", max_points=2)
+        assert (thinned_few.steps[0], thinned_few.steps[-1]) == (steps[0], steps[-1])
+        bands = read_matrix(store, "r", "loss/total", max_buckets=10)
+        assert (bands.low.min(), bands.high.max(), bands.num_points.sum()) == (0, 4, 5)
+        compact(store, replace(RUN, status="finished"))
 
 
 def segment(index: int, start: int, parent: int | None = None, until: int | None = None) -> Segment:

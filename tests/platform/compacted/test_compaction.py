@@ -1,5 +1,6 @@
 """Compaction, roll-ups and what is forgotten, on a store of a plain run."""
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -237,8 +238,40 @@ class TestRetention:
         assert read_series(store, "r", LOAD).steps[0] == 1024
 
     @pytest.mark.parametrize(
+        ("first", "then"),
+        [
+            pytest.param((0, 1024), (500, 501), id="one step once more"),
+            pytest.param((0, 500), (500, 1024), id="the rest of a window"),
+            pytest.param((0, 1024), (0, 1024), id="all once more"),
+        ],
+    )
+    def test_what_comes_after_forgetting_widens_the_roll_ups(
+        self, store: Store, first: tuple[int, int], then: tuple[int, int]
+    ) -> None:
+        far = Frame("r", 0, 20_000, 0.0, {LOAD: np.zeros((2, 3), np.float32)})
+        store.write_frames([*frames(first[1], first[0]), far])
+        compact(store, ENDED)
+        store.update_run("r", status="finished")
+        retain(store, Rule(days=0), now_s=1e12)
+        late = frames(then[1], then[0])
+        late = [replace(frame, values={LOAD: 10 + frame.values[LOAD]}) for frame in late]
+        store.write_frames(late)
+        compact(store, ENDED)
+        for buckets in (400, 20):
+            bands = read_matrix(store, "r", LOAD, row=0, max_buckets=buckets)
+            before = load(first[1])[first[0] :, 0]
+            assert bands.low[:-1].min() == before.min()
+            assert bands.high.max() == max(frame.values[LOAD][0].max() for frame in late)
+            assert bands.num_points[:-1].sum() == pytest.approx(1024, abs=1)
+
+    @pytest.mark.parametrize(
         ("days", "runs", "said"),
-        [(None, None, "no rule"), (-1, None, "days to keep is -1"), (None, -2, "runs to keep")],
+        [
+            (None, None, "no rule"),
+            (-1, None, "days to keep is -1"),
+            (math.nan, None, "days to keep is nan"),
+            (None, -2, "runs to keep"),
+        ],
     )
     def test_a_wrong_rule_is_one_line(
         self, days: float | None, runs: int | None, said: str
