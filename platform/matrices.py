@@ -27,6 +27,8 @@ from .stretches import rows_to_read, stretch
 
 _STEPS_ONE_BY_ONE = 16 * WINDOW
 """Steps that are read for buckets which no roll-up has."""
+_FEW = 4
+"""The coarsest roll-ups do where they give a quarter of the buckets that were asked for."""
 
 
 def read_matrix(
@@ -42,7 +44,8 @@ def read_matrix(
 ) -> Bands:
     """Reads a signal from `from_step` to `to_step` (both included) of all or some segments, in at
     most `max_buckets` buckets (one per segment at the least) of as few steps as that allows; of a
-    stretch of more than 16,384 steps at least 64 each, since roll-ups are quick to read.
+    stretch of more than 16,384 steps at least 64 each, and 1,024 where that gives a quarter of the
+    buckets, since roll-ups are quick to read.
 
     row: one index of a 2-D signal's first dimension, which such a signal needs. Raises
     MoescopeError as `read_series` does.
@@ -61,8 +64,11 @@ def read_matrix(
         max_buckets, len(stretches)
     ):
         width *= 2
-    if sum(last - first + 1 for _, first, last in stretches) > _STEPS_ONE_BY_ONE:
+    num_steps = sum(last - first + 1 for _, first, last in stretches)
+    if num_steps > _STEPS_ONE_BY_ONE:
         width = max(width, LEVELS[0])
+    if num_steps // LEVELS[-1] >= max_buckets // _FEW:
+        width = max(width, LEVELS[-1])
     bands = _read(store.database, source, the_row, stretches, width)
     if width < LEVELS[0] and _has_gaps(bands, stretches):
         # what was forgotten by rule lives on in the roll-ups

@@ -28,7 +28,9 @@ def thinned_out_of_rollups(
 
     stretches: (segment, first step, last step). always: steps that are kept.
     """
-    level = level_for(sum(last - first + 1 for _, first, last in stretches), max_points)
+    # of a bucket mostly two points are kept
+    num_steps = sum(last - first + 1 for _, first, last in stretches)
+    level = level_for(num_steps, max_points // 2)
     if level is None:
         return None
     named = {step // WINDOW for step in always}
@@ -44,10 +46,7 @@ def thinned_out_of_rollups(
             steps, times_s, values = kept_points(*records)
             here = np.full(len(steps), segment, np.int32)
             parts.append(Series(source.signal, here, steps, times_s, values))
-    whole = joined(source.signal, parts, 0)
-    bucket = whole.steps // level
-    is_new = (np.diff(bucket) != 0) | (np.diff(whole.segments) != 0)
-    # thinning all points takes buckets of this width or wider only if those are too many
-    if 1 + int(is_new.sum()) <= max_points:
-        return None
-    return thinned_from(whole, max_points, level, always)[0]
+    found, width = thinned_from(joined(source.signal, parts, 0), max_points, level, always)
+    # with buckets of half the width there are no fewer points, so thinning all of them would have
+    # come here too; where the level itself was enough, half of it might have been
+    return found if width > level else None
