@@ -131,7 +131,7 @@ def vector_buckets_beyond(
             more = by_offset["added"].get(offset)
             out[offset] = record if more is None else _both(record, more, level)
     found = np.array([out[offset] for offset in sorted(out)], vector_record(num_numbers))
-    return bytes(int(num_numbers).to_bytes(4, "little") + found.tobytes())
+    return bytes(num_numbers.to_bytes(4, "little") + found.tobytes())
 
 
 def _both(one: np.void, other: np.void, level: int) -> np.void:
