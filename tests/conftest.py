@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -226,7 +227,10 @@ def run_script(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[
         process = context.Process(
             target=exec, args=(_PRELUDE.format(**said) + script, {"__name__": "__script__"})
         )
-        process.start()
+        with pytest.MonkeyPatch.context() as patch:
+            # what is __main__ here would be run there: pytest, or a page that Streamlit ran last
+            patch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+            process.start()
         process.join()
         exit_code = process.exitcode
         process.close()
