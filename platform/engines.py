@@ -304,7 +304,7 @@ def parsed_url(text: str) -> URL:
 
 def shown_url(url: URL) -> str:
     """The address as a person wrote it, without the password."""
-    return masked(url.render_as_string(hide_password=True).replace("+psycopg", "", 1))
+    return masked(url.render_as_string(hide_password=True).replace("+psycopg:", ":", 1))
 
 
 def masked(address: str) -> str:

@@ -83,6 +83,7 @@ def test_a_wrong_run_signal_or_range_is_told_on_one_line(
     ("address", "expected"),
     [
         pytest.param("http://ann:hush@h/d", "unknown scheme", id="scheme"),
+        pytest.param("postgresql+psycopg2://ann:hush@h/d", "postgresql+psycopg2:", id="driver"),
         pytest.param("store.db", "cannot be read", id="no address"),
         pytest.param("sqlite://", "names no plain file", id="no file"),
         pytest.param("postgresql://ann:hush@h", "names no database", id="no database"),
