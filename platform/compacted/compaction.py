@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, and_, delete, func, or_, select
+from sqlalchemy import Connection, delete, select
 
 from .. import tables
 from ..engines import Database, UnknownRun
@@ -37,11 +37,10 @@ from .buckets import (
     vector_buckets_beyond,
 )
 from .codec import WINDOW, Points, encode, merged, of_rows
+from .due import Window, closed_windows, groups_with_rows
 from .reading import decoded, joined_points, scalars_of_rows, times_of_rows, tuples
 from .turns import take_turn
 
-MARGIN = 256
-"""Steps that a run must be past a window before it counts as closed."""
 _ROWS_AT_ONCE = 4096
 """Rows that one transaction moves: some 20 ms."""
 _NUMBERS_AT_ONCE = 1 << 19
@@ -59,24 +58,6 @@ _NOTHING = Points(np.empty(0, np.int64), np.empty((0, 0), np.float32))
 
 class _Changed(Exception):
     """A writer was faster; nothing was moved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """1,024 steps of one group of signals of one segment."""
-
-    run_number: int
-    group_id: int
-    segment: int
-    number: int
-
-    @property
-    def first(self) -> int:
-        return self.number * WINDOW
-
-    @property
-    def last(self) -> int:
-        return self.first + WINDOW - 1
 
 
 def compact(
@@ -98,9 +79,9 @@ def compact(
     if number is None:
         return 0
     newest = max((segment.index for segment in store.segments(run.id)), default=-1)
-    for group_id, segment in _groups(database, number):
+    for group_id, segment in groups_with_rows(database, number):
         is_open = run.status == "running" and segment >= newest
-        for window in _closed(database, number, group_id, segment, is_open):
+        for window in closed_windows(database, number, group_id, segment, is_open):
             if not may_go_on():
                 return count
             start_s = time.monotonic()
@@ -113,43 +94,6 @@ def compact(
             count += 1
             rest(time.monotonic() - start_s)
     return count
-
-
-def _groups(database: Database, number: int) -> Iterator[tuple[int, int]]:
-    """(group, segment) of a run with rows, one index look-up each."""
-    here: tuple[int, int] | None = None
-    while True:
-        statement = select(_scalar.group_id, _scalar.segment).where(_scalar.run_number == number)
-        if here is not None:
-            group_id, segment = here
-            further = and_(_scalar.group_id == group_id, _scalar.segment > segment)
-            statement = statement.where(or_(_scalar.group_id > group_id, further))
-        statement = statement.order_by(_scalar.group_id, _scalar.segment).limit(1)
-        row = database.read(lambda c, ask=statement: c.execute(ask).first())  # type: ignore[misc]
-        if row is None:
-            return
-        here = row[0], row[1]
-        yield here
-
-
-def _closed(
-    database: Database, number: int, group_id: int, segment: int, is_open: bool
-) -> Iterator[Window]:
-    """Windows with rows that are closed, oldest first."""
-    mine = (
-        _scalar.run_number == number,
-        _scalar.group_id == group_id,
-        _scalar.segment == segment,
-    )
-    ends = select(func.min(_scalar.step), func.max(_scalar.step)).where(*mine)
-    first, last = database.read(lambda c: c.execute(ends).one())
-    while first is not None:
-        window = Window(number, group_id, segment, first // WINDOW)
-        if is_open and window.last + MARGIN > last:
-            return
-        yield window
-        beyond = select(func.min(_scalar.step)).where(*mine, _scalar.step > window.last)
-        first = database.read(lambda c, ask=beyond: c.scalar(ask))  # type: ignore[misc]
 
 
 def _compact_window(database: Database, window: Window) -> None:

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from moescope.platform.compacted import compaction
-from moescope.platform.compacted.compaction import MARGIN, compact
+from moescope.platform.compacted.compaction import compact
+from moescope.platform.compacted.due import MARGIN
 from moescope.platform.compacted.housekeeping import Housekeeping
 from moescope.platform.compacted.retention import Rule, retain
 from moescope.platform.errors import MoescopeError
