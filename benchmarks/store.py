@@ -18,7 +18,7 @@ from typing import Any
 HERE = Path(__file__).parent / "trackers"
 PINNED = ("trackio==0.43.0", "wandb==0.31.0", "tensorboardX==2.6.5", "numpy==2.4.6")
 PEERS = ("trackio", "wandb offline", "tensorboardX", "mlflow")
-CAP_S = 90.0
+CAP_S = 60.0
 """A tracker that is slower is stopped, and read with the steps that it has."""
 POSTGRES = os.environ.get("MOESCOPE_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test")
 
