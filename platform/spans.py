@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, and_, case, or_
+from sqlalchemy.dialects import sqlite
 
 from . import tables
 from .upserts import Insert, insert_into, larger, smaller
@@ -71,7 +72,21 @@ def widen_spans(connection: Connection, spans: Mapping[tuple[int, int, int], Spa
         }
         for (run_number, signal_id, segment), span in spans.items()
     ]
-    connection.execute(_statement(connection.dialect.name), rows)
+    if connection.dialect.name == "sqlite":
+        # as of row_writing: a third of what the way above the driver costs
+        statement, names = _of_sqlite()
+        connection.exec_driver_sql(statement, [tuple(row[name] for name in names) for row in rows])
+    else:
+        connection.execute(_statement(connection.dialect.name), rows)
+
+
+@cache
+def _of_sqlite() -> tuple[str, list[str]]:
+    """The statement, and which column each of its places takes."""
+    names = [column.name for column in tables.spans.columns]
+    compiled = _statement("sqlite").compile(dialect=sqlite.dialect(), column_keys=names)
+    assert compiled.positiontup is not None
+    return str(compiled), list(compiled.positiontup)
 
 
 @cache

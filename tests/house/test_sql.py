@@ -14,6 +14,7 @@ NAMES_TABLES = {
     "platform/engines.py": "puts back a whole number that SQLite gave",
     "platform/migrate.py": "asks for settings that the module lists",
     "platform/migrations/versions/0006_chunks.py": "its own tables",
+    "platform/spans.py": "tables and columns of platform/tables.py",
     "platform/row_writing.py": "tables and columns of platform/tables.py",
     "platform/upkeep.py": "tables of platform/tables.py",
 }
