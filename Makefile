@@ -73,7 +73,7 @@ story-dashboard: $(READY)
 
 # makes a PostgreSQL of its own from Debian's package postgresql, and mounts small disks where it may
 story-store: $(READY)
-	$(PYTEST) -n 2 -m story tests/stories/store --durations=0
+	$(PYTEST) -n 2 -m story tests/stories/store tests/contracts tests/platform --durations=0
 
 # the Slurm story wants a cluster: line=$$(tests/services/slurm.sh start) && eval "$$line"
 story-studies: $(READY)

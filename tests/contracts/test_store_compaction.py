@@ -5,6 +5,7 @@ dictionary would.
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -131,6 +132,7 @@ OPERATION = st.one_of(
 )
 
 
+@pytest.mark.story
 @settings(
     max_examples=20,
     deadline=None,

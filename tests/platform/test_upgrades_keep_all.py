@@ -318,6 +318,7 @@ def test_a_store_of_a_version_before_says_the_same_after_the_upgrade(
     assert check_store(url).faults == ()
 
 
+@pytest.mark.story
 @pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-2]])
 def test_of_two_processes_that_upgrade_at_once_one_does_and_both_go_on(
     url: str, tmp_path: Path, version: str
