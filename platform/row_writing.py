@@ -12,9 +12,8 @@ from typing import Any
 
 from psycopg.errors import UniqueViolation
 from sqlalchemy import BigInteger, Connection, Double, Integer, LargeBinary, Table
-from sqlalchemy.dialects import sqlite
 
-from .upserts import replace
+from .upserts import for_sqlite, replace
 
 # of the columns' types, most special first
 _POSTGRES = {BigInteger: "int8", Integer: "int4", Double: "float8", LargeBinary: "bytea"}
@@ -30,14 +29,10 @@ def write_rows(
     if connection.dialect.name == "postgresql":
         _write_postgres(connection, table, columns, rows)
     else:
+        statement, places = for_sqlite(replace("sqlite", table, columns), columns)
+        assert places == columns, (places, columns)
         # in the order of the key: neighbours fill a page, and are quicker to place
-        connection.exec_driver_sql(_upsert_of_sqlite(table, columns), sorted(rows))
-
-
-@cache
-def _upsert_of_sqlite(table: Table, columns: tuple[str, ...]) -> str:
-    statement = replace("sqlite", table, columns)
-    return str(statement.compile(dialect=sqlite.dialect(), column_keys=list(columns)))
+        connection.exec_driver_sql(statement, sorted(rows))
 
 
 @cache

@@ -48,7 +48,7 @@ def read_series(
     """
     source = sources(store.database, run_id, [signal]).get(signal)
     stretches = stretches_of(source, from_step, to_step, segments)
-    always = _alert_steps(store.database, run_id) if max_points is not None else ()
+    always = alert_steps(store.database, run_id) if max_points is not None else ()
     return _read(store.database, source, signal, stretches, row, max_points, always)
 
 
@@ -246,8 +246,8 @@ def _read(
     return series if max_points is None else thinned_from(series, max_points, width, always)[0]
 
 
-def _alert_steps(database: Database, run_id: str) -> list[int]:
-    """Steps at which something began or was noticed."""
+def alert_steps(database: Database, run_id: str) -> list[int]:
+    """Steps at which something began or was noticed, in their order and each once."""
     alert = tables.alerts.c
     statement = select(alert.onset_step, alert.fired_step).where(alert.run_id == run_id)
     rows = database.read(lambda c: c.execute(statement).all())

@@ -7,10 +7,9 @@ from functools import cache
 
 import numpy as np
 from sqlalchemy import ColumnElement, Connection, and_, case, or_
-from sqlalchemy.dialects import sqlite
 
 from . import tables
-from .upserts import Insert, insert_into, larger, smaller
+from .upserts import Insert, for_sqlite, insert_into, larger, smaller
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -72,21 +71,13 @@ def widen_spans(connection: Connection, spans: Mapping[tuple[int, int, int], Spa
         }
         for (run_number, signal_id, segment), span in spans.items()
     ]
+    statement = _statement(connection.dialect.name)
     if connection.dialect.name == "sqlite":
         # as of row_writing: a third of what the way above the driver costs
-        statement, names = _of_sqlite()
-        connection.exec_driver_sql(statement, [tuple(row[name] for name in names) for row in rows])
+        text, places = for_sqlite(statement, tuple(rows[0]))
+        connection.exec_driver_sql(text, [tuple(row[name] for name in places) for row in rows])
     else:
-        connection.execute(_statement(connection.dialect.name), rows)
-
-
-@cache
-def _of_sqlite() -> tuple[str, list[str]]:
-    """The statement, and which column each of its places takes."""
-    names = [column.name for column in tables.spans.columns]
-    compiled = _statement("sqlite").compile(dialect=sqlite.dialect(), column_keys=names)
-    assert compiled.positiontup is not None
-    return str(compiled), list(compiled.positiontup)
+        connection.execute(statement, rows)
 
 
 @cache

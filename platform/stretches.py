@@ -5,14 +5,19 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from sqlalchemy import select
 
-from . import tables
 from .compacted.codec import merged
-from .compacted.reading import Found, Source, joined_points, read_stretch, scalars_of_rows
+from .compacted.reading import (
+    Found,
+    Source,
+    joined_points,
+    layouts_of,
+    read_stretch,
+    scalars_of_rows,
+)
 from .engines import Database
 from .errors import MoescopeError
-from .packing import WHOLE, layout_names, unpack_equal
+from .packing import WHOLE, unpack_equal
 from .records import Series
 
 
@@ -77,20 +82,10 @@ def joined(signal: str, parts: Sequence[Series], num_dimensions: int) -> Series:
     )
 
 
-def _layouts(database: Database, ids: set[int]) -> dict[int, list[str]]:
-    new = ids - database.layouts.keys()
-    if new:
-        statement = select(tables.layouts.c.id, tables.layouts.c.name)
-        statement = statement.where(tables.layouts.c.id.in_(sorted(new)))
-        rows = database.read(lambda connection: connection.execute(statement).all())
-        database.layouts.update({row.id: layout_names(row.name) for row in rows})
-    return {layout_id: database.layouts[layout_id] for layout_id in ids}
-
-
 def _scalars(
     database: Database, source: Source, segment: int, found: Found, rows: Sequence[int]
 ) -> Series:
-    layouts = _layouts(database, {row[2] for row in found.of_group})
+    layouts = layouts_of(database, {row[2] for row in found.of_group})
     points = merged(
         joined_points(chunk for _, chunk in found.chunks()),
         scalars_of_rows(found.of_group, layouts, [source.signal])[source.signal],

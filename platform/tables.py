@@ -38,6 +38,7 @@ from sqlalchemy import (
     TypeDecorator,
     false,
 )
+from sqlalchemy.types import TypeEngine
 
 from .errors import MoescopeError
 
@@ -138,6 +139,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value)
     return str(value)
+
+
+def _key(name: str, kind: type[TypeEngine[int]] = Integer) -> Column[int]:
+    """A part of a key of small whole numbers that somebody else gave."""
+    return Column(name, kind, primary_key=True, autoincrement=False)
 
 
 def _of_run(*, is_key: bool = False) -> Column[str]:
@@ -402,10 +408,10 @@ layouts = Table(
 scalar_rows = Table(
     "scalar_rows",
     metadata,
-    Column("run_number", Integer, primary_key=True, autoincrement=False),
-    Column("group_id", Integer, primary_key=True, autoincrement=False),
-    Column("segment", Integer, primary_key=True, autoincrement=False),
-    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    _key("run_number"),
+    _key("group_id"),
+    _key("segment"),
+    _key("step", BigInteger),
     Column("time_s", Double, nullable=False),
     Column("layout_id", Integer, nullable=False),
     Column("data", LargeBinary, nullable=False),
@@ -415,11 +421,11 @@ scalar_rows = Table(
 vector_rows = Table(
     "vector_rows",
     metadata,
-    Column("run_number", Integer, primary_key=True, autoincrement=False),
-    Column("signal_id", Integer, primary_key=True, autoincrement=False),
-    Column("row", Integer, primary_key=True, autoincrement=False),
-    Column("segment", Integer, primary_key=True, autoincrement=False),
-    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    _key("run_number"),
+    _key("signal_id"),
+    _key("row"),
+    _key("segment"),
+    _key("step", BigInteger),
     Column("data", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -427,9 +433,9 @@ vector_rows = Table(
 spans = Table(
     "spans",
     metadata,
-    Column("run_number", Integer, primary_key=True, autoincrement=False),
-    Column("signal_id", Integer, primary_key=True, autoincrement=False),
-    Column("segment", Integer, primary_key=True, autoincrement=False),
+    _key("run_number"),
+    _key("signal_id"),
+    _key("segment"),
     Column("first_step", BigInteger, nullable=False),
     Column("last_step", BigInteger, nullable=False),
     Column("num_rows", Integer, nullable=False),  # first dimension of a 2-D signal, else 0
@@ -444,10 +450,10 @@ spans = Table(
 chunk_steps = Table(
     "chunk_steps",
     metadata,
-    Column("run_number", Integer, primary_key=True, autoincrement=False),
-    Column("group_id", Integer, primary_key=True, autoincrement=False),
-    Column("segment", Integer, primary_key=True, autoincrement=False),
-    Column("window", BigInteger, primary_key=True, autoincrement=False),
+    _key("run_number"),
+    _key("group_id"),
+    _key("segment"),
+    _key("window", BigInteger),
     Column("data", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -455,11 +461,11 @@ chunk_steps = Table(
 chunks = Table(
     "chunks",
     metadata,
-    Column("run_number", Integer, primary_key=True, autoincrement=False),
-    Column("signal_id", Integer, primary_key=True, autoincrement=False),
-    Column("row", Integer, primary_key=True, autoincrement=False),
-    Column("segment", Integer, primary_key=True, autoincrement=False),
-    Column("window", BigInteger, primary_key=True, autoincrement=False),
+    _key("run_number"),
+    _key("signal_id"),
+    _key("row"),
+    _key("segment"),
+    _key("window", BigInteger),
     Column("data", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -467,12 +473,12 @@ chunks = Table(
 rollups = Table(
     "rollups",
     metadata,
-    Column("run_number", Integer, primary_key=True, autoincrement=False),
-    Column("signal_id", Integer, primary_key=True, autoincrement=False),
-    Column("row", Integer, primary_key=True, autoincrement=False),
-    Column("segment", Integer, primary_key=True, autoincrement=False),
-    Column("level", Integer, primary_key=True, autoincrement=False),
-    Column("window", BigInteger, primary_key=True, autoincrement=False),
+    _key("run_number"),
+    _key("signal_id"),
+    _key("row"),
+    _key("segment"),
+    _key("level"),
+    _key("window", BigInteger),
     Column("data", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -27,6 +27,14 @@ def replace(dialect: str, table: Table, columns: tuple[str, ...]) -> Insert:
     return statement.on_conflict_do_update(index_elements=key, set_=new)
 
 
+@cache
+def for_sqlite(statement: Insert, columns: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The statement as SQLite's driver takes it, and which column each of its places is for."""
+    compiled = statement.compile(dialect=sqlite.dialect(), column_keys=list(columns))
+    assert compiled.positiontup is not None
+    return str(compiled), tuple(compiled.positiontup)
+
+
 def larger(a: ColumnElement[Any], b: ColumnElement[Any]) -> ColumnElement[Any]:
     return case((a > b, a), else_=b)
 

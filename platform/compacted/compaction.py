@@ -17,14 +17,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sqlalchemy import Connection, delete, select
 
 from .. import tables
 from ..engines import Database, UnknownRun
-from ..packing import WHOLE, layout_names
+from ..packing import WHOLE
 from ..records import Run
 from ..row_writing import write_rows
 from ..spans import Span, widen_spans
@@ -38,7 +38,7 @@ from .buckets import (
 )
 from .codec import WINDOW, Points, encode, merged, of_rows
 from .due import Window, closed_windows, groups_with_rows
-from .reading import decoded, joined_points, scalars_of_rows, times_of_rows, tuples
+from .reading import decoded, joined_points, layouts_of, scalars_of_rows, times_of_rows, tuples
 from .turns import take_turn
 
 _ROWS_AT_ONCE = 4096
@@ -100,21 +100,27 @@ def _compact_window(database: Database, window: Window) -> None:
     signals = database.read(partial(_signals, window=window))
     of_group = database.read(partial(_scalars_there, window=window))
     database.write(partial(_announce_steps, window=window, times=times_of_rows(of_group)))
-    for signal_id, num_dimensions, num_rows in signals:
-        if num_dimensions == 0:
-            continue
-        rows = [WHOLE] if num_dimensions == 1 else list(range(num_rows))
+    for signal in signals:
+        rows = signal.rows
         while rows:
-            rows = rows[_move_vectors(database, window, signal_id, rows) :]
-    names = {signal_id: name for signal_id, name, _ in _named(database, signals)}
+            rows = rows[_move_vectors(database, window, signal.id, rows) :]
+    names = {signal.id: signal.name for signal in signals if signal.is_scalar}
     _move_scalars(database, window, names, of_group)
 
 
-def _signals(connection: Connection, window: Window) -> list[tuple[int, int, int]]:
-    """(id, dimensions, rows of a matrix) of the group's signals that reach into the window."""
+class _Signal(NamedTuple):
+    id: int
+    name: str
+    is_scalar: bool
+    rows: list[int]
+    """Of a vector or a matrix; a scalar has none, and a matrix without a layer neither."""
+
+
+def _signals(connection: Connection, window: Window) -> list[_Signal]:
+    """The group's signals that reach into the window."""
     span, signal = tables.spans.c, tables.signals.c
     statement = (
-        select(signal.id, signal.num_dimensions, span.num_rows)
+        select(signal.id, signal.name, signal.num_dimensions, span.num_rows)
         .join(tables.spans, span.signal_id == signal.id)
         .join(tables.groups, tables.groups.c.name == signal.group_name)
         .where(
@@ -125,16 +131,11 @@ def _signals(connection: Connection, window: Window) -> list[tuple[int, int, int
             tables.groups.c.id == window.group_id,
         )
     )
-    return [tuple(row) for row in connection.execute(statement)]
-
-
-def _named(
-    database: Database, signals: Sequence[tuple[int, int, int]]
-) -> list[tuple[int, str, int]]:
-    ids = [signal_id for signal_id, num_dimensions, _ in signals if num_dimensions == 0]
-    table = tables.signals.c
-    statement = select(table.id, table.name, table.num_dimensions).where(table.id.in_(ids))
-    return [tuple(row) for row in database.read(lambda c: c.execute(statement).all())]
+    found = []
+    for signal_id, name, num_dimensions, num_rows in connection.execute(statement):
+        rows = [[], [WHOLE], list(range(num_rows))][min(num_dimensions, 2)]
+        found.append(_Signal(signal_id, name, num_dimensions == 0, rows))
+    return found
 
 
 def _scalars_there(connection: Connection, window: Window) -> Sequence[Any]:
@@ -300,7 +301,7 @@ def _by_row(found: Sequence[Any], window: Window) -> Iterator[tuple[int, Points]
 def _move_scalars(
     database: Database, window: Window, names: dict[int, str], of_group: Sequence[Any]
 ) -> None:
-    layouts = database.read(partial(_layouts, ids={row[2] for row in of_group}))
+    layouts = layouts_of(database, {row[2] for row in of_group})
     newer = scalars_of_rows(of_group, layouts, names.values())
     old = database.read(partial(_scalar_chunks, window=window, ids=list(names)))
 
@@ -352,20 +353,15 @@ def _has_vectors(connection: Connection, window: Window) -> bool:
     """Whether rows of vectors came after they were moved; without a row of scalars at their step
     nobody would find them.
     """
-    for signal_id, num_dimensions, num_rows in _signals(connection, window):
-        rows = [WHOLE] if num_dimensions == 1 else list(range(num_rows))
+    for signal in _signals(connection, window):
         there = select(_vector.step).where(
-            *_in_window(_vector, window), _vector.signal_id == signal_id, _vector.row.in_(rows)
+            *_in_window(_vector, window),
+            _vector.signal_id == signal.id,
+            _vector.row.in_(signal.rows),
         )
-        if num_dimensions and connection.scalar(there.limit(1)) is not None:
+        if signal.rows and connection.scalar(there.limit(1)) is not None:
             return True
     return False
-
-
-def _layouts(connection: Connection, ids: set[int]) -> dict[int, list[str]]:
-    table = tables.layouts.c
-    rows = connection.execute(select(table.id, table.name).where(table.id.in_(sorted(ids))))
-    return {layout_id: layout_names(name) for layout_id, name in rows}
 
 
 def _scalar_chunks(connection: Connection, window: Window, ids: Sequence[int]) -> dict[int, bytes]:

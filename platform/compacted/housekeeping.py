@@ -6,11 +6,12 @@ write to the same store, and the dashboard do not feel it.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from .. import tables
+from ..records import Run
 from ..settings import Settings
 from ..store import Store
 from .compaction import compact
@@ -49,9 +50,8 @@ class Housekeeping:
     def tick(self) -> None:
         """Goes on with what is due, for about two seconds."""
         self._until_s = time.monotonic() + BITE_S
-        for run_id in _with_rows(self._store):
-            for run in (run for run in self._store.runs(True) if run.id == run_id):
-                compact(self._store, run, may_go_on=self._may_go_on, rest=self._rest)
+        for run in _with_rows(self._store):
+            compact(self._store, run, may_go_on=self._may_go_on, rest=self._rest)
             if not self._may_go_on():
                 return
         now_s = self._clock()
@@ -74,23 +74,15 @@ class Housekeeping:
 
 def compact_store(store: Store) -> int:
     """Compacts all closed windows of all runs at once; returns how many."""
-    count = 0
-    for run_id in _with_rows(store):
-        count += sum(compact(store, run) for run in store.runs(True) if run.id == run_id)
-    return count
+    return sum(compact(store, run) for run in _with_rows(store))
 
 
-def _with_rows(store: Store) -> Iterator[str]:
-    """Ids of the runs that have rows of samples, one index look-up each."""
-    number = -1
-    while True:
-        rows = tables.scalar_rows.c.run_number
-        beyond = select(func.min(rows)).where(rows > number)
-        found = store.database.read(lambda c, ask=beyond: c.scalar(ask))  # type: ignore[misc]
-        if found is None:
-            return
-        number = found
-        name = select(tables.runs.c.id).where(tables.runs.c.number == number)
-        run_id = store.database.read(lambda c, ask=name: c.scalar(ask))  # type: ignore[misc]
-        if run_id is not None:
-            yield run_id
+def _with_rows(store: Store) -> list[Run]:
+    """The runs that have rows of samples, oldest first: an index look-up for each run."""
+    run = tables.runs.c
+    rows = select(tables.scalar_rows.c.run_number)
+    has_rows = rows.where(tables.scalar_rows.c.run_number == run.number).exists()
+    wanted = set(store.database.read(lambda c: c.scalars(select(run.id).where(has_rows)).all()))
+    if not wanted:
+        return []
+    return [one for one in reversed(store.runs(include_archived=True)) if one.id in wanted]

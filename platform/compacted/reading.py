@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, CursorResult, bindparam, select
 
 from .. import tables
+from ..engines import Database
 from ..errors import MoescopeError
-from ..packing import WHOLE, unpack_equal
+from ..packing import WHOLE, layout_names, unpack_equal
 from .codec import WINDOW, Points, decode, merged
 
 STEPS_AT_ONCE = 8192
@@ -161,6 +162,17 @@ def read_stretch(
         }
         packed = tuples(connection.execute(_CHUNKS, there))
     return Found(first, last, of_group, of_signal, steps, packed)
+
+
+def layouts_of(database: Database, ids: set[int]) -> dict[int, list[str]]:
+    """{layout id: names of its scalars}; each is asked for once."""
+    new = ids - database.layouts.keys()
+    if new:
+        statement = select(tables.layouts.c.id, tables.layouts.c.name)
+        statement = statement.where(tables.layouts.c.id.in_(sorted(new)))
+        rows = database.read(lambda connection: connection.execute(statement).all())
+        database.layouts.update({row.id: layout_names(row.name) for row in rows})
+    return {layout_id: database.layouts[layout_id] for layout_id in ids}
 
 
 def scalars_of_rows(

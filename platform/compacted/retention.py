@@ -19,6 +19,7 @@ from ..engines import UnknownRun
 from ..errors import MoescopeError
 from ..records import Run
 from ..row_writing import write_rows
+from ..series import alert_steps
 from ..store import Store
 from .codec import Points, encode
 from .compaction import CHUNK_COLUMNS
@@ -73,13 +74,14 @@ def retain(
     for rank, run in enumerate(store.runs(include_archived=True)):
         if rule.runs is not None and (rank < rule.runs or run.status == "running"):
             continue
+        kept_steps = np.array(alert_steps(store.database, run.id), np.int64)
         for key, windows in _due(store, run, rule, now_s):
-            for bite in (windows[i : i + _CHUNKS_AT_ONCE] for i in range(0, len(windows), 64)):
+            for start in range(0, len(windows), _CHUNKS_AT_ONCE):
                 if not may_go_on():
                     return done
                 start_s = time.monotonic()
                 with suppress(UnknownRun):  # deleted meanwhile
-                    _forget(store, run, key, bite, done)
+                    _forget(store, key, windows[start : start + _CHUNKS_AT_ONCE], kept_steps, done)
                 rest(time.monotonic() - start_s)
     return done
 
@@ -117,13 +119,12 @@ def _old_windows(connection: Connection, number: int, oldest_s: float) -> set[tu
 
 def _forget(
     store: Store,
-    run: Run,
     key: tuple[int, int, int, int],
     windows: Sequence[int],
+    kept_steps: NDArray[np.int64],
     done: Forgotten,
 ) -> None:
     number, signal_id, row, segment = key
-    kept_steps = _kept_steps(store, run.id)
     mine = (
         _chunk.run_number == number,
         _chunk.signal_id == signal_id,
@@ -157,13 +158,6 @@ def _forget(
     num_chunks, num_bytes = store.database.write(work)
     done.num_chunks += num_chunks
     done.num_bytes += num_bytes
-
-
-def _kept_steps(store: Store, run_id: str) -> NDArray[np.int64]:
-    alert = tables.alerts.c
-    statement = select(alert.onset_step, alert.fired_step).where(alert.run_id == run_id)
-    rows = store.database.read(lambda c: c.execute(statement).all())
-    return np.unique(np.array([step for row in rows for step in row], np.int64))
 
 
 def _near(steps_N: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -117,8 +117,8 @@ def test_a_vector_that_comes_between_the_two_moves_is_kept(
     store.write_frames(frames(0, 600))
     # the step's scalars and its time stay what they were
     new = replace(frames(7, 8)[0], values={LOAD: np.full((2, 3), 0.5, np.float32)})
-    changed = once(lambda: other.write_frames([new]), compaction._layouts)
-    monkeypatch.setattr(compaction, "_layouts", changed)
+    changed = once(lambda: other.write_frames([new]), compaction.layouts_of)
+    monkeypatch.setattr(compaction, "layouts_of", changed)
     compact(store, ENDED)
     monkeypatch.undo()
     for _ in range(2):
