@@ -155,7 +155,8 @@ def test_from_a_schedule_to_the_dashboard(
     file.write_text(yaml.safe_dump({**STUDY, "data": str(tmp_path / "clips")}))
     first = serve()
     wait_until(first.dashboard, "the service")
-    at_s = int(time.time()) + 6
+    # on a busy machine a command alone may take ten seconds to start
+    at_s = int(time.time()) + 30
     at = datetime.fromtimestamp(at_s, UTC).isoformat()
     place = ["--home", str(settings.home_path)]
     command = [sys.executable, "-m", "moescope.cli", "study", "schedule", str(file), "--at", at]
