@@ -1,10 +1,12 @@
-"""Pure: series and records in, plotly figures out. No Streamlit and no store here.
+"""Pure: signals by buckets and records in, plotly figures out. No Streamlit and no store here.
 
-Every line is filtered to the asked range first and thinned second (`buckets.py`), as numpy
-arrays of at most about 400 points.
+What is drawn was read range first and thinned second, in buckets that stand still while the run
+grows; a band shows each bucket's lowest and highest value, so a spike of one step is seen at every
+zoom.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import log10
 
 import numpy as np
@@ -13,12 +15,11 @@ from numpy.typing import NDArray
 
 from ..platform import palette
 from ..platform.catalogue import MODALITIES
-from ..platform.records import Series
+from ..platform.records import Bands
 from . import theme
-from .buckets import bucketed
 from .heat_maps import level_over_time
 from .marks import Marks, add_marks
-from .window import Branches, Window, in_range, with_values
+from .window import Branches, Window, middles, moving_mean
 from .words import in_figure
 
 _LINE_HEIGHT = 280
@@ -36,32 +37,31 @@ def scalar_figure(
     """Draws a scalar with its min-max band, abandoned branches in thin grey, marks below."""
     figure = go.Figure()
     _add_ghosts(figure, series.ghosts, window, palette.GREY, unit, is_named=True)
-    living = in_range(series.living, window.step_range)
-    line = bucketed(living.steps, living.values)
-    if line.width > 1:
-        edge = {"width": 0, "color": palette.BLUE}
+    living = series.living
+    x = _x(living, window)
+    is_smooth = window.smoothing > living.width
+    if living.width > 1:
+        _add_band(figure, living, x)
+    elif is_smooth:
         figure.add_scatter(
-            x=line.steps, y=line.high, mode="lines", line=edge, showlegend=False,
-            name="max", hovertemplate="%{y:.4g}",
-        )  # fmt: skip
-        figure.add_scatter(
-            x=line.steps, y=line.low, mode="lines", line=edge, fill="tonexty",
-            fillcolor=palette.faded(palette.BLUE, 0.28), name=f"min to max of {line.width} steps",
+            x=x, y=living.mean[:, 0], mode="lines", name=f"{name}, each step",
+            line={"color": palette.faded(palette.BLUE, 0.35), "width": 1},
             hovertemplate="%{y:.4g}",
         )  # fmt: skip
     figure.add_scatter(
-        x=line.steps,
-        y=line.middle,
-        mode="lines" if line.steps.size > 1 else "markers",
+        x=x,
+        y=_line(living, window)[:, 0],
+        mode="lines" if len(x) > 1 else "markers",
         line={"color": palette.BLUE, "width": 1.6},
-        name=name if line.width == 1 else f"{name}, median",
+        name=name + _of(living, window),
         hovertemplate=f"%{{y:.4g}} {theme.unit_text(unit)}",
     )
+    _add_non_finite(figure, living, x)
     height = _LINE_HEIGHT if marks is None else _MARKED_HEIGHT
-    theme.laid_out(figure, height=height, unit=unit, is_zoomable=window.is_zoomable)
+    theme.laid_out(figure, height=height, unit=unit, x_title=window.clock.title)
     if marks is not None:
-        add_marks(figure, marks, series, window.step_range)
-    return _with_axes(figure, window, series.steps)
+        add_marks(figure, marks, series, window)
+    return _with_axes(figure, window, [series])
 
 
 def lines_figure(
@@ -77,27 +77,29 @@ def lines_figure(
     """Draws several scalars, abandoned branches faded; levels are dashed, with their names.
 
     Each line differs from the next by dash as well as by colour; layers in order need not.
-    is_peak: where points are thinned, a line follows the maxima instead of the medians.
+    is_peak: where points are thinned, a line follows the maxima instead of both extremes.
     """
     figure = go.Figure()
     for index, (name, series) in enumerate(lines.items()):
         colour = colours[index % len(colours)]
         _add_ghosts(figure, series.ghosts, window, palette.faded(colour, 0.5), unit)
-        here = in_range(series.living, window.step_range)
-        line = bucketed(here.steps, here.values, 300)
+        x, y = _x(series.living, window), _line(series.living, window)[:, 0]
+        if is_peak:
+            y = _finite(series.living.high[:, 0])
+        elif series.living.width > 1 and window.smoothing <= series.living.width:
+            x, y = _both_extremes(series.living, x)
         figure.add_scatter(
-            x=line.steps,
-            y=line.high if is_peak else line.middle,
-            mode="lines" if line.steps.size > 1 else "markers",
+            x=x,
+            y=y,
+            mode="lines" if len(x) > 1 else "markers",
             line={"color": colour, "width": 1.6, "dash": dashes[index % len(dashes)]},
             name=in_figure(name),
             hovertemplate=f"%{{y:.4g}} {theme.unit_text(unit)}",
         )
-    theme.laid_out(figure, height=_LINE_HEIGHT, unit=unit, is_zoomable=window.is_zoomable)
+    theme.laid_out(figure, height=_LINE_HEIGHT, unit=unit, x_title=window.clock.title)
     for name, level in levels:
         _add_level(figure, name, level, window.is_log)
-    steps = [series.steps for series in lines.values() if series.steps.size]
-    return _with_axes(figure, window, np.concatenate(steps) if steps else np.empty(0, np.int64))
+    return _with_axes(figure, window, list(lines.values()))
 
 
 def per_layer_figure(
@@ -109,16 +111,15 @@ def per_layer_figure(
     levels: Levels = (),
     names: Sequence[str] | None = None,
 ) -> go.Figure:
-    """Draws a signal (points, layers) as a line per layer, or as a heat map from 13 layers on.
+    """Draws a signal of layers as a line per layer, or as a heat map from 13 layers on.
 
     names: of the layers, where they have any; else the layers are numbered.
     """
-    num_layers = series.living.values.shape[1]
+    num_layers = series.living.low.shape[1]
     if num_layers > _MOST_NAMED_LINES:
-        living = in_range(series.living, window.step_range)
-        return level_over_time(living, window, row=layer, unit=unit, names=names)
+        return level_over_time(series.living, window, row=layer, unit=unit, names=names)
     lines = {
-        f"{layer} {i}" if names is None else names[i]: _layer(series, i) for i in range(num_layers)
+        f"{layer} {i}" if names is None else names[i]: series.column(i) for i in range(num_layers)
     }
     return lines_figure(
         lines,
@@ -131,20 +132,26 @@ def per_layer_figure(
 
 
 def per_modality_figure(
-    series: Branches, window: Window, *, layer: str, unit: str, levels: Levels = ()
+    series: Branches,
+    window: Window,
+    *,
+    num_layers: int,
+    layer: str,
+    unit: str,
+    levels: Levels = (),
 ) -> go.Figure:
-    """Draws a signal (points, layers, modalities): a colour per layer, a dash per modality.
+    """Draws a signal of (layers, modalities) side by side: a colour per layer, a dash per modality.
 
     From 13 lines on it is a heat map, one modality above the other, on one scale.
     """
-    num_layers, num_modalities = series.living.values.shape[1:]
-    flat = Branches(_modalities_first(series.living), _modalities_first(series.ghosts))
+    num_modalities = series.living.low.shape[1] // max(1, num_layers)
+    order = [i * num_modalities + m for m in range(num_modalities) for i in range(num_layers)]
+    flat = Branches(_reordered(series.living, order), _reordered(series.ghosts, order))
     names = [f"{name} {i}" for name in MODALITIES[:num_modalities] for i in range(num_layers)]
     if len(names) > _MOST_NAMED_LINES:
-        living = in_range(flat.living, window.step_range)
-        return level_over_time(living, window, row=layer, unit=unit, names=names)
+        return level_over_time(flat.living, window, row=layer, unit=unit, names=names)
     return lines_figure(
-        {name: _layer(flat, i) for i, name in enumerate(names)},
+        {name: flat.column(i) for i, name in enumerate(names)},
         window,
         unit=unit,
         levels=levels,
@@ -154,15 +161,13 @@ def per_modality_figure(
 
 
 def stacked_figure(parts: Mapping[str, Branches], window: Window, *, unit: str) -> go.Figure:
-    """Draws parts of a whole (the step's time) as stacked areas of their medians."""
+    """Draws parts of a whole (the step's time) as stacked areas of their means."""
     figure = go.Figure()
     for index, (name, series) in enumerate(parts.items()):
-        here = in_range(series.living, window.step_range)
-        line = bucketed(here.steps, here.values, 200)
         colour = palette.SERIES[index % len(palette.SERIES)]
         figure.add_scatter(
-            x=line.steps,
-            y=line.middle,
+            x=_x(series.living, window),
+            y=_line(series.living, window)[:, 0],
             mode="lines",
             stackgroup="parts",
             line={"color": colour, "width": 1},
@@ -171,9 +176,8 @@ def stacked_figure(parts: Mapping[str, Branches], window: Window, *, unit: str) 
             name=in_figure(name),
             hovertemplate=f"%{{y:.3g}} {theme.unit_text(unit)}",
         )
-    theme.laid_out(figure, height=_LINE_HEIGHT, unit=unit, is_zoomable=window.is_zoomable)
-    steps = [series.living.steps for series in parts.values() if series.living.steps.size]
-    return _with_axes(figure, window, np.concatenate(steps) if steps else np.empty(0, np.int64))
+    theme.laid_out(figure, height=_LINE_HEIGHT, unit=unit, x_title=window.clock.title)
+    return _with_axes(figure, window, list(parts.values()))
 
 
 def noise_figure(
@@ -201,7 +205,7 @@ def noise_figure(
             name=name,
             hovertemplate=f"sigma %{{x:.3f}}<br>%{{y:.4g}} {theme.unit_text(unit)}",
         )
-    theme.laid_out(figure, height=_LINE_HEIGHT, unit=unit, is_zoomable=window.is_zoomable)
+    theme.laid_out(figure, height=_LINE_HEIGHT, unit=unit)
     figure.update_layout(hovermode="closest")
     figure.update_xaxes(title={"text": "sigma (0 is data, 1 is noise)"}, range=[-0.02, 1.02])
     if window.is_log:
@@ -217,14 +221,71 @@ def _spread(figure: go.Figure) -> float:
     return float(values.max() / values.min()) if values.size else 1.0
 
 
-def _layer(series: Branches, index: int) -> Branches:
-    return Branches(*(with_values(s, s.values[:, index]) for s in (series.living, series.ghosts)))
+def _x(bands: Bands, window: Window) -> NDArray[np.float64]:
+    return window.clock.x(bands.segments, middles(bands))
 
 
-def _modalities_first(series: Series) -> Series:
-    """Returns (points, layers, modalities) as (points, modalities * layers)."""
-    values = series.values.swapaxes(1, 2)
-    return with_values(series, values.reshape(len(values), values.shape[1] * values.shape[2]))
+def _line(bands: Bands, window: Window) -> NDArray[np.float32]:
+    """Returns what a line follows: each bucket's mean, or the moving mean that was asked for."""
+    if window.smoothing > bands.width:
+        return moving_mean(bands, window.smoothing)
+    return bands.mean
+
+
+def _of(bands: Bands, window: Window) -> str:
+    if window.smoothing > bands.width:
+        return f", mean of {window.smoothing:,} steps"
+    return "" if bands.width == 1 else f", mean of {bands.width:,} steps"
+
+
+def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(np.isfinite(values), values, np.nan).astype(np.float32)
+
+
+def _both_extremes(
+    bands: Bands, x: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Returns a line that goes through each bucket's lowest and highest value."""
+    both = np.stack([_finite(bands.low[:, 0]), _finite(bands.high[:, 0])], axis=1)
+    return np.repeat(x, 2), both.ravel()
+
+
+def _add_band(figure: go.Figure, bands: Bands, x: NDArray[np.float64]) -> None:
+    edge = {"width": 0, "color": palette.BLUE}
+    figure.add_scatter(
+        x=x, y=_finite(bands.high[:, 0]), mode="lines", line=edge, showlegend=False,
+        name="max", hovertemplate="%{y:.4g}",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=x, y=_finite(bands.low[:, 0]), mode="lines", line=edge, fill="tonexty",
+        fillcolor=palette.faded(palette.BLUE, 0.28), name=f"min to max of {bands.width:,} steps",
+        hovertemplate="%{y:.4g}",
+    )  # fmt: skip
+
+
+def _add_non_finite(figure: go.Figure, bands: Bands, x: NDArray[np.float64]) -> None:
+    """Marks where values were not finite: a gap alone is overlooked."""
+    is_bad = bands.num_finite[:, 0] < bands.num_points
+    if is_bad.any():
+        low = bands.low[np.isfinite(bands.low)]
+        figure.add_scatter(
+            x=x[is_bad],
+            y=np.full(int(is_bad.sum()), float(low.min()) if low.size else 1.0, np.float32),
+            mode="markers",
+            marker={"symbol": "x", "size": 9, "color": palette.RED},
+            name="not finite",
+            hovertemplate="NaN or infinite<extra></extra>",
+        )
+
+
+def _reordered(bands: Bands, order: Sequence[int]) -> Bands:
+    return replace(
+        bands,
+        low=bands.low[:, order],
+        high=bands.high[:, order],
+        mean=bands.mean[:, order],
+        num_finite=bands.num_finite[:, order],
+    )
 
 
 def _add_level(figure: go.Figure, name: str, level: float, is_log: bool) -> None:
@@ -246,21 +307,20 @@ def _add_level(figure: go.Figure, name: str, level: float, is_log: bool) -> None
 
 def _add_ghosts(
     figure: go.Figure,
-    ghosts: Series,
+    ghosts: Bands,
     window: Window,
     colour: str,
     unit: str,
     is_named: bool = False,
 ) -> None:
     """Adds each abandoned branch as a thin line of its maxima, so that what it died of is seen."""
-    here = in_range(ghosts, window.step_range)
-    for index, segment in enumerate(np.unique(here.segments)):
-        is_branch = here.segments == segment
-        line = bucketed(here.steps[is_branch], here.values[is_branch], 200)
+    x = _x(ghosts, window)
+    for index, segment in enumerate(np.unique(ghosts.segments)):
+        is_branch = ghosts.segments == segment
         figure.add_scatter(
-            x=line.steps,
-            y=line.high,
-            mode="lines" if line.steps.size > 1 else "markers",
+            x=x[is_branch],
+            y=_finite(ghosts.high[is_branch, 0]),
+            mode="lines" if is_branch.sum() > 1 else "markers",
             line={"color": colour, "width": 1.3},
             name="abandoned branch",
             # a group of its own would make the legend a column, even where it is not shown
@@ -270,19 +330,33 @@ def _add_ghosts(
         )
 
 
-def _with_axes(figure: go.Figure, window: Window, steps: NDArray[np.int64]) -> go.Figure:
-    """Sets scale and range: a zoom made by hand is lost when a figure's data change."""
+def _with_axes(figure: go.Figure, window: Window, drawn: Sequence[Branches]) -> go.Figure:
+    """Sets scales and range; the range follows the run, so a figure that grows does not jump."""
     if window.is_log:
         # every digit of a decade gets its label, 1, 2 and 5 where there are several, else the 1
         spread = _spread(figure)
         dtick = "D1" if spread < 10 else "D2" if spread < 1e4 else 1
         figure.update_layout(yaxis={"type": "log", "dtick": dtick, "tickformat": "~g"})
-    if window.step_range is not None:
-        low, high = window.step_range
-    elif steps.size:
-        low, high = int(steps.min()), int(steps.max())
+    return with_horizontal_axis(figure, window, [b for s in drawn for b in (s.living, s.ghosts)])
+
+
+def with_horizontal_axis(figure: go.Figure, window: Window, drawn: Sequence[Bands]) -> go.Figure:
+    """Sets type and range of the horizontal axis from the window, or from what is drawn."""
+    found = [_x(bands, window) for bands in drawn if len(bands.steps)]
+    xs = np.concatenate(found) if found else np.empty(0)
+    if window.step_range is not None and window.clock.is_steps:
+        low, high = map(float, window.step_range)
+    elif xs.size and np.isfinite(xs).any():
+        low, high = float(np.nanmin(xs)), float(np.nanmax(xs))
     else:
         return figure
+    if window.clock.axis == "wall time" and not window.clock.is_steps:
+        figure.update_xaxes(type="date")
+    elif window.is_log_x:
+        low, high = max(low, 1.0), max(high, 1.0)
+        margin = 0.02 * log10(high / low)
+        return figure.update_xaxes(
+            type="log", range=[log10(low) - margin, log10(high) + margin], dtick=1
+        )
     margin = max(1.0, 0.02 * (high - low))
-    figure.update_xaxes(range=[low - margin, high + margin])
-    return figure
+    return figure.update_xaxes(range=[low - margin, high + margin])

@@ -42,7 +42,7 @@ def incident_figure(
         _add(figure, course[name], SHORT_NAMES.get(name, name), colour, dash, 1.6)
     if "record" in course:
         _add(figure, course["record"], "as it was recorded", palette.BLUE, "solid", 2.6)
-    theme.laid_out(figure, height=_HEIGHT, unit="spreads", is_zoomable=True)
+    theme.laid_out(figure, height=_HEIGHT, unit="spreads")
     for step, word, anchor in ((onset, "onset", "right"), (alarm, "alarm", "left")):
         figure.add_vline(x=step, line={"color": palette.GREY, "dash": "dot", "width": 1})
         figure.add_annotation(

@@ -1,6 +1,6 @@
 """Pure: heat maps of layers and experts, over steps or at one step.
 
-Arrays stay float32 numpy, at most about 400 columns.
+Each column is the mean of a bucket of steps; arrays stay float32 numpy, about 400 columns at most.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,10 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from ..platform.records import Series
+from ..platform.records import Bands
 from . import theme
-from .buckets import column_means
-from .window import Window
+from .window import Window, middles
 
-_MOST_COLUMNS = 400
 _MOST_TICKS = 16
 """Rows or columns that are all named."""
 _MOST_WRITTEN = 8
@@ -23,64 +21,63 @@ _FULL_SCALE = 2.0
 """Loads from twice the mean upwards share the scale's last colour; the hover box says the value."""
 
 
-def load_over_time(load: Series, window: Window, *, layer: int, unit: str) -> go.Figure:
+def load_over_time(load: Bands, window: Window, *, layer: int, unit: str) -> go.Figure:
     """Draws one layer's expert loads: experts upwards, steps to the right.
 
-    load: living points of that layer, values (points, experts); shown relative to each column's
-    mean, so tokens will do as well as loads.
+    load: living buckets of that layer; shown relative to each column's mean, so tokens will do as
+    well as loads.
     """
-    steps, means = column_means(load.steps, load.values, _MOST_COLUMNS)
+    means, x = load.mean, window.clock.x(load.segments, middles(load))
     fair = means.mean(1, keepdims=True)
     means = np.divide(means, fair, out=np.zeros_like(means), where=fair > 0)
     return _load_figure(
-        steps, np.arange(means.shape[1]), means.T, window, unit,
-        x_title="step", y_title=f"expert of MoE layer {layer}",
-        hover="step %{x}<br>expert %{y}",
+        x, np.arange(means.shape[1]), means.T, unit,
+        x_title=window.clock.title, y_title=f"expert of MoE layer {layer}",
+        hover=f"{window.clock.title} %{{x}}<br>expert %{{y}}", window=window,
     )  # fmt: skip
 
 
-def load_at_step(load_LE: NDArray[np.float32], window: Window, *, unit: str) -> go.Figure:
+def load_at_step(load_LE: NDArray[np.float32], *, unit: str) -> go.Figure:
     """Draws every layer's expert loads at one step: layers upwards, experts to the right.
 
     load_LE: (layers, experts), relative to each layer's mean load.
     """
     layers, experts = load_LE.shape
     return _load_figure(
-        np.arange(experts), np.arange(layers), load_LE, window, unit,
+        np.arange(experts), np.arange(layers), load_LE, unit,
         x_title="expert", y_title="MoE layer", hover="MoE layer %{y}<br>expert %{x}",
     )  # fmt: skip
 
 
 def level_over_time(
-    living: Series,
+    living: Bands,
     window: Window,
     *,
     row: str,
     unit: str,
     names: Sequence[str] | None = None,
 ) -> go.Figure:
-    """Draws a signal (points, layers): layers upwards, steps to the right. names: of the layers."""
-    steps, means = column_means(living.steps, living.values, _MOST_COLUMNS)
+    """Draws a signal of layers: layers upwards, steps to the right. names: of the layers."""
+    means, x = living.mean, window.clock.x(living.segments, middles(living))
     num_rows = means.shape[1]
     figure = go.Figure(
         go.Heatmap(
-            x=steps,
+            x=x,
             y=np.arange(num_rows),
             z=means.T,
-            customdata=_rows_text(names or [f"{row} {i}" for i in range(num_rows)], len(steps)),
+            customdata=_rows_text(names or [f"{row} {i}" for i in range(num_rows)], len(x)),
             colorscale=theme.LEVEL_SCALE,
             colorbar=_bar(unit),
-            hovertemplate=f"step %{{x}}<br>%{{customdata}}<br>%{{z:.4g}} "
+            hovertemplate=f"{window.clock.title} %{{x}}<br>%{{customdata}}<br>%{{z:.4g}} "
             f"{theme.unit_text(unit)}<extra></extra>",
         )
     )
-    _laid_out(figure, window, unit, x_title="step", y_title=row, num_rows=num_rows)
+    _laid_out(figure, unit, x_title=window.clock.title, y_title=row, num_rows=num_rows)
+    _over_time(figure, window)
     return figure if names is None else _with_named_rows(figure, names)
 
 
-def who_goes_where(
-    share_VE: NDArray[np.float32], names: Sequence[str], window: Window
-) -> go.Figure:
+def who_goes_where(share_VE: NDArray[np.float32], names: Sequence[str]) -> go.Figure:
     """Draws which experts the tokens of each kind go to: kinds downwards, experts to the right.
 
     share_VE: (values of the trait, experts); each row adds up to 1, or is 0 where no token had that
@@ -89,10 +86,10 @@ def who_goes_where(
     is_there = share_VE.sum(1, keepdims=True) > 0
     shown_VE = np.where(is_there, share_VE, np.nan).astype(np.float32)
     hover = "%{customdata}<br>expert %{x} gets %{z:.1%} of the choices"
-    return _share_figure(shown_VE, names, window, x_title="expert", hover=hover)
+    return _share_figure(shown_VE, names, x_title="expert", hover=hover)
 
 
-def working_together(share_EE: NDArray[np.float32], window: Window) -> go.Figure:
+def working_together(share_EE: NDArray[np.float32]) -> go.Figure:
     """Draws, of the tokens that an expert (downwards) gets, the share that each other gets too.
 
     share_EE: (experts, other experts). The diagonal, which is 1, is left blank.
@@ -101,13 +98,12 @@ def working_together(share_EE: NDArray[np.float32], window: Window) -> go.Figure
     np.fill_diagonal(shown_EE, np.nan)
     names = [f"expert {i}" for i in range(len(share_EE))]
     hover = "of the tokens of %{customdata}<br>expert %{x} gets %{z:.1%} too"
-    return _share_figure(shown_EE, names, window, x_title="is shared with expert", hover=hover)
+    return _share_figure(shown_EE, names, x_title="is shared with expert", hover=hover)
 
 
 def _share_figure(
     share_RE: NDArray[np.float32],
     names: Sequence[str],
-    window: Window,
     *,
     x_title: str,
     hover: str,
@@ -127,7 +123,7 @@ def _share_figure(
             hovertemplate=f"{hover}<extra></extra>",
         )
     )
-    _laid_out(figure, window, "share", x_title=x_title, y_title="", num_rows=num_rows)
+    _laid_out(figure, "share", x_title=x_title, y_title="", num_rows=num_rows)
     figure.update_layout(height=int(min(640, 110 + max(100, 24 * num_rows))))
     figure.update_xaxes(**_whole(num_experts))
     figure.update_yaxes(autorange="reversed")
@@ -135,16 +131,17 @@ def _share_figure(
 
 
 def _load_figure(
-    x: NDArray[np.int64],
+    x: NDArray[np.float64] | NDArray[np.int64],
     y: NDArray[np.int64],
     z: NDArray[np.float32],
-    window: Window,
     unit: str,
     *,
     x_title: str,
     y_title: str,
     hover: str,
+    window: Window | None = None,
 ) -> go.Figure:
+    """window: where steps go to the right."""
     figure = go.Figure(
         go.Heatmap(
             x=x,
@@ -158,7 +155,17 @@ def _load_figure(
             hovertemplate=f"{hover}<br>%{{z:.3g}} {theme.unit_text(unit)}<extra></extra>",
         )
     )
-    return _laid_out(figure, window, unit, x_title=x_title, y_title=y_title, num_rows=len(y))
+    _laid_out(figure, unit, x_title=x_title, y_title=y_title, num_rows=len(y))
+    return figure if window is None else _over_time(figure, window)
+
+
+def _over_time(figure: go.Figure, window: Window) -> go.Figure:
+    """Gives a heat map over steps the horizontal axis of the window."""
+    if window.clock.axis == "wall time" and not window.clock.is_steps:
+        return figure.update_xaxes(type="date")
+    if window.step_range is not None and window.clock.is_steps:
+        return figure.update_xaxes(range=list(window.step_range))
+    return figure.update_xaxes(type="log") if window.is_log_x else figure
 
 
 def _bar(unit: str) -> dict[str, object]:
@@ -176,10 +183,10 @@ def _bar(unit: str) -> dict[str, object]:
 
 
 def _laid_out(
-    figure: go.Figure, window: Window, unit: str, *, x_title: str, y_title: str, num_rows: int
+    figure: go.Figure, unit: str, *, x_title: str, y_title: str, num_rows: int
 ) -> go.Figure:
     height = int(min(640, 110 + max(150, 16 * num_rows)))
-    theme.laid_out(figure, height=height, unit=unit, is_zoomable=window.is_zoomable)
+    theme.laid_out(figure, height=height, unit=unit)
     # the colour bar and the title of the axis need their room told: they do not make it themselves
     figure.update_layout(hovermode="closest", margin={"l": 8, "r": 8, "t": 48, "b": 48})
     figure.update_xaxes(title={"text": ""}, showgrid=False, automargin=False)

@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from ..platform import palette
-from ..platform.records import Alert, Checkpoint, Event, Segment, Series
+from ..platform.records import Alert, Bands, Checkpoint, Event, Segment
 from . import theme
-from .window import Branches, StepRange, is_in
+from .window import Branches, Window, is_in, middles
 from .words import gib, in_figure
 
 ROWS = ("saved", "held", "rollback", "alert")
@@ -28,11 +28,11 @@ class Marks:
     segments: Sequence[Segment] = ()
     checkpoints: Sequence[Checkpoint] = ()
     events: Sequence[Event] = ()
-    held_steps: Sequence[int] = ()
-    """Steps whose update the guard held back."""
+    held: Sequence[tuple[int, int]] = ()
+    """(segment, step) whose update the guard held back; of a bucket of steps its first."""
 
 
-def add_marks(figure: go.Figure, marks: Marks, series: Branches, step_range: StepRange) -> None:
+def add_marks(figure: go.Figure, marks: Marks, series: Branches, window: Window) -> None:
     """Puts the strip under the chart, and a marker where each alert's stretch was at its worst."""
     figure.update_layout(
         yaxis={"domain": [0.27, 1.0]},
@@ -52,19 +52,19 @@ def add_marks(figure: go.Figure, marks: Marks, series: Branches, step_range: Ste
     )
     # an axis that no trace uses is not drawn, and a strip without marks says that there are none
     figure.add_scatter(x=[None], y=[None], yaxis="y2", showlegend=False, hoverinfo="skip")
-    _add_saved(figure, [c for c in marks.checkpoints if is_in(c.step, step_range)])
-    _add_held(figure, marks, step_range)
-    _add_rollbacks(figure, marks.segments, series, step_range)
-    _add_alerts(figure, marks.alerts, series, step_range)
+    _add_saved(figure, marks.checkpoints, window)
+    _add_held(figure, marks, window)
+    _add_rollbacks(figure, marks.segments, series, window)
+    _add_alerts(figure, marks.alerts, series, window)
 
 
-def _add_saved(figure: go.Figure, checkpoints: Sequence[Checkpoint]) -> None:
+def _add_saved(figure: go.Figure, checkpoints: Sequence[Checkpoint], window: Window) -> None:
     for health, look in theme.CHECKPOINTS.items():
-        here = [c for c in checkpoints if c.health == health]
+        here = [c for c in checkpoints if c.health == health and is_in(c.step, window.step_range)]
         _strip(
             figure,
             "saved",
-            [c.step for c in here],
+            [window.clock.x_of(c.segment, c.step) for c in here],
             [
                 f"checkpoint at step {c.step}: {look.word}, {gib(c.num_bytes)}"
                 + ("" if c.is_on_disk else ", in memory")
@@ -75,34 +75,45 @@ def _add_saved(figure: go.Figure, checkpoints: Sequence[Checkpoint]) -> None:
         )
 
 
-def _add_held(figure: go.Figure, marks: Marks, step_range: StepRange) -> None:
-    held = [s for s in marks.held_steps if is_in(s, step_range)]
+def _add_held(figure: go.Figure, marks: Marks, window: Window) -> None:
+    held = [at for at in marks.held if is_in(at[1], window.step_range)]
     _strip(
-        figure, "held", held, [f"step {s}: the guard held the update back" for s in held],
-        "x-thin", palette.PINK,
-    )  # fmt: skip
+        figure,
+        "held",
+        [window.clock.x_of(*at) for at in held],
+        [f"step {step}: the guard held the update back" for _, step in held],
+        "x-thin",
+        palette.PINK,
+    )
     skipped = [
-        e for e in marks.events if e.kind in ("skip_data", "damp") and is_in(e.step, step_range)
+        e
+        for e in marks.events
+        if e.kind in ("skip_data", "damp") and is_in(e.step, window.step_range)
     ]
     _strip(
-        figure, "held", [e.step for e in skipped],
-        [f"step {e.step}: {in_figure(e.text)}" for e in skipped], "line-ns", palette.PINK,
-    )  # fmt: skip
+        figure,
+        "held",
+        [window.clock.x_of(e.segment, e.step) for e in skipped],
+        [f"step {e.step}: {in_figure(e.text)}" for e in skipped],
+        "line-ns",
+        palette.PINK,
+    )
 
 
 def _add_rollbacks(
-    figure: go.Figure,
-    segments: Sequence[Segment],
-    series: Branches,
-    step_range: StepRange,
+    figure: go.Figure, segments: Sequence[Segment], series: Branches, window: Window
 ) -> None:
-    back = [s for s in segments if s.reason == "rollback" and is_in(s.start_step, step_range)]
-    for segment in back:
+    back = [
+        s for s in segments if s.reason == "rollback" and is_in(s.start_step, window.step_range)
+    ]
+    begins = [window.clock.x_of(s.index, s.start_step) for s in back]
+    for segment, begin in zip(back, begins, strict=True):
         # where the parent ended: its last steps are the abandoned ones
-        parent = series.ghosts.steps[series.ghosts.segments == segment.parent_segment]
-        from_step = int(parent[-1]) if parent.size else segment.start_step
+        parent = series.ghosts.segments == segment.parent_segment
+        left = middles(series.ghosts)[parent][-1:]
+        end = window.clock.x_of(segment.parent_segment or 0, left[0]) if left.size else begin
         figure.add_scatter(
-            x=np.array([from_step, segment.start_step]),
+            x=np.array([end, begin]),
             y=np.array([ROWS.index("rollback")] * 2),
             mode="lines",
             line={"color": palette.ORANGE, "width": 2},
@@ -113,19 +124,19 @@ def _add_rollbacks(
     _strip(
         figure,
         "rollback",
-        [s.start_step for s in back],
+        begins,
         [f"rolled back to step {s.start_step} (segment {s.index})" for s in back],
         "triangle-left",
         palette.ORANGE,
     )
-    for segment in back[-_MOST_LINES:]:
-        _line(figure, segment.start_step, palette.ORANGE, "dash")
+    for begin in begins[-_MOST_LINES:]:
+        _line(figure, begin, palette.ORANGE, "dash")
 
 
 def _add_alerts(
-    figure: go.Figure, alerts: Sequence[Alert], series: Branches, step_range: StepRange
+    figure: go.Figure, alerts: Sequence[Alert], series: Branches, window: Window
 ) -> None:
-    here = [a for a in alerts if is_in(a.fired_step, step_range)]
+    here = [a for a in alerts if is_in(a.fired_step, window.step_range)]
     for severity, look in theme.SEVERITIES.items():
         fired = [a for a in here if a.severity == severity]
         texts = [
@@ -133,8 +144,9 @@ def _add_alerts(
             + in_figure(a.message)
             for a in fired
         ]
-        _strip(figure, "alert", [a.fired_step for a in fired], texts, look.symbol, look.line)
-        worst = [_worst(series, a) for a in fired]
+        xs = [window.clock.x_of(a.segment, a.fired_step) for a in fired]
+        _strip(figure, "alert", xs, texts, look.symbol, look.line)
+        worst = [_worst(series, a, window) for a in fired]
         shown = [(w, text) for w, text in zip(worst, texts, strict=True) if w is not None]
         if shown:
             figure.add_scatter(
@@ -152,42 +164,44 @@ def _add_alerts(
                 hoverinfo="text",
             )
     for alert in sorted(here, key=lambda a: a.created_s)[-_MOST_LINES:]:
-        _line(figure, alert.onset_step, theme.SEVERITIES[alert.severity].line, "dot")
+        at = window.clock.x_of(alert.segment, alert.onset_step)
+        _line(figure, at, theme.SEVERITIES[alert.severity].line, "dot")
 
 
-def _worst(branches: Branches, alert: Alert) -> tuple[int, float] | None:
+def _worst(branches: Branches, alert: Alert, window: Window) -> tuple[float, float] | None:
     """Returns where the signal was highest from an alert's onset until it fired, on its branch."""
-    tops = [top for part in (branches.living, branches.ghosts) if (top := _top(part, alert))]
+    parts = (branches.living, branches.ghosts)
+    tops = [top for part in parts if (top := _top(part, alert, window))]
     return max(tops, key=lambda top: top[1], default=None)
 
 
-def _top(series: Series, alert: Alert) -> tuple[int, float] | None:
+def _top(bands: Bands, alert: Alert, window: Window) -> tuple[float, float] | None:
     is_there = (
-        (series.segments == alert.segment)
-        & (series.steps >= alert.onset_step)
-        & (series.steps <= alert.fired_step)
-        & np.isfinite(series.values)
+        (bands.segments == alert.segment)
+        & (bands.steps + bands.width > alert.onset_step)
+        & (bands.steps <= alert.fired_step)
+        & np.isfinite(bands.high[:, 0])
     )
     at: NDArray[np.int64] = np.flatnonzero(is_there)
     if not at.size:
         return None
-    top = at[np.argmax(series.values[at])]
-    return int(series.steps[top]), float(series.values[top])
+    top = at[np.argmax(bands.high[at, 0])]
+    return window.clock.x_of(alert.segment, middles(bands)[top]), float(bands.high[top, 0])
 
 
 def _strip(
     figure: go.Figure,
     row: str,
-    steps: Sequence[int],
+    xs: Sequence[float],
     texts: Sequence[str],
     symbol: str,
     colour: str,
 ) -> None:
-    if not steps:
+    if not xs:
         return
     figure.add_scatter(
-        x=np.array(steps),
-        y=np.full(len(steps), ROWS.index(row)),
+        x=np.array(xs),
+        y=np.full(len(xs), ROWS.index(row)),
         mode="markers",
         marker={
             "symbol": symbol,
@@ -203,8 +217,8 @@ def _strip(
     )
 
 
-def _line(figure: go.Figure, step: int, colour: str, dash: str) -> None:
+def _line(figure: go.Figure, x: float, colour: str, dash: str) -> None:
     figure.add_shape(
-        type="line", x0=step, x1=step, xref="x", y0=0, y1=1, yref="paper",
+        type="line", x0=x, x1=x, xref="x", y0=0, y1=1, yref="paper",
         line={"color": palette.faded(colour, 0.6), "width": 1, "dash": dash}, layer="below",
     )  # fmt: skip

@@ -3,7 +3,6 @@
 Commands, alert states and the mode of a run are read anew each time; only measured series are kept.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,18 @@ from numpy.typing import NDArray
 
 from ..platform import catalogue
 from ..platform.commands import commands
-from ..platform.records import Alert, Command, Run, Series
-from ..platform.series import is_living, known_signals, latest, read_series, read_since
+from ..platform.compacted.reading import Source
+from ..platform.matrices import joined_bands
+from ..platform.records import Alert, Bands, Command, Run, Segment, Series
+from ..platform.series import is_living, latest, read_series, sources
 from ..platform.store import Store, open_store
 from ..platform.summaries import Summary
 from ..platform.watchman import SILENT_AFTER_S, is_stalled
+from .clock import STEPS, Axis, Clock, counting, telling_time
+from .kept_bands import Piece, kept_bands, side_by_side
 from .marks import Marks
 from .theme import LampWord
-from .window import Branches, StepRange, branches, in_range, kept
+from .window import Branches, StepRange, Window, kept, selected
 
 _SQLITE = "sqlite:///"
 
@@ -114,84 +117,112 @@ def open_alerts_by_run(store: Store) -> dict[str, list[Alert]]:
     return found
 
 
-class Tail:
-    """One signal of one run, read once as a whole and from then on only at its end.
-
-    Points come in the order of (segment, step), as one trainer writes them. Any thread may ask.
-    """
-
-    def __init__(self, run_id: str, signal: str, row: int | None) -> None:
-        self._what = (run_id, signal, row)
-        self._lock = threading.Lock()
-        self._series: Series | None = None
-
-    def brought_up(self, store: Store) -> Series:
-        """Returns the whole series as of now. The same object comes back while nothing is new."""
-        run_id, signal, row = self._what
-        with self._lock:
-            known = self._series
-            if known is None or not known.steps.size:
-                self._series = read_since(store, run_id, signal, None, row=row)
-            else:
-                cursor = int(known.segments[-1]), int(known.steps[-1])
-                new = read_since(store, run_id, signal, cursor, row=row)
-                self._series = _joined([known, new])
-            return self._series
-
-
-def _joined(parts: Sequence[Series]) -> Series:
-    filled = [part for part in parts if part.steps.size]
-    if len(filled) == 1:
-        return filled[0]
-    return Series(
-        filled[0].signal,
-        np.concatenate([part.segments for part in filled]),
-        np.concatenate([part.steps for part in filled]),
-        np.concatenate([part.times_s for part in filled]),
-        np.concatenate([part.values for part in filled]),
-    )
-
-
-@st.cache_resource(show_spinner=False, max_entries=256)
-def _tail(store_url: str, run_id: str, signal: str, row: int | None) -> Tail:
-    return Tail(run_id, signal, row)
+_END = 1 << 62
+"""Past any step."""
+MOST_BUCKETS = 400
+"""Of a line or a heat map: about two pixels each."""
+_LOOK_BACK = (64, 2048, 65_536, _END)
+"""Steps that are searched for the last one at which something was measured."""
 
 
 class RunReader:
-    """Reads one run for one drawing of a part; its charts share the segments."""
+    """Reads one run for one drawing of a part; its charts share segments and where signals lie."""
 
     def __init__(self, store: Store, run_id: str) -> None:
         self._store = store
+        self._kept = kept_bands(store.url)
         self.run_id = run_id
         self.segments = store.segments(run_id)
-        self.signals = frozenset(known_signals(store, run_id))
+        self._sources = sources(store.database, run_id)
+        self.signals = frozenset(self._sources)
+        self._living, self._ghosts = _pieces(self.segments)
 
-    def series(self, signal: str, row: int | None = None) -> Series | None:
-        """Returns all points of a signal, abandoned branches too; None where it was never measured.
+    def branches(
+        self, signal: str, window: Window, row: int | None = None, most: int = MOST_BUCKETS
+    ) -> Branches | None:
+        """Returns a signal in the window's steps, what counts apart from abandoned branches; None
+        where it was never measured, or not there.
 
-        row: index into the first dimension of a signal with two.
+        row: index into the first dimension of a signal with two; None puts its rows beside each
+        other.
         """
-        if signal not in self.signals:
+        source = self._sources.get(signal)
+        if source is None:
             return None
-        tail = _tail(self._store.url, self.run_id, signal, row)
-        series = tail.brought_up(self._store)
-        return series if series.steps.size else None
+        found = Branches(
+            self._bands(source, self._living, window.step_range, most, row),
+            self._bands(source, self._ghosts, window.step_range, most, row),
+        )
+        return found if len(found.living.steps) or len(found.ghosts.steps) else None
 
-    def branches(self, signal: str, row: int | None = None) -> Branches | None:
-        """Returns a signal's points, those that count apart from the abandoned ones."""
-        series = self.series(signal, row)
-        if series is None:
-            return None
-        return branches(series, is_living(series, self.segments))
+    def _bands(
+        self,
+        source: Source,
+        pieces: list[Piece],
+        step_range: StepRange,
+        most: int,
+        row: int | None,
+    ) -> Bands:
+        first, last = step_range or (-_END, _END)
+        here = [(s, max(a, first), min(b, last)) for s, a, b in pieces]
+        known = {piece[0] for piece in pieces}
+        if pieces is self._living:  # a segment that is newer than what was read of them
+            here += [
+                (s, first, last) for s, *_ in source.spans if s not in known and s > self._last
+            ]
+        here = [piece for piece in here if piece[1] <= piece[2]]
+        if source.num_dimensions < 2 or row is not None:
+            return self._kept.read(self._store, self.run_id, source, here, most, row)
+        return side_by_side(
+            [
+                self._kept.read(self._store, self.run_id, source, here, most, r)
+                for r in range(self.num_rows(source.signal))
+            ]
+        )
 
-    def marks(self) -> Marks:
-        held = self.series(catalogue.GUARD_HELD)
+    @property
+    def _last(self) -> int:
+        return max((segment.index for segment in self.segments), default=-1)
+
+    def clock(self, axis: Axis) -> Clock:
+        """Returns the clock of an axis; steps where the run cannot tell the other measure."""
+        whole = Window()
+        if axis == "wall time" and catalogue.LOSS_TOTAL in self.signals:
+            times = read_series(
+                self._store, self.run_id, catalogue.LOSS_TOTAL, max_points=MOST_BUCKETS
+            )
+            return telling_time(times, self.segments)
+        signal = {"tokens": catalogue.STEP_TOKENS, "FLOPs": catalogue.STEP_FLOPS}.get(axis)
+        found = None if signal is None else self.branches(signal, whole)
+        if found is None:
+            return STEPS
+        both = joined_bands(found.living.signal, [found.living, found.ghosts])
+        order = np.lexsort((both.steps, both.segments))
+        return counting(axis, selected(both, order), self.segments)
+
+    def axes(self) -> list[Axis]:
+        """Returns what this run's charts can have as their horizontal axis."""
+        found: list[Axis] = ["step"]
+        if catalogue.STEP_TOKENS in self.signals:
+            found.append("tokens")
+        if catalogue.STEP_FLOPS in self.signals:
+            found.append("FLOPs")
+        return [*found, "wall time"]
+
+    def marks(self, window: Window) -> Marks:
+        held = self.branches(catalogue.GUARD_HELD, window)
+        parts = () if held is None else (held.living, held.ghosts)
         return Marks(
             alerts=self._store.alerts(run_id=self.run_id),
             segments=self.segments,
             checkpoints=self._store.checkpoints(self.run_id),
             events=self._store.events(self.run_id),
-            held_steps=[] if held is None else held.steps[held.values > 0.5].tolist(),
+            held=[
+                (int(segment), int(step))
+                for part in parts
+                for segment, step, high in zip(part.segments, part.steps, part.high, strict=True)
+                if high[0] > 0.5
+            ],
         )
 
     def expert_load_at(self, step: int | None) -> tuple[int, NDArray[np.float32]] | None:
@@ -202,16 +233,19 @@ class RunReader:
             return latest(self._store, self.run_id, [catalogue.EXPERT_LOAD]).get(
                 catalogue.EXPERT_LOAD
             )
-        steps = self.sampled_steps()
-        if not steps.size:
-            return None
-        at = int(steps[max(0, int(np.searchsorted(steps, step, side="right")) - 1)])
-        return self._living_at(catalogue.EXPERT_LOAD, at)
+        return self._last_before(catalogue.EXPERT_LOAD, step) or self._first(catalogue.EXPERT_LOAD)
+
+    def num_rows(self, signal: str) -> int:
+        """Returns the first dimension of a signal with two; 0 of others."""
+        source = self._sources.get(signal)
+        return 0 if source is None else max(rows for *_, rows in source.spans)
 
     def num_experts(self) -> int | None:
         """Returns the experts of a MoE layer; None of a dense run, or before the first sample."""
-        load = self.series(catalogue.EXPERT_LOAD, row=0)
-        return None if load is None else load.values.shape[-1]
+        if catalogue.EXPERT_LOAD not in self.signals:
+            return None
+        newest = latest(self._store, self.run_id, [catalogue.EXPERT_LOAD])
+        return newest[catalogue.EXPERT_LOAD][1].shape[-1] if newest else None
 
     def at_probe(
         self, signal: str, step_range: StepRange = None
@@ -220,20 +254,29 @@ class RunReader:
 
         Nothing is kept: a matrix per layer and probe is much. values: (layers, numbers).
         """
-        probes = self.branches(catalogue.PROBE_LOSS)
-        if signal not in self.signals or probes is None:
+        if signal not in self.signals:
             return None
-        steps = in_range(probes.living, step_range).steps
-        return self._living_at(signal, int(steps[-1])) if steps.size else None
+        first, last = step_range or (0, _END)
+        found = self._last_before(signal, last)
+        return found if found is not None and found[0] >= first else None
 
-    def _living_at(self, signal: str, at: int) -> tuple[int, NDArray[np.float32]] | None:
-        here = read_series(self._store, self.run_id, signal, from_step=at, to_step=at)
-        living = here.values[is_living(here, self.segments)]
-        return (at, living[-1]) if len(living) else None
+    def _last_before(self, signal: str, step: int) -> tuple[int, NDArray[np.float32]] | None:
+        """Returns the living (step, value) that was measured last, at or before a step."""
+        last = min(step, max(span[2] for span in self._sources[signal].spans))
+        for back in _LOOK_BACK:
+            found = self.stretch(signal, last - back + 1, last)
+            if found is not None:
+                return int(found.steps[-1]), found.values[-1]
+        return None
+
+    def _first(self, signal: str) -> tuple[int, NDArray[np.float32]] | None:
+        first = min(span[1] for span in self._sources[signal].spans)
+        found = self.stretch(signal, first, first)
+        return None if found is None else (first, found.values[-1])
 
     def stretch(self, signal: str, first: int, last: int) -> Series | None:
         """Reads the living points of a signal from first to last step, without keeping them."""
-        if signal not in self.signals:
+        if signal not in self.signals or last < max(0, first):
             return None
         read = read_series(self._store, self.run_id, signal, from_step=max(0, first), to_step=last)
         living = kept(read, is_living(read, self.segments))
@@ -241,18 +284,36 @@ class RunReader:
 
     def newest(self, signal: str) -> float | None:
         """Returns the newest value of a scalar; None where it was never measured."""
-        series = self.series(signal)
-        return None if series is None else float(series.values[-1])
+        if signal not in self.signals:
+            return None
+        found = latest(self._store, self.run_id, [signal])
+        return float(found[signal][1]) if signal in found else None
 
     def newest_step(self) -> int:
         """Returns the newest living step of the loss, or 0."""
-        series = self.series(catalogue.LOSS_TOTAL)
-        return 0 if series is None else int(series.steps[-1])
+        loss = self._sources.get(catalogue.LOSS_TOTAL)
+        return 0 if loss is None else loss.spans[-1][2]
 
-    def sampled_steps(self) -> NDArray[np.int64]:
-        """Returns the living steps at which expert loads were measured."""
-        first = self.branches(catalogue.EXPERT_LOAD, row=0)
-        return np.empty(0, np.int64) if first is None else first.living.steps
+
+def _pieces(segments: Sequence[Segment]) -> tuple[list[Piece], list[Piece]]:
+    """Parts each segment into what the branch that training is on has of it, and the rest.
+
+    The rule is that of `platform.series.is_living`.
+    """
+    by_index = {segment.index: segment for segment in segments}
+    living: dict[int, int] = {}
+    index, until = max(by_index, default=None), _END
+    while index is not None:
+        here = by_index[index]
+        living[index] = until
+        until = min(until, here.start_step - 1 if here.parent_step is None else here.parent_step)
+        parent = here.parent_segment
+        index = parent if parent is not None and parent < index and parent in by_index else None
+    ghosts = [(i, living[i] + 1 if i in living else -_END, _END) for i in sorted(by_index)]
+    return (
+        [(i, -_END, until) for i, until in sorted(living.items())],
+        [piece for piece in ghosts if piece[1] <= _END],
+    )
 
 
 def recent_commands(store: Store, run_id: str, most: int = 8) -> list[Command]:

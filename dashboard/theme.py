@@ -9,7 +9,7 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
-from ..platform.palette import AMBER, BLUE, GREEN, GREY, ORANGE, RED
+from ..platform.palette import AMBER, BLUE, GREEN, GREY, ORANGE, RED, SERIES
 from ..platform.records import Health, RunStatus, Severity
 
 BACKGROUNDS = ("#FFFFFF", "#0F1419")
@@ -97,21 +97,22 @@ def unit_text(unit: str) -> str:
     return "" if unit == "1" else unit
 
 
-def laid_out(figure: go.Figure, *, height: int, unit: str, is_zoomable: bool) -> go.Figure:
-    """Gives a figure the common layout: steps below, unit at the left, legend above, one hover box.
+def laid_out(figure: go.Figure, *, height: int, unit: str, x_title: str = "step") -> go.Figure:
+    """Gives a figure the common layout: unit at the left, legend above, one hover box.
 
-    Dragging zooms only where asked for: a live figure would lose the zoom at its next refresh, and
-    on a phone a drag means to scroll the page. What is set here replaces what was there: to merge
-    the two takes plotly eight times as long.
+    Text and grid take the page's colours in the browser. What is set here replaces what was there:
+    to merge the two takes plotly eight times as long.
     """
     axis = {"automargin": True, "zeroline": False}
     figure.update_layout(
+        # plotly's own template would be sent along with each figure
+        template={"layout": {"colorway": list(SERIES)}},
         height=height,
         margin={"l": 8, "r": 8, "t": 8, "b": 8, "pad": 0},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         hovermode="x unified",
-        dragmode="zoom" if is_zoomable else False,
+        dragmode="zoom",
         legend={
             "orientation": "h",
             "x": 0,
@@ -123,7 +124,7 @@ def laid_out(figure: go.Figure, *, height: int, unit: str, is_zoomable: bool) ->
             "title": {"text": ""},
         },
         font={"size": 12},
-        xaxis={"title": {"text": "step", "standoff": 4}, **axis},
+        xaxis={"title": {"text": x_title, "standoff": 4}, **axis},
         yaxis={"title": {"text": unit_text(unit), "standoff": 4}, **axis},
         overwrite=True,
     )

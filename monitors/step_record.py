@@ -81,8 +81,10 @@ class StepRecord:
         }
         if tokens:
             numbers[catalogue.TOKENS_PER_S] = tokens / max(step_s, 1e-9)
+            numbers[catalogue.STEP_TOKENS] = tokens
         if self._tflop:
             numbers[catalogue.MODEL_TFLOP_PER_S] = self._tflop / max(step_s, 1e-9)
+            numbers[catalogue.STEP_FLOPS] = self._tflop * 1e12
             if self._peak_tflops:
                 share = numbers[catalogue.MODEL_TFLOP_PER_S] / self._peak_tflops
                 numbers[catalogue.UTILISATION] = share

@@ -54,11 +54,12 @@ def read_matrix(
     stretches = stretches_of(source, from_step, to_step, segments)
     if source is None or not stretches:
         return _empty(signal)
-    if source.num_dimensions == 2 and row is None:
-        raise MoescopeError(f"{signal} has a row per layer: read one with row=0")
-    the_row = WHOLE
-    if source.num_dimensions or row is not None:
-        (the_row,) = rows_to_read(source, signal, source.num_dimensions, row)
+    return bands_of(store, source, stretches, bucket_width(stretches, max_buckets), row)
+
+
+def bucket_width(stretches: Sequence[tuple[int, int, int]], max_buckets: int) -> int:
+    """The steps of a bucket, a power of two, with which `read_matrix` reads these (segment, first
+    step, last step)."""
     width = 1
     while sum(last // width - first // width + 1 for _, first, last in stretches) > max(
         max_buckets, len(stretches)
@@ -69,10 +70,40 @@ def read_matrix(
         width = max(width, LEVELS[0])
     if num_steps // LEVELS[-1] >= max_buckets // _FEW:
         width = max(width, LEVELS[-1])
-    bands = _read(store.database, source, the_row, stretches, width)
-    if width < LEVELS[0] and _has_gaps(bands, stretches):
+    return width
+
+
+def bands_of(
+    store: Store,
+    source: Source,
+    stretches: Sequence[tuple[int, int, int]],
+    width: int,
+    row: int | None = None,
+) -> Bands:
+    """Reads stretches, (segment, first step, last step) each, by buckets of `width` steps; of
+    forgotten vectors by buckets of 64 at the least, which their roll-ups have.
+
+    source: of `series.sources`, so that many signals share its question. Steps that were not
+    measured may be asked for. Raises MoescopeError where `row` is missing or too many.
+    """
+    measured = {segment: (first, last) for segment, first, last, _ in source.spans}
+    inside = [
+        (segment, max(first, measured[segment][0]), min(last, measured[segment][1]))
+        for segment, first, last in stretches
+        if segment in measured
+    ]
+    inside = [here for here in inside if here[1] <= here[2]]
+    if not inside:
+        return _empty(source.signal)
+    if source.num_dimensions == 2 and row is None:
+        raise MoescopeError(f"{source.signal} has a row per layer: read one with row=0")
+    the_row = WHOLE
+    if source.num_dimensions or row is not None:
+        (the_row,) = rows_to_read(source, source.signal, source.num_dimensions, row)
+    bands = _read(store.database, source, the_row, inside, width)
+    if width < LEVELS[0] and _has_gaps(bands, inside):
         # what was forgotten by rule lives on in the roll-ups
-        coarse = _read(store.database, source, the_row, stretches, LEVELS[0])
+        coarse = _read(store.database, source, the_row, inside, LEVELS[0])
         if coarse.num_points.sum() > bands.num_points.sum():
             return coarse
     return bands
@@ -86,11 +117,11 @@ def _read(
     width: int,
 ) -> Bands:
     parts = [
-        _narrowed(part, width)
+        narrowed(part, width)
         for here in stretches
         for part in _pieces(database, source, row, here, width)
     ]
-    return _narrowed(_joined(source.signal, parts), width)
+    return narrowed(joined_bands(source.signal, parts), width)
 
 
 def _has_gaps(bands: Bands, stretches: Sequence[tuple[int, int, int]]) -> bool:
@@ -169,10 +200,14 @@ def _of_rollups(source: Source, segment: int, piece: RolledUp, level: int) -> Ba
     )
 
 
-def _joined(signal: str, parts: Sequence[Bands]) -> Bands:
+def joined_bands(signal: str, parts: Sequence[Bands]) -> Bands:
+    """Puts stretches one after the other; all become as wide as the widest, in steps and in
+    numbers."""
     parts = [part for part in parts if len(part.steps)]
     if not parts:
         return _empty(signal)
+    width = max(part.width for part in parts)
+    parts = [part if part.width == width else narrowed(part, width) for part in parts]
     widest = max(part.low.shape[1] for part in parts)
 
     def wide(arrays: Sequence[NDArray[Any]], fill: float) -> NDArray[Any]:
@@ -184,7 +219,7 @@ def _joined(signal: str, parts: Sequence[Bands]) -> Bands:
 
     return Bands(
         signal,
-        parts[0].width,
+        width,
         np.concatenate([part.segments for part in parts]),
         np.concatenate([part.steps for part in parts]),
         np.concatenate([part.num_points for part in parts]),
@@ -195,7 +230,7 @@ def _joined(signal: str, parts: Sequence[Bands]) -> Bands:
     )
 
 
-def _narrowed(bands: Bands, width: int) -> Bands:
+def narrowed(bands: Bands, width: int) -> Bands:
     """The same by buckets of `width` steps."""
     if len(bands.steps) == 0:
         return bands

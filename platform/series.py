@@ -180,7 +180,11 @@ def stretches_of(
     return [part for part in found if part[1] <= part[2]]
 
 
-def sources(database: Database, run_id: str, signals: Sequence[str]) -> dict[str, Source]:
+def sources(
+    database: Database, run_id: str, signals: Sequence[str] | None = None
+) -> dict[str, Source]:
+    """Where some signals of a run lie, or all of them; those that were never measured are left
+    out. Raises MoescopeError on an unknown run or name."""
     statement = (
         select(
             tables.signals.c.name,
@@ -196,9 +200,11 @@ def sources(database: Database, run_id: str, signals: Sequence[str]) -> dict[str
         .join(tables.runs, tables.runs.c.number == tables.spans.c.run_number)
         .join(tables.signals, tables.signals.c.id == tables.spans.c.signal_id)
         .join(tables.groups, tables.groups.c.name == tables.signals.c.group_name)
-        .where(tables.runs.c.id == run_id, tables.signals.c.name.in_(signals))
+        .where(tables.runs.c.id == run_id)
         .order_by(tables.spans.c.segment)
     )
+    if signals is not None:
+        statement = statement.where(tables.signals.c.name.in_(signals))
     is_there = select(tables.runs.c.number).where(tables.runs.c.id == run_id)
     rows, number = database.read(lambda c: (c.execute(statement).all(), c.scalar(is_there)))
     if number is None:
@@ -208,7 +214,7 @@ def sources(database: Database, run_id: str, signals: Sequence[str]) -> dict[str
     for name, *head, segment, first, last, num_rows in rows:
         heads[name] = tuple(head)
         spans.setdefault(name, []).append((segment, first, last, num_rows))
-    for name in signals:
+    for name in signals or ():
         if name not in heads:
             signal_spec(name)  # a wrong name is an error, a signal not yet measured is not
     return {name: Source(name, *head, tuple(spans[name])) for name, head in heads.items()}

@@ -82,15 +82,15 @@ def _statistics(
 
 def _loss(reader: RunReader, window: Window) -> None:
     heading("Loss", catalogue.LOSS_TOTAL)
-    series = reader.branches(catalogue.LOSS_TOTAL)
+    series = reader.branches(catalogue.LOSS_TOTAL, window)
     if series is None:
         nothing_yet(NOT_YET)
         return
-    marks = reader.marks()
+    marks = reader.marks(window)
     unit = CATALOGUE[catalogue.LOSS_TOTAL].unit
     figure = scalar_figure(series, window, name="loss", unit=unit, marks=marks)
     says = (
-        f"Loss up to step {int(series.steps.max())}, with {len(marks.alerts)} alerts, "
+        f"Loss up to step {reader.newest_step()}, with {len(marks.alerts)} alerts, "
         f"{sum(s.reason == 'rollback' for s in marks.segments)} rollbacks and "
         f"{len(marks.checkpoints)} checkpoints."
     )

@@ -9,7 +9,7 @@ from ...platform.catalogue import CATALOGUE
 from ...platform.store import Store
 from ..heat_maps import load_at_step, load_over_time
 from ..reads import RunReader
-from ..window import Window, in_range
+from ..window import Window
 from .panel import CALM_S, chart, heading, live, nothing_yet
 from .signal_charts import per_layer
 from .steering import WindowNow
@@ -81,7 +81,7 @@ def _alike(reader: RunReader, window: Window) -> None:
     if catalogue.EXPERT_OUTPUT_COSINE not in reader.signals:
         return  # the run has no probe, or its layers one expert each
     # a cosine may be 0 and less
-    linear = Window(window.step_range, is_log=False, is_zoomable=window.is_zoomable)
+    linear = window.linear()
     left, right = st.columns(2)
     with left:
         signal, level = catalogue.EXPERT_OUTPUT_COSINE, ("homogenised", HOMOGENISED)
@@ -92,17 +92,18 @@ def _alike(reader: RunReader, window: Window) -> None:
 
 
 def _over_time(reader: RunReader, window: Window, signal: str, layer: int) -> None:
-    both = reader.branches(signal, row=layer)
-    load = None if both is None else in_range(both.living, window.step_range)
-    if load is None or not load.steps.size:
+    load = reader.branches(signal, window, row=layer)
+    if load is None or not load.living.steps.size:
         nothing_yet("No sampled step lies in this range.")
         return
-    figure = load_over_time(load, window, layer=layer, unit=CATALOGUE[catalogue.EXPERT_LOAD].unit)
+    figure = load_over_time(
+        load.living, window, layer=layer, unit=CATALOGUE[catalogue.EXPERT_LOAD].unit
+    )
     chart(
         figure,
         window,
         "chart_experts",
-        f"Load of each of {load.values.shape[-1]} experts of MoE layer {layer} over the steps.",
+        f"Load of each of {load.living.low.shape[1]} experts of MoE layer {layer} over the steps.",
     )
 
 
@@ -113,5 +114,5 @@ def _at_step(reader: RunReader, window: Window, step: int | None) -> None:
         return
     at, load_LE = found
     st.caption(f"Step {at:,}.")
-    figure = load_at_step(load_LE, window, unit=CATALOGUE[catalogue.EXPERT_LOAD].unit)
-    chart(figure, window, "chart_experts_now", f"Load of each expert in every layer at step {at}.")
+    figure = load_at_step(load_LE, unit=CATALOGUE[catalogue.EXPERT_LOAD].unit)
+    chart(figure, None, "chart_experts_now", f"Load of each expert in every layer at step {at}.")

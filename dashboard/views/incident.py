@@ -12,7 +12,6 @@ from ...platform.store import Store
 from ..charts_of_incidents import incident_figure
 from ..reads_of_incidents import IncidentNow, clip_file, incident_now, recorded_alerts
 from ..theme import SEVERITIES
-from ..window import Window
 from ..words import age, number, plain, plain_with_code
 from .panel import CALM_S, LinkToIncident, LinkToRun, badge, chart, live
 
@@ -171,7 +170,7 @@ def _course(content: Mapping[str, Any]) -> None:
     onset, alarm = content["onset"]["step"], content["alarm"]["step"]
     figure = incident_figure(content["course"], onset, alarm)
     says = f"the alert's signal around steps {onset} to {alarm}, of the record and its replays"
-    chart(figure, Window(is_zoomable=True), "incident_course", says)
+    chart(figure, None, "incident_course", says)
     st.caption(
         "In spreads from what was usual before the onset; a replay that follows the record shows "
         "that its state and its data explain it."

@@ -1,6 +1,5 @@
 """What a user logs, and charts that cost nothing until asked for: noise, schedule, data."""
 
-import numpy as np
 import streamlit as st
 
 from ...platform import catalogue
@@ -8,7 +7,7 @@ from ...platform.catalogue import CATALOGUE, MODALITIES, NUM_NOISE_BINS
 from ...platform.store import Store
 from ..charts import noise_figure, per_layer_figure
 from ..reads import RunReader
-from ..window import Branches, Window, with_values
+from ..window import Branches, Window, without_zeros
 from .panel import CALM_S, chart, heading, live, nothing_yet
 from .signal_charts import NOT_YET, per_layer, scalar
 from .steering import WindowNow
@@ -69,17 +68,13 @@ def _noise(reader: RunReader, window: Window) -> None:
 def _noise_bins(reader: RunReader, window: Window, modality: int) -> None:
     name = MODALITIES[modality]
     heading(f"Loss of {name} by noise level", catalogue.LOSS_NOISE_BIN)
-    series = reader.branches(catalogue.LOSS_NOISE_BIN, row=modality)
+    series = reader.branches(catalogue.LOSS_NOISE_BIN, window, row=modality)
     # 0 stands where no sample has been yet
-    if series is None or not (series.living.values > 0).any():
+    if series is None or not (series.living.high > 0).any():
         nothing_yet(NOT_YET)
         return
-    living, ghosts = (
-        with_values(s, np.where(s.values > 0, s.values, np.nan).astype(np.float32))
-        for s in (series.living, series.ghosts)
-    )
     figure = per_layer_figure(
-        Branches(living, ghosts),
+        Branches(without_zeros(series.living), without_zeros(series.ghosts)),
         window,
         layer="noise level",
         unit=CATALOGUE[catalogue.LOSS_NOISE_BIN].unit,

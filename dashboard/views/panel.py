@@ -8,6 +8,7 @@ import streamlit as st
 
 from ...platform.catalogue import signal_spec
 from ...platform.errors import MoescopeError
+from ..browser.plot import plot
 from ..theme import Look
 from ..window import Window
 
@@ -15,6 +16,9 @@ LIVE_S = 3.0
 """Seconds between refreshes of the parts that a person watches."""
 CALM_S = 10.0
 """The same for the other charts: a redrawn chart blinks, and costs the trainer's cores."""
+
+ZOOMED = "moescope_zoomed"
+"""Set in the session by who takes a zoom up as the range of all charts."""
 
 LinkToRun = Callable[[str, str], None]
 """Draws a link with a label (text of a run, not yet escaped) to the page of the run with an id."""
@@ -62,19 +66,17 @@ def heading(title: str, signal: str) -> None:
     st.markdown(f"**{title}** :gray[`{signal}`]", help="\n\n".join(sentences))
 
 
-def chart(figure: go.Figure, window: Window, key: str, says: str) -> None:
-    """Shows a figure; `says` is its description for those who do not see it."""
-    st.plotly_chart(
-        figure,
-        key=key,
-        theme="streamlit",
-        alt=says,
-        config={
-            "displaylogo": False,
-            "displayModeBar": "hover" if window.is_zoomable else False,
-            "modeBarButtonsToRemove": ["select2d", "lasso2d"],
-        },
-    )
+def chart(figure: go.Figure, window: Window | None, key: str, says: str) -> None:
+    """Shows a figure; `says` is its description for those who do not see it.
+
+    window: of a figure over the steps of a run, whose zoom becomes everybody's range.
+    """
+    if window is None:
+        plot(figure, key=key, says=says)
+        return
+    plot(figure, key=key, says=says, view=window.view, on_range=window.on_zoom)
+    if window.on_zoom is not None and st.session_state.pop(ZOOMED, False):
+        st.rerun(scope="app")  # the widgets and all other charts follow
 
 
 def badge(look: Look, help: str | None = None) -> None:

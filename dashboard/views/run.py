@@ -82,7 +82,7 @@ def render(store: Store, wanted: str, link_to_incident: LinkToIncident | None = 
     if not RunReader(store, run.id).signals:
         live(lambda: _until_measured(store, run.id), beat_s)
         return
-    window_now, is_moving = steering.render(is_live)
+    window_now, is_moving = steering.render(RunReader(store, run.id), is_live)
     charts_of_a_run.render(store, run.id, window_now, is_moving)
     experts.render(store, run.id, window_now, is_moving)
     who_goes_where.render(store, run.id, window_now, is_moving)

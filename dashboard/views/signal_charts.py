@@ -22,13 +22,13 @@ def scalar(
 ) -> None:
     """Draws a scalar with its band and its abandoned branches. is_log: even where none is asked."""
     heading(title, signal)
-    series = reader.branches(signal)
+    shown = window.logarithmic() if is_log else window
+    series = reader.branches(signal, shown)
     if series is None:
         nothing_yet(NOT_YET)
         return
-    shown = Window(window.step_range, window.is_log or is_log, window.is_zoomable)
     figure = scalar_figure(series, shown, name=title.lower(), unit=signal_spec(signal).unit)
-    chart(figure, window, f"chart_{signal}", f"{title} over the steps.")
+    chart(figure, shown, f"chart_{signal}", f"{title} over the steps.")
 
 
 def lines(
@@ -44,15 +44,15 @@ def lines(
     """Draws several scalars of one unit: {name of the line: signal}; the first heads the chart."""
     first = next(iter(signals.values()))
     heading(title, first)
-    found = {name: reader.branches(signal) for name, signal in signals.items()}
+    shown = window.linear() if is_linear else window
+    found = {name: reader.branches(signal, shown) for name, signal in signals.items()}
     drawn = {name: series for name, series in found.items() if series is not None}
     if not drawn:
         nothing_yet(NOT_YET)
         return
-    shown = Window(window.step_range, window.is_log and not is_linear, window.is_zoomable)
     unit = signal_spec(first).unit
     figure = lines_figure(drawn, shown, unit=unit, levels=levels, is_peak=is_peak)
-    chart(figure, window, f"chart_{title}", f"{title}: {', '.join(drawn)} over the steps.")
+    chart(figure, shown, f"chart_{title}", f"{title}: {', '.join(drawn)} over the steps.")
 
 
 def per_layer(
@@ -65,7 +65,7 @@ def per_layer(
 ) -> None:
     """Draws a signal of one dimension, called `layer` in the legend, with named levels."""
     heading(title, signal)
-    series = reader.branches(signal)
+    series = reader.branches(signal, window)
     if series is None:
         nothing_yet(NOT_YET)
         return
@@ -89,7 +89,7 @@ def statistic(
     is_log: even where none is asked.
     """
     spec = signal_spec(signal)
-    shown = Window(window.step_range, window.is_log or is_log, window.is_zoomable)
+    shown = window.logarithmic() if is_log else window
     if spec.is_scalar:
         lines(reader, shown, title, {title.lower(): signal}, levels=levels)
         return
@@ -98,10 +98,17 @@ def statistic(
         per_layer(reader, shown, title, signal, layer, levels)
         return
     heading(title, signal)
-    series = reader.branches(signal)
+    series = reader.branches(signal, shown)
     if series is None:
         nothing_yet(NOT_YET)
         return
-    figure = per_modality_figure(series, shown, layer=layer, unit=spec.unit, levels=levels)
+    figure = per_modality_figure(
+        series,
+        shown,
+        num_layers=reader.num_rows(signal),
+        layer=layer,
+        unit=spec.unit,
+        levels=levels,
+    )
     says = f"{title}: a line per {layer} and modality over the steps."
-    chart(figure, window, f"chart_{signal}", says)
+    chart(figure, shown, f"chart_{signal}", says)

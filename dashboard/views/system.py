@@ -53,7 +53,7 @@ def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> N
 
 def _time(reader: RunReader, window: Window) -> None:
     heading("Time of a step", catalogue.STEP_TIME_S)
-    found = {name: reader.branches(signal) for name, signal in _TIME_PARTS.items()}
+    found = {name: reader.branches(signal, window) for name, signal in _TIME_PARTS.items()}
     parts = {name: series for name, series in found.items() if series is not None}
     if not parts:
         nothing_yet(NOT_YET)

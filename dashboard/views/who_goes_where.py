@@ -73,9 +73,9 @@ def _by_trait(reader: RunReader, window: Window, trait: str, layer: int, num_exp
     share_VE = rows[layer].reshape(-1, num_experts)
     row_names = names(len(share_VE)) if callable(names) else names
     st.caption(f"MoE layer {layer}, probe of step {at:,}. An even share is {1 / num_experts:.1%}.")
-    figure = who_goes_where(share_VE, row_names, window)
+    figure = who_goes_where(share_VE, row_names)
     says = f"Share of each of {num_experts} experts in the choices of tokens by {trait}."
-    chart(figure, window, "chart_who", says)
+    chart(figure, None, "chart_who", says)
 
 
 def _together(reader: RunReader, window: Window, layer: int, num_experts: int) -> None:
@@ -86,6 +86,6 @@ def _together(reader: RunReader, window: Window, layer: int, num_experts: int) -
         return
     at, rows = found
     st.caption(f"MoE layer {layer}, probe of step {at:,}.")
-    figure = working_together(rows[layer].reshape(num_experts, num_experts), window)
+    figure = working_together(rows[layer].reshape(num_experts, num_experts))
     says = f"Share of the tokens of each of {num_experts} experts that each other one gets too."
-    chart(figure, window, "chart_together", says)
+    chart(figure, None, "chart_together", says)

@@ -1,0 +1,64 @@
+"""A chart whose node stays: a refresh keeps zoom, hover box and scroll, as `st.plotly_chart` does
+not (facts: ecosystem.md section 5).
+"""
+
+import json
+import zlib
+from collections.abc import Callable
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from .served import address, plotly_address
+
+# all but the start of the script is a file that is loaded once
+_START_JS = """
+const decoder = new TextDecoder();
+export default async function (component) {
+  const { data } = component;
+  const told = JSON.parse(decoder.decode(data));
+  const { draw } = await import(new URL(told.script, document.baseURI).href);
+  return draw(component, told);
+}
+"""
+
+Range = tuple[float, float] | None
+"""First and last x that a person zoomed to; None: all of it."""
+
+
+def plot(
+    figure: go.Figure,
+    *,
+    key: str,
+    says: str,
+    view: str = "",
+    on_range: Callable[[Range], None] | None = None,
+) -> None:
+    """Shows a figure, or brings the one that is there up to date.
+
+    says: its description for those who do not see it, and its file name when saved. view: while it
+    stays the same a zoom survives. on_range: is told once a zoom along x has settled; x of a date
+    axis in milliseconds. A figure that is out of sight is drawn when it comes into sight.
+    """
+    mount = st.components.v2.component("moescope.plot", js=_START_JS, isolate_styles=False)
+    drawn = figure.to_json(validate=False)
+    head = {
+        "script": address("plot.js"),
+        "plotly": plotly_address(),
+        "says": says,
+        "view": view,
+        "height": figure.layout.height or 280,
+        "steers": on_range is not None,
+        "version": zlib.crc32(drawn.encode()),
+    }
+
+    def hear() -> None:
+        told = st.session_state[key].get("range")
+        if on_range is not None and told:
+            on_range(None if told["all"] else (float(told["first"]), float(told["last"])))
+
+    mount(
+        key=key,
+        data=f'{json.dumps(head)[:-1]}, "figure": {drawn}}}'.encode(),
+        on_range_change=hear,
+    )
