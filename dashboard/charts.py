@@ -48,10 +48,11 @@ def scalar_figure(
             line={"color": palette.faded(palette.BLUE, 0.35), "width": 1},
             hovertemplate="%{y:.4g}",
         )  # fmt: skip
+    line = _line(living, window)[:, 0]
     figure.add_scatter(
         x=x,
-        y=_line(living, window)[:, 0],
-        mode="lines" if len(x) > 1 else "markers",
+        y=line,
+        mode=_mode(line),
         line={"color": palette.BLUE, "width": 1.6},
         name=name + _of(living, window),
         hovertemplate=f"%{{y:.4g}} {theme.unit_text(unit)}",
@@ -91,7 +92,7 @@ def lines_figure(
         figure.add_scatter(
             x=x,
             y=y,
-            mode="lines" if len(x) > 1 else "markers",
+            mode=_mode(y),
             line={"color": colour, "width": 1.6, "dash": dashes[index % len(dashes)]},
             name=in_figure(name),
             hovertemplate=f"%{{y:.4g}} {theme.unit_text(unit)}",
@@ -230,6 +231,11 @@ def _line(bands: Bands, window: Window) -> NDArray[np.float32]:
     if window.smoothing > bands.width:
         return moving_mean(bands, window.smoothing)
     return bands.mean
+
+
+def _mode(values: NDArray[np.float32]) -> str:
+    """A line of one point would not be seen."""
+    return "lines" if np.isfinite(values).sum() > 1 else "markers"
 
 
 def _of(bands: Bands, window: Window) -> str:

@@ -63,7 +63,7 @@ def test_its_page_draws_loss_routers_and_the_branch_that_was_left(
         for kind in (page.markdown, page.caption, page.header, page.subheader, page.info)
         for element in kind
     )
-    charts = "\n".join(element.proto.spec for element in page.get("plotly_chart"))
+    charts = "\n".join(part.proto.bytes.decode() for part in page.get("bidi_component"))
     assert "theirs" in text + "".join(str(title.value) for title in page.title)
     assert "went back from step" in text + charts
     for name in ("Loss", "Gradient norm"):

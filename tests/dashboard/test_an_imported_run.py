@@ -47,7 +47,7 @@ def _text(page: AppTest) -> str:
 def test_its_page_draws_what_it_has_and_the_branch_that_was_left(store: Store, run_id: str) -> None:
     page = AppTest.from_function(_run, args=(store, run_id), default_timeout=30).run()
     assert not page.exception, page.exception
-    charts = "\n".join(element.proto.spec for element in page.get("plotly_chart"))
+    charts = "\n".join(part.proto.bytes.decode() for part in page.get("bidi_component"))
     text = _text(page) + charts
     for name in ("theirs", "finished", "Loss", "Gradient norm", "reward/mean"):
         assert name in text, name

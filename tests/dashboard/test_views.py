@@ -69,7 +69,8 @@ def _words(page: AppTest) -> str:
 
 
 def _charts(page: AppTest) -> list[str]:
-    return [element.proto.spec for element in page.get("plotly_chart")]
+    told = [part.proto.bytes.decode() for part in page.get("bidi_component")]
+    return [text for text in told if '"figure": ' in text]
 
 
 class TestTheListOfRuns:

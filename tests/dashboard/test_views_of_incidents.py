@@ -114,7 +114,7 @@ def test_the_story_is_told_in_order(store: Store, recorded: Alert) -> None:
     assert "Look at the clips that stand out" in words
     assert "probably" in words
     assert "Across runs" in words
-    assert len(page.get("plotly_chart")) == 1
+    assert len(page.get("bidi_component")) == 1
 
 
 def test_a_signal_that_was_measured_too_seldom_has_no_chart(store: Store, recorded: Alert) -> None:
@@ -122,7 +122,7 @@ def test_a_signal_that_was_measured_too_seldom_has_no_chart(store: Store, record
     told = content(course={"record": line})
     put_incident(store, Incident(recorded.id, recorded.run_id, 1.0, "precision", True, told))
     page = _seen(_incident, store, recorded.id)
-    assert page.get("plotly_chart") == []
+    assert page.get("bidi_component") == []
     assert "measured too seldom before the onset" in _words(page)
 
 

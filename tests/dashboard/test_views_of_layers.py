@@ -86,16 +86,17 @@ def _seen(script: Callable[..., None], *args: Any) -> AppTest:
 
 
 def _charts(page: AppTest) -> list[str]:
-    return [element.proto.spec for element in page.get("plotly_chart")]
+    told = [part.proto.bytes.decode() for part in page.get("bidi_component")]
+    return [text for text in told if '"figure": ' in text]
 
 
 def _under(page: AppTest, signal: str) -> Any:
     """Returns the figure under the heading of a signal."""
-    parts = [e for e in page.main if e.type in ("markdown", "plotly_chart")]
+    parts = [e for e in page.main if e.type in ("markdown", "bidi_component")]
     (head,) = [
         i for i, e in enumerate(parts) if e.type == "markdown" and f":gray[`{signal}`]" in e.value
     ]
-    return json.loads(parts[head + 1].proto.spec)
+    return json.loads(parts[head + 1].proto.bytes)["figure"]
 
 
 def test_every_statistic_has_a_chart_with_words_and_levels(store: Store, full_run: Run) -> None:
@@ -178,6 +179,6 @@ def test_losses_by_noise_level_begin_where_a_sample_was(store: Store, make: Any)
     page.session_state["more"] = True
     page.run()
     assert not page.exception
-    (video,) = [json.loads(c) for c in _charts(page) if '"name":"from 0.875"' in c]
+    (video,) = [json.loads(c)["figure"] for c in _charts(page) if '"name":"from 0.875"' in c]
     # one point is a dot
     assert [trace["mode"] for trace in video["data"]] == ["lines"] * 7 + ["markers"]
