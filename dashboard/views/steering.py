@@ -77,8 +77,10 @@ def render(reader: RunReader, is_live: bool) -> tuple[WindowNow, bool]:
             is_paused = is_live and st.toggle(
                 "Pause", key="paused", help="Stands still until it is switched off."
             )
-    if choice == _RANGE:
-        _range_widgets(reader.newest_step())
+    # there even if empty: were it put in later, what stands below would be drawn as new
+    with st.container(key="range_place"):
+        if choice == _RANGE:
+            _range_widgets(reader.newest_step())
     first, last = int(state["from"]), int(state["to"])
     _keep("steps", _IN_ADDRESS.get(choice or _ALL, f"{min(first, last)}-{max(first + 1, last)}"))
     _keep("x", "" if axis in (None, "step") else axis.replace(" ", "-"))

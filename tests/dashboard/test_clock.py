@@ -1,4 +1,4 @@
-"""A chart's horizontal axis may count steps, tokens, FLOPs or time, and the way back is the same."""
+"""A chart may run over steps, tokens, FLOPs or time, and the way back is the same."""
 
 import numpy as np
 import pytest
