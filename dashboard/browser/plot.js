@@ -103,6 +103,11 @@ function listen(node, Plotly) {
         : { all: false, first: plain(range[0]), last: plain(range[1]), at });
     }, 250);
   });
+  // plotly itself would only go back to the range that the figure came with
+  node.on("plotly_doubleclick", () => {
+    clearTimeout(settles);
+    if (held.told.steers) held.send("range", { all: true, at: Date.now() });
+  });
   node.on("plotly_hover", (event) => follow(node, event, Plotly));
   node.on("plotly_unhover", () => others(node, (other) => Plotly.Fx.unhover(other)));
 }
