@@ -88,8 +88,9 @@ async function refreshed(node) {
 function listen(node, Plotly) {
   const held = sets.get(node);
   let settles = 0;
+  let wasReset = 0;
   node.on("plotly_relayout", (change) => {
-    if (!held.told.steers) return;
+    if (!held.told.steers || Date.now() - wasReset < 500) return;
     const isAll = change["xaxis.autorange"] === true;
     const range = change["xaxis.range"] ?? [change["xaxis.range[0]"], change["xaxis.range[1]"]];
     if (!isAll && range[0] === undefined) return;
@@ -106,7 +107,8 @@ function listen(node, Plotly) {
   // plotly itself would only go back to the range that the figure came with
   node.on("plotly_doubleclick", () => {
     clearTimeout(settles);
-    if (held.told.steers) held.send("range", { all: true, at: Date.now() });
+    wasReset = Date.now();
+    if (held.told.steers) held.send("range", { all: true, at: wasReset });
   });
   node.on("plotly_hover", (event) => follow(node, event, Plotly));
   node.on("plotly_unhover", () => others(node, (other) => Plotly.Fx.unhover(other)));
