@@ -60,6 +60,8 @@ class RunNow:
     loss: float | None
     tokens_per_s: float | None
     step_time_s: float | None
+    tokens_seen: float | None = None
+    """On the branch that training is on; None where the run does not count them."""
 
     @property
     def is_live(self) -> bool:
@@ -197,6 +199,7 @@ class RunReader:
         if found is None:
             return STEPS
         both = joined_bands(found.living.signal, [found.living, found.ghosts])
+        # the two parts of a segment may be in any order
         order = np.lexsort((both.steps, both.segments))
         return counting(axis, selected(both, order), self.segments)
 
@@ -319,17 +322,3 @@ def _pieces(segments: Sequence[Segment]) -> tuple[list[Piece], list[Piece]]:
 def recent_commands(store: Store, run_id: str, most: int = 8) -> list[Command]:
     """Returns the newest commands first."""
     return sorted(commands(store, run_id), key=lambda c: c.asked_s, reverse=True)[:most]
-
-
-def sample_clips(run: Run, most: int = 4) -> list[Path]:
-    """Returns the newest generated clips and pictures first; none where the folder is on another
-    machine.
-    """
-    if not run.folder:
-        return []
-    try:
-        files = (Path(run.folder) / "samples").rglob("*")
-        clips = [p for p in files if p.suffix in (".mp4", ".png") and p.is_file()]
-        return sorted(clips, key=lambda p: (p.stat().st_mtime, p.name), reverse=True)[:most]
-    except OSError:
-        return []

@@ -1,5 +1,5 @@
-"""The experts: a heat map of their load, one layer over the steps or every layer at one step, and
-how alike they are.
+"""The experts: heat maps of their load, one layer over the steps, every layer at one step, or what
+became of every layer over the steps; and how alike they are.
 """
 
 import streamlit as st
@@ -7,7 +7,7 @@ import streamlit as st
 from ...platform import catalogue
 from ...platform.catalogue import CATALOGUE
 from ...platform.store import Store
-from ..heat_maps import load_at_step, load_over_time
+from ..heat_maps import level_over_time, load_at_step, load_over_time
 from ..reads import RunReader
 from ..window import Window
 from .panel import CALM_S, chart, heading, live, nothing_yet
@@ -18,6 +18,17 @@ HOMOGENISED = 0.99
 """Cosine of answers above which experts are such in name only. Source: facts: model.md section 9
 (arXiv 2605.19378)."""
 _OVER_TIME, _AT_STEP = "one layer over time", "all layers at a step"
+_ALL_OVER_TIME = "all layers over time"
+_OF_LAYERS = {
+    "MaxVio": catalogue.MAX_VIOLATION,
+    "load entropy": catalogue.LOAD_ENTROPY_NATS,
+    "router entropy": catalogue.ROUTER_ENTROPY_NATS,
+    "mutual information": catalogue.MUTUAL_INFORMATION_NATS,
+    "dead experts": catalogue.DEAD_EXPERTS,
+    "deadlocked": catalogue.DEADLOCKED,
+}
+"""What is shown of every layer over the steps: depth upwards, so that a deadlock that climbs or
+sinks through the layers is seen as such."""
 
 
 def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> None:
@@ -32,11 +43,11 @@ def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> N
     num_layers = newest[1].shape[0]
     step: int | None = None
     layer = 0
-    signal = catalogue.EXPERT_LOAD
+    signal, of_layers = catalogue.EXPERT_LOAD, "MaxVio"
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         how = st.segmented_control(
             "Show",
-            [_OVER_TIME, _AT_STEP],
+            [_OVER_TIME, _AT_STEP, _ALL_OVER_TIME],
             default=_OVER_TIME,
             required=True,
             key="experts",
@@ -52,6 +63,8 @@ def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> N
                 help="The nearest sampled step at or before this one; empty follows the newest.",
             )
             step = None if asked is None else int(asked)
+        elif how == _ALL_OVER_TIME:
+            of_layers = st.selectbox("What", list(_OF_LAYERS), key="experts_what", width=220)
         else:
             layer = st.selectbox("MoE layer", range(num_layers), key="experts_layer", width=150)
             if st.toggle(
@@ -65,7 +78,9 @@ def render(store: Store, run_id: str, window_now: WindowNow, is_live: bool) -> N
         reader = RunReader(store, run_id)
         window = window_now(reader)
         if how == _AT_STEP:
-            _at_step(reader, window, step)
+            _at_step(reader, step)
+        elif how == _ALL_OVER_TIME:
+            _all_over_time(reader, window, of_layers or "MaxVio")
         else:
             _over_time(reader, window, signal, min(layer or 0, num_layers - 1))
 
@@ -107,7 +122,18 @@ def _over_time(reader: RunReader, window: Window, signal: str, layer: int) -> No
     )
 
 
-def _at_step(reader: RunReader, window: Window, step: int | None) -> None:
+def _all_over_time(reader: RunReader, window: Window, what: str) -> None:
+    signal = _OF_LAYERS[what]
+    heading(what[0].upper() + what[1:], signal)
+    found = reader.branches(signal, window)
+    if found is None or not found.living.steps.size:
+        nothing_yet("Not measured in this run, or no sampled step lies in this range.")
+        return
+    figure = level_over_time(found.living, window, row="MoE layer", unit=CATALOGUE[signal].unit)
+    chart(figure, window, "chart_layers", f"{what} of every MoE layer over the steps.")
+
+
+def _at_step(reader: RunReader, step: int | None) -> None:
     found = reader.expert_load_at(step)
     if found is None:
         nothing_yet("No sampled step lies there.")

@@ -1,25 +1,30 @@
 """The page of one run: how it is, what to ask of it, and its charts while it trains."""
 
 import time
+from dataclasses import replace
 
 import streamlit as st
 
 from ...platform import catalogue
 from ...platform.errors import MoescopeError
+from ...platform.incidents import incidents
 from ...platform.precision import policy_of
 from ...platform.store import Store
 from ...platform.summaries import summaries
-from ..reads import SHOWN_OF_A_RUN, RunNow, RunReader, run_now, sample_clips
+from ..health_words import halted, in_words, verdicts_of
+from ..reads import SHOWN_OF_A_RUN, RunNow, RunReader, run_now
 from ..theme import LAMPS
 from ..words import age, number, plain, short
 from . import (
     alerts,
     charts_of_a_run,
+    configuration,
     control,
     experts,
     history,
     more_charts,
     noise_experts,
+    samples,
     steering,
     system,
     who_goes_where,
@@ -90,14 +95,19 @@ def render(store: Store, wanted: str, link_to_incident: LinkToIncident | None = 
     system.render(store, run.id, window_now, is_moving)
     more_charts.render(store, run.id, window_now, is_moving)
     live(lambda: history.render(store, run.id), beat_s)
-    _samples(store, run.id)
+    samples.render(run)
+    configuration.render(store, run)
 
 
 def _now(store: Store, run_id: str) -> RunNow:
     open_alerts = store.alerts(run_id=run_id, states=["open"])
     run = store.find_run(run_id)
     found = summaries(store, SHOWN_OF_A_RUN, [run.id]).get(run.id, {})
-    return run_now(run, found, open_alerts, time.time())
+    now = run_now(run, found, open_alerts, time.time())
+    clock = RunReader(store, run_id).clock("tokens")
+    if clock.is_steps or clock.living is None:
+        return now
+    return replace(now, tokens_seen=float(clock.living[1][-1]))
 
 
 def _head(
@@ -117,6 +127,7 @@ def _head(
             "reach the store. What is shown ends there.",
             icon=LAMPS["silent"].icon,
         )
+    _health(store, now)
     with st.container(horizontal=True, gap="small", key="run_numbers"):
         for label, value, help in _numbers(now):
             st.metric(label, value, help=help or None, width="content")
@@ -125,6 +136,23 @@ def _head(
     open_alerts = store.alerts(run_id=run_id, states=["open"])
     if open_alerts:
         alerts.feed(store, open_alerts, most=3, link_to_incident=link_to_incident)
+
+
+def _health(store: Store, now: RunNow) -> None:
+    """Draws the line that says how it is: healthy since when, rolled back when and why."""
+    said = in_words(
+        now.lamp,
+        now.step,
+        store.alerts(run_id=now.run.id),
+        store.segments(now.run.id),
+        verdicts_of(incidents(store, now.run.id)),
+        time.time(),
+    )
+    if now.lamp == "halted":
+        why = halted(store.events(now.run.id, kinds=("halt",)))
+        said = "; ".join(part for part in (f"halted: {why}" if why else "", said) if part)
+    if said:
+        st.markdown(plain(said[0].upper() + said[1:], 300))
 
 
 def _numbers(now: RunNow) -> list[tuple[str, str, str]]:
@@ -136,6 +164,9 @@ def _numbers(now: RunNow) -> list[tuple[str, str, str]]:
     rows += _precision(now)
     if now.loss is not None:
         rows.append(("Loss", number(now.loss), catalogue.CATALOGUE[catalogue.LOSS_TOTAL].help))
+    if now.tokens_seen is not None:
+        spec = catalogue.CATALOGUE[catalogue.STEP_TOKENS]
+        rows.append(("Tokens seen", short(now.tokens_seen), spec.help))
     if now.tokens_per_s is not None:
         spec = catalogue.CATALOGUE[catalogue.TOKENS_PER_S]
         rows.append(("Tokens/s", short(now.tokens_per_s), spec.help))
@@ -172,18 +203,3 @@ def _until_measured(store: Store, run_id: str) -> None:
         "No signal of this run has arrived yet. The first appears after its first step.",
         icon=":material/hourglass:",
     )
-
-
-def _samples(store: Store, run_id: str) -> None:
-    clips = sample_clips(store.find_run(run_id))
-    if not clips:
-        return
-    st.subheader("Generated clips")
-    for column, clip in zip(st.columns(len(clips)), clips, strict=True):
-        with column:
-            if clip.suffix == ".png":
-                st.image(str(clip))
-            else:
-                st.video(str(clip), loop=True, muted=True)
-            of_step = "" if clip.parent.name == "samples" else f"{clip.parent.name}: "
-            st.caption(plain(f"{of_step}{clip.stem}", 80))

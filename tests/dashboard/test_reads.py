@@ -16,7 +16,6 @@ from moescope.dashboard.reads import (
     lamp,
     open_for_reading,
     run_now,
-    sample_clips,
 )
 from moescope.dashboard.window import Window
 from moescope.platform import catalogue
@@ -201,19 +200,3 @@ def test_time_left_is_said_only_of_a_run_that_runs(store: Store, spiked_run: Run
 def test_looking_for_a_store_makes_none(tmp_path: Path) -> None:
     assert open_for_reading(f"sqlite:///{tmp_path / 'no.db'}") is None
     assert list(tmp_path.glob("no.db*")) == []
-
-
-def test_the_newest_clips_come_first_and_a_missing_folder_is_none(
-    make: Any, tmp_path: Path
-) -> None:
-    import os
-
-    (tmp_path / "samples").mkdir()
-    for age_s, name in enumerate(("c.mp4", "b.mp4", "a.mp4", "notes.txt")):
-        path = tmp_path / "samples" / name
-        path.touch()
-        os.utime(path, (1000 - age_s, 1000 - age_s))
-    clips = sample_clips(make.run(folder=str(tmp_path)), most=2)
-    assert [clip.name for clip in clips] == ["c.mp4", "b.mp4"]
-    assert sample_clips(make.run(folder=str(tmp_path / "gone"))) == []
-    assert sample_clips(make.run()) == []

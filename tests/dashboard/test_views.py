@@ -226,6 +226,26 @@ class TestThePageOfARun:
         assert not page.exception
         assert len(_charts(page)) == 12
 
+    def test_every_layer_is_drawn_over_time(self, store: Store, spiked_run: Run) -> None:
+        page = _seen(_run, store, spiked_run.id)
+        page.button_group(key="experts").set_value("all layers over time").run()
+        assert not page.exception
+        (layers,) = [c for c in _charts(page) if "of every MoE layer over the steps" in c]
+        assert '"type":"heatmap"' in layers
+
+    def test_the_head_says_in_words_how_it_is(self, store: Store, spiked_run: Run) -> None:
+        words = _words(_seen(_run, store, spiked_run.id)).replace("\\", "")
+        assert "Loss spike since step 60; rolled back" in words
+
+    def test_its_configuration_is_shown_beside_another_run(
+        self, store: Store, spiked_run: Run, make: Any
+    ) -> None:
+        store.add_run(make.run("other", config={"steps": 600, "seed": 3}))
+        page = _seen(_run, store, spiked_run.id)
+        page.selectbox(key="configuration_of").select("id-other").run()
+        (rows,) = [d.value for d in page.dataframe if "key" in d.value.columns]
+        assert rows.to_dict("records") == [{"key": "seed", "this run": "-", "other": "3"}]
+
     def test_more_charts_come_when_asked_for(self, store: Store, spiked_run: Run) -> None:
         page = _seen(_run, store, spiked_run.id)
         page.toggle(key="more").set_value(True).run()

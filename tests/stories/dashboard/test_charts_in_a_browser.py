@@ -1,4 +1,4 @@
-"""A chart's node stays while its run trains: what was zoomed to, and where the page was, stay too."""
+"""A chart's node stays while its run trains; so do what was zoomed to and where the page was."""
 
 from collections.abc import Callable
 from typing import Any

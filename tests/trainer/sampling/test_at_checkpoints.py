@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from moescope.dashboard.reads import sample_clips
+from moescope.dashboard.reads_of_samples import samples_of
 from moescope.monitors.states.checkpoint import checkpoint_folders, read_checkpoint
 from moescope.platform.errors import MoescopeError
 from moescope.platform.frozen import changed
@@ -58,8 +58,9 @@ def test_each_checkpoint_has_its_clips_and_the_page_and_the_record_know_them(
             f"2 clips of the state in front of step {step}" for step in (4, 8)
         ]
         assert events[1].details["samples"] == [str(folder / steps[1] / name) for name in names]
-        newest = sample_clips(store.find_run("r"), most=2)
-    assert {path.parent.name for path in newest} == {"step-000008"}
+        shown = samples_of(store.find_run("r"))
+    assert list(shown) == [8, 4]
+    assert sorted(f"{name}.mp4" for name in shown[8]) == names
 
 
 def test_classes_are_named_by_name_or_number(
