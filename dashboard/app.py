@@ -11,9 +11,9 @@ from moescope.dashboard.sign_in import is_admitted
 from moescope.dashboard.theme import ICON, PAGE_STYLE
 from moescope.dashboard.views import (
     alerts,
+    fleet,
     incident,
     no_store,
-    overview,
     rules,
     run,
     studies,
@@ -50,7 +50,7 @@ def _route(store: Store) -> None:
             st.switch_page(the_studies, query_params=st.query_params.to_dict())
         if st.query_params.get("alert"):
             st.switch_page(the_incidents, query_params=st.query_params.to_dict())
-        overview.render(store, link_to_run)
+        fleet.render(store, open_run)
 
     def run_page() -> None:
         run.render(store, run.picked(store, st.query_params.get("run", "")), link_to_incident)
@@ -74,6 +74,9 @@ def _route(store: Store) -> None:
 
     def link_to_study(label: str, name: str) -> None:
         st.page_link(the_studies, label=label, query_params={"study": name})
+
+    def open_run(run_id: str) -> None:
+        st.switch_page(the_run, query_params={"run": run_id})
 
     def link_to_run(label: str, run_id: str) -> None:
         st.page_link(the_run, label=label, query_params={"run": run_id})

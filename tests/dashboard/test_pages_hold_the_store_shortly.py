@@ -15,12 +15,10 @@ from moescope.platform.store import Store
 # Streamlit copies the text of these functions: their imports go inside
 
 
-def _overview(store: "Store") -> None:
-    import streamlit as st
+def _fleet(store: "Store") -> None:
+    from moescope.dashboard.views import fleet
 
-    from moescope.dashboard.views import overview
-
-    overview.render(store, lambda label, run_id: st.text(f"link {label} {run_id}"))
+    fleet.render(store, lambda run_id: None)
 
 
 def _run(store: "Store", wanted: str) -> None:
@@ -53,7 +51,7 @@ def long_run(store: Store, spiked_run: Run, make: SimpleNamespace) -> Run:
     return spiked_run
 
 
-@pytest.mark.parametrize("page", [_overview, _run, _alerts], ids=["overview", "run", "alerts"])
+@pytest.mark.parametrize("page", [_fleet, _run, _alerts], ids=["fleet", "run", "alerts"])
 def test_a_page_reads_in_short_transactions_and_leaves_none_open(
     store: Store, long_run: Run, page: Callable[..., None]
 ) -> None:
