@@ -18,6 +18,7 @@ from moescope.dashboard.views import (
     run,
     studies,
     study,
+    system_page,
 )
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
@@ -38,10 +39,10 @@ def main() -> None:
     if store is None:
         no_store.render(settings.store_url)
         return
-    _route(store)
+    _route(store, settings)
 
 
-def _route(store: Store) -> None:
+def _route(store: Store, settings: Settings) -> None:
     def runs_page() -> None:
         wanted = st.query_params.get("run")
         if wanted:  # a link to a run works from the root too
@@ -64,6 +65,9 @@ def _route(store: Store) -> None:
 
     def rules_page() -> None:
         rules.render(store)
+
+    def the_system_page() -> None:
+        system_page.render(store, settings)
 
     def studies_page() -> None:
         wanted = st.query_params.get("study")
@@ -98,6 +102,7 @@ def _route(store: Store) -> None:
         st.Page(alerts_page, title="Alerts", url_path="alerts", icon=":material/notifications:"),
         the_incidents,
         st.Page(rules_page, title="Rules", url_path="rules", icon=":material/rule:"),
+        st.Page(the_system_page, title="System", url_path="system", icon=":material/dns:"),
     ]
     st.navigation(pages, position="top").run()
 

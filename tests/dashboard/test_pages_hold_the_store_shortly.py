@@ -21,6 +21,13 @@ def _fleet(store: "Store") -> None:
     fleet.render(store, lambda run_id: None)
 
 
+def _system(store: "Store") -> None:
+    from moescope.dashboard.views import system_page
+    from moescope.platform.settings import Settings
+
+    system_page.render(store, Settings())
+
+
 def _run(store: "Store", wanted: str) -> None:
     from moescope.dashboard.views import run
 
@@ -51,7 +58,11 @@ def long_run(store: Store, spiked_run: Run, make: SimpleNamespace) -> Run:
     return spiked_run
 
 
-@pytest.mark.parametrize("page", [_fleet, _run, _alerts], ids=["fleet", "run", "alerts"])
+@pytest.mark.parametrize(
+    "page",
+    [_fleet, _system, _run, _alerts],
+    ids=["fleet", "system", "run", "alerts"],
+)
 def test_a_page_reads_in_short_transactions_and_leaves_none_open(
     store: Store, long_run: Run, page: Callable[..., None]
 ) -> None:

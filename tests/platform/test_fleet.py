@@ -1,7 +1,5 @@
 """What a list of runs tells besides the runs, asked once for many of them."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,15 +7,13 @@ import pytest
 from moescope.platform.commands import answer, ask, take
 from moescope.platform.fleet import doings, num_archived
 from moescope.platform.records import Event, Run, Segment
-from moescope.platform.store import Store, open_store
+from moescope.platform.store import Store
 
 
-@pytest.fixture
-def store(tmp_path: Path, put_store: Callable[[Path], str]) -> Iterator[Store]:
-    with open_store(put_store(tmp_path / "store.db")) as opened:
-        for name in ("a", "b", "c"):
-            opened.add_run(Run(name, name, "p", {}, "running", "cpu", "0", 1.0, 2.0))
-        yield opened
+@pytest.fixture(autouse=True)
+def _three_runs(store: Store) -> None:
+    for name in ("a", "b", "c"):
+        store.add_run(Run(name, name, "p", {}, "running", "cpu", "0", 1.0, 2.0))
 
 
 def test_commands_that_nobody_answered_and_pauses_are_told(store: Store) -> None:
