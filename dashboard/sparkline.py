@@ -58,7 +58,8 @@ def sparkline(bands: Bands, segments: Sequence[Segment] = ()) -> Sparkline | Non
 def _is_living(bands: Bands, segments: Sequence[Segment]) -> NDArray[np.bool_]:
     if len(segments) < 2:
         return np.ones(len(bands.steps), bool)
-    where = Series(bands.signal, bands.segments, bands.steps, bands.mean, bands.mean)
+    no_times = np.zeros(len(bands.steps))
+    where = Series(bands.signal, bands.segments, bands.steps, no_times, bands.mean)
     return is_living(where, segments)
 
 
