@@ -11,13 +11,14 @@ from moescope.dashboard.sign_in import is_admitted
 from moescope.dashboard.theme import ICON, PAGE_STYLE
 from moescope.dashboard.views import (
     alerts,
+    fleet,
     incident,
     no_store,
-    overview,
     rules,
     run,
     studies,
     study,
+    system_page,
 )
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
@@ -38,10 +39,10 @@ def main() -> None:
     if store is None:
         no_store.render(settings.store_url)
         return
-    _route(store)
+    _route(store, settings)
 
 
-def _route(store: Store) -> None:
+def _route(store: Store, settings: Settings) -> None:
     def runs_page() -> None:
         wanted = st.query_params.get("run")
         if wanted:  # a link to a run works from the root too
@@ -50,7 +51,7 @@ def _route(store: Store) -> None:
             st.switch_page(the_studies, query_params=st.query_params.to_dict())
         if st.query_params.get("alert"):
             st.switch_page(the_incidents, query_params=st.query_params.to_dict())
-        overview.render(store, link_to_run)
+        fleet.render(store, open_run)
 
     def run_page() -> None:
         run.render(store, run.picked(store, st.query_params.get("run", "")), link_to_incident)
@@ -65,6 +66,9 @@ def _route(store: Store) -> None:
     def rules_page() -> None:
         rules.render(store)
 
+    def the_system_page() -> None:
+        system_page.render(store, settings)
+
     def studies_page() -> None:
         wanted = st.query_params.get("study")
         if wanted:
@@ -74,6 +78,9 @@ def _route(store: Store) -> None:
 
     def link_to_study(label: str, name: str) -> None:
         st.page_link(the_studies, label=label, query_params={"study": name})
+
+    def open_run(run_id: str) -> None:
+        st.switch_page(the_run, query_params={"run": run_id})
 
     def link_to_run(label: str, run_id: str) -> None:
         st.page_link(the_run, label=label, query_params={"run": run_id})
@@ -95,6 +102,7 @@ def _route(store: Store) -> None:
         st.Page(alerts_page, title="Alerts", url_path="alerts", icon=":material/notifications:"),
         the_incidents,
         st.Page(rules_page, title="Rules", url_path="rules", icon=":material/rule:"),
+        st.Page(the_system_page, title="System", url_path="system", icon=":material/dns:"),
     ]
     st.navigation(pages, position="top").run()
 

@@ -54,6 +54,11 @@ def gib(num_bytes: float) -> str:
     return f"{num_bytes / 2**20:.3g} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:.3g} GiB"
 
 
+def counted(count: float, thing: str) -> str:
+    """Says how many there are of a thing whose plural takes an s: 1 alert, 1,200 alerts."""
+    return f"{count:,.0f} {thing}{'' if count == 1 else 's'}"
+
+
 def plain(text: str, most: int = 400) -> str:
     """Escapes a text that came from a run: Markdown shows its characters and nothing else.
 

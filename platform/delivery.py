@@ -22,7 +22,7 @@ from .store import Store
 from .store_door import StoreDoor
 from .terminal import one_line
 
-LEASE = "delivery"
+LEASE = leases.DELIVERY
 LEASE_S = 30.0
 TOO_OLD_S = 6 * 3600.0
 _FIRST_WAIT_S = 5.0

@@ -253,11 +253,16 @@ def marks(folder: Path) -> dict[str, Position]:
 
 def left_waiting(folder: Path) -> list[str]:
     """Returns the sinks that have not taken everything of a journal that nobody writes any more."""
+    return [name for name, num_bytes in depths(folder).items() if num_bytes]
+
+
+def depths(folder: Path) -> dict[str, int]:
+    """Returns {sink: bytes that it has not taken}; of a journal that is written just now, about."""
     numbers = _numbers(folder)
     if not numbers:
-        return []
+        return {}
     end = Position(numbers[-1], _size(_path(folder, numbers[-1])))
-    return [name for name, mark in marks(folder).items() if waiting_bytes(folder, mark, end)]
+    return {name: waiting_bytes(folder, mark, end) for name, mark in marks(folder).items()}
 
 
 def _read_entry(file: BinaryIO, stop: int) -> Entry | None:

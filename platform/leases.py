@@ -15,6 +15,9 @@ from . import tables
 from .store import Store
 from .upserts import insert_into
 
+SERVICE, DELIVERY = "service", "delivery"
+"""Who leads the services of a store, and who sends its alerts."""
+
 _lease = tables.leases.c
 
 
@@ -81,3 +84,18 @@ def holder(store: Store, name: str, now_s: float) -> str | None:
     """Who holds a lease now."""
     statement = select(_lease.holder).where(_lease.name == name, _lease.until_s > now_s)
     return store.database.read(lambda c: c.scalar(statement))
+
+
+class Held(NamedTuple):
+    name: str
+    holder: str
+    since_s: float
+    """When it was last claimed, by the holder's clock."""
+    until_s: float
+
+
+def all_leases(store: Store) -> list[Held]:
+    """The leases as they stand, over or not, by name."""
+    statement = select(_lease.name, _lease.holder, _lease.since_s, _lease.until_s)
+    rows = store.database.read(lambda c: c.execute(statement.order_by(_lease.name)).all())
+    return [Held(*row) for row in rows]

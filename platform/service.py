@@ -37,7 +37,7 @@ from .service_ticks import ServiceTicks
 from .settings import Settings
 from .store import Store, open_store
 
-LEASE = "service"
+LEASE = leases.SERVICE
 LEASE_S = 7.0
 BEAT_EVERY_S = 1.0
 TAKE_OVER_S = 10.0

@@ -71,12 +71,13 @@ def schedule(
 
 def schedules(home: Home = None, store: StoreUrl = None, as_json: Json = False) -> None:
     """List schedules: when each comes due next, and what came of the last time."""
+    from ..platform.firings import schedules as all_schedules
     from . import schedules as kept
 
     now_s = time.time()
     rows = []
     with opened_store(asked_settings(home, store)) as open_store:
-        for one in kept.schedules(open_store):
+        for one in all_schedules(open_store):
             fired = kept.firings(open_store, one.name, most=1)
             rows.append(
                 {

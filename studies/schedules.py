@@ -21,6 +21,7 @@ from sqlalchemy import Connection, delete, func, select, update
 
 from ..platform import tables, trials
 from ..platform.errors import MoescopeError, did_you_mean
+from ..platform.firings import schedules
 from ..platform.frozen import parsed
 from ..platform.records import Firing, Schedule, ScheduleKind
 from ..platform.store import Store
@@ -54,12 +55,6 @@ def keep(store: Store, schedule: Schedule) -> None:
         )
 
     store.database.write(work, is_durable=True)
-
-
-def schedules(store: Store) -> list[Schedule]:
-    statement = select(tables.schedules).order_by(_schedule.name)
-    rows = store.database.read(lambda c: c.execute(statement).mappings().all())
-    return [Schedule(**row) for row in rows]
 
 
 def num_firings(store: Store, name: str) -> int:

@@ -34,9 +34,9 @@ def _run(store: "Store", run_id: "str") -> None:
 
 
 def _runs(store: "Store") -> None:
-    from moescope.dashboard.views import overview
+    from moescope.dashboard.views import fleet
 
-    overview.render(store, lambda name, run_id: None)
+    fleet.render(store, lambda run_id: None)
 
 
 def _text(page: AppTest) -> str:
@@ -58,6 +58,7 @@ def test_its_page_draws_what_it_has_and_the_branch_that_was_left(store: Store, r
 def test_it_stands_in_the_list_of_runs(store: Store, run_id: str) -> None:
     page = AppTest.from_function(_runs, args=(store,), default_timeout=30).run()
     assert not page.exception, page.exception
-    text = _text(page)
-    assert "finished" in text
-    assert "step **90**" in text
+    (table,) = page.get("bidi_component")
+    (row,) = json.loads(table.proto.json)["rows"]
+    assert row["doing"]["text"] == "finished"
+    assert row["step"]["text"] == "90"

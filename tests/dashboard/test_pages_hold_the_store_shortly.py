@@ -15,12 +15,17 @@ from moescope.platform.store import Store
 # Streamlit copies the text of these functions: their imports go inside
 
 
-def _overview(store: "Store") -> None:
-    import streamlit as st
+def _fleet(store: "Store") -> None:
+    from moescope.dashboard.views import fleet
 
-    from moescope.dashboard.views import overview
+    fleet.render(store, lambda run_id: None)
 
-    overview.render(store, lambda label, run_id: st.text(f"link {label} {run_id}"))
+
+def _system(store: "Store") -> None:
+    from moescope.dashboard.views import system_page
+    from moescope.platform.settings import Settings
+
+    system_page.render(store, Settings())
 
 
 def _run(store: "Store", wanted: str) -> None:
@@ -53,7 +58,11 @@ def long_run(store: Store, spiked_run: Run, make: SimpleNamespace) -> Run:
     return spiked_run
 
 
-@pytest.mark.parametrize("page", [_overview, _run, _alerts], ids=["overview", "run", "alerts"])
+@pytest.mark.parametrize(
+    "page",
+    [_fleet, _system, _run, _alerts],
+    ids=["fleet", "system", "run", "alerts"],
+)
 def test_a_page_reads_in_short_transactions_and_leaves_none_open(
     store: Store, long_run: Run, page: Callable[..., None]
 ) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from moescope.dashboard.views.overview import matches
 from moescope.dashboard.views.steering import from_address, step_range
 from moescope.dashboard.words import plain
 from moescope.platform.alert_kinds import ENDED, NEW_BASELINE
@@ -21,14 +20,6 @@ from moescope.platform.store import Store
 
 # Streamlit copies the text of these functions: their imports go inside, and what annotates them is
 # quoted, since nobody imports it there
-
-
-def _overview(store: "Store") -> None:
-    import streamlit as st
-
-    from moescope.dashboard.views import overview
-
-    overview.render(store, lambda label, run_id: st.text(f"link {label} {run_id}"))
 
 
 def _alerts(store: "Store") -> None:
@@ -71,66 +62,6 @@ def _words(page: AppTest) -> str:
 def _charts(page: AppTest) -> list[str]:
     told = [part.proto.bytes.decode() for part in page.get("bidi_component")]
     return [text for text in told if '"figure": ' in text]
-
-
-class TestTheListOfRuns:
-    def test_it_says_how_a_run_is_and_what_it_measured_last(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        words = _words(_seen(_overview, store))
-        assert "critical" in words
-        assert "1 open alert" in words
-        assert f"link {spiked_run.name} {spiked_run.id}" in words
-        assert "step **91** of 600" in words
-        assert "loss **0.9**" in words
-        assert "**12.3k** tokens/s" in words
-
-    def test_without_a_run_it_says_how_to_start_one(self, store: Store) -> None:
-        assert "moescope train" in _words(_seen(_overview, store))
-
-    def test_a_run_that_fell_silent_shows_the_age_of_its_heartbeat(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        store.update_run(spiked_run.id, heartbeat_s=time.time() - 3660)
-        words = _words(_seen(_overview, store))
-        assert "silent" in words
-        assert "heartbeat **1 h 1 min** ago" in words
-
-    def test_a_run_without_signals_is_listed(self, store: Store, make: Any) -> None:
-        store.add_run(make.run("bare"))
-        words = _words(_seen(_overview, store))
-        assert "healthy" in words
-        assert "loss" not in words
-
-    def test_what_was_looked_for_narrows_it(self, store: Store, make: Any) -> None:
-        for name in ("red-fox", "blue-fox"):
-            store.add_run(make.run(name))
-        page = _seen(_overview, store)
-        page.text_input(key="runs_find").input("red").run()
-        assert "link red-fox" in _words(page)
-        assert "blue-fox" not in _words(page)
-        page.text_input(key="runs_find").input("green").run()
-        assert "No run matches" in _words(page)
-
-    def test_archived_runs_are_hidden_until_asked_for(self, store: Store, make: Any) -> None:
-        store.add_run(make.run("old"))
-        store.update_run("id-old", is_archived=True)
-        page = _seen(_overview, store)
-        assert "link old" not in _words(page)
-        page.toggle(key="runs_archived").set_value(True).run()
-        assert "link old" in _words(page)
-
-    def test_many_runs_come_in_pages(self, store: Store, make: Any) -> None:
-        for i in range(25):
-            store.add_run(make.run(f"run-{i}", created_s=1000.0 + i))
-        words = _words(_seen(_overview, store))
-        assert words.count("link run-") == 20
-        assert "link run-24" in words
-
-    def test_every_wanted_word_must_occur(self, make: Any) -> None:
-        run = make.run("red-fox", tags=("night",))
-        assert matches(run, "FOX night")
-        assert not matches(run, "fox day")
 
 
 class TestThePageOfARun:

@@ -2,7 +2,16 @@
 
 import pytest
 
-from moescope.dashboard.words import age, gib, in_figure, number, plain, plain_with_code, short
+from moescope.dashboard.words import (
+    age,
+    counted,
+    gib,
+    in_figure,
+    number,
+    plain,
+    plain_with_code,
+    short,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +43,11 @@ def test_ages_have_two_units_and_are_never_negative() -> None:
 
 def test_sizes_have_a_unit() -> None:
     assert [gib(2**29), gib(3.5 * 2**30)] == ["512 MiB", "3.5 GiB"]
+
+
+def test_one_thing_has_no_plural() -> None:
+    said = [counted(count, "run") for count in (0, 1, 1200)]
+    assert said == ["0 runs", "1 run", "1,200 runs"]
 
 
 def test_text_of_a_run_makes_no_markup() -> None:

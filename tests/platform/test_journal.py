@@ -16,6 +16,7 @@ from moescope.platform.journal import (
     Journal,
     JournalReader,
     Position,
+    depths,
     left_waiting,
     marks,
     pack_entry,
@@ -189,11 +190,13 @@ def test_an_unreadable_mark_costs_a_replay_only(tmp_path: Path) -> None:
 
 def test_what_a_sink_has_not_taken_is_known_afterwards(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
+    assert depths(tmp_path) == {}
     journal.append([pack_entry(b"a", 1.0)])
     journal.acknowledge("sql", journal.end)
     journal.acknowledge("mlflow", NOWHERE)
     journal.close()
     assert left_waiting(tmp_path) == ["mlflow"]
+    assert depths(tmp_path) == {"sql": 0, "mlflow": len(pack_entry(b"a", 1.0))}
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:

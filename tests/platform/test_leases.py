@@ -5,7 +5,7 @@ import threading
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moescope.platform.leases import beat, claim, holder, release
+from moescope.platform.leases import all_leases, beat, claim, holder, release
 from moescope.platform.store import Store, open_store
 
 
@@ -96,3 +96,11 @@ def test_who_is_told_that_it_holds_the_lease_holds_it(
             assert holder(store, "lead", now_s) == who
         else:
             assert before != who
+
+
+def test_all_leases_are_told_as_they_stand_over_or_not(store: Store) -> None:
+    assert all_leases(store) == []
+    claim(store, "b", "me", 10.0, 5.0)
+    claim(store, "a", "you", 20.0, 5.0)
+    beat(store, "a", "you", 22.0, 5.0)
+    assert all_leases(store) == [("a", "you", 20.0, 27.0), ("b", "me", 10.0, 15.0)]

@@ -1,0 +1,109 @@
+"""What of the system comes in tables: the sinks of living runs, the store's tables, large runs."""
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from ...platform import catalogue
+from ...platform.store import Store
+from ...platform.store_sizes import RunSize, TableSize
+from .. import reads_of_the_system as reads
+from ..words import age, counted, gib, plain
+
+LAG_S = 30.0
+"""A sink that is further behind wants a look."""
+_SIGNALS = {
+    "behind, s": catalogue.SINK_LAG_S,
+    "left out": catalogue.SINK_COALESCED,
+    "lost steps": catalogue.SINK_LOST,
+    "refused": catalogue.SINK_REFUSED,
+}
+
+
+def render(store: Store) -> None:
+    """Draws the tables of the store and its largest runs; read once, as that costs some."""
+    left, right = st.columns(2, gap="medium")
+    with left, st.container(border=True, gap="small"):
+        st.markdown("#### Tables")
+        _tables(reads.tables_now(store.url, store))
+    with right, st.container(border=True, gap="small"):
+        st.markdown("#### Largest runs")
+        _largest(reads.runs_by_size(store.url, store))
+
+
+def sinks(runs: Sequence[reads.SinksOfARun]) -> None:
+    """Draws what becomes of the samples of each run on their way."""
+    if not runs:
+        st.caption("No run trains at the moment.")
+        return
+    rows = [
+        {"run": one.run.name}
+        | {name: one.values.get(signal) for name, signal in _SIGNALS.items()}
+        | {"waits in the journal": _depths(one)}
+        for one in runs
+    ]
+    columns = {
+        name: st.column_config.NumberColumn(
+            format="%.1f" if signal == catalogue.SINK_LAG_S else "localized",
+            help=catalogue.CATALOGUE[signal].help,
+        )
+        for name, signal in _SIGNALS.items()
+    }
+    st.dataframe(rows, key="system_sinks", hide_index=True, column_config=columns)
+
+
+def wants_of_sinks(runs: Sequence[reads.SinksOfARun]) -> list[str]:
+    """A sentence for each thing that is wrong on the way from a run to a store."""
+    wants = []
+    for one in runs:
+        name = plain(one.run.name, 60)
+        if (lag_s := one.values.get(catalogue.SINK_LAG_S, 0.0)) > LAG_S:
+            wants.append(f"{name}: the slowest sink is {age(lag_s)} behind.")
+        if lost := one.values.get(catalogue.SINK_LOST):
+            wants.append(f"{name}: {counted(lost, 'step')} lost, as its disk took nothing.")
+        if refused := one.values.get(catalogue.SINK_REFUSED):
+            wants.append(f"{name}: {counted(refused, 'record')} that no store could hold.")
+    return wants
+
+
+def _depths(one: reads.SinksOfARun) -> str:
+    if one.depths is None:
+        return "not seen from here"
+    waits = [f"{sink} {gib(size)}" for sink, size in one.depths.items() if size]
+    return ", ".join(waits) or "nothing"
+
+
+def _tables(found: Sequence[TableSize]) -> None:
+    shown = [one for one in found if one.num_rows != 0]
+    _table(
+        [{"table": one.name, "rows": one.num_rows, "MiB": _mib(one.num_bytes)} for one in shown],
+        "system_tables",
+    )
+    if any(one.num_rows is None for one in shown):
+        st.caption("What is not told would take long to count: `moescope db check` does.")
+
+
+def _largest(runs: Sequence[RunSize]) -> None:
+    if not runs:
+        st.caption("No run has samples yet.")
+        return
+    _table(
+        [{"run": one.name, "steps": one.num_steps, "MiB": _mib(one.num_bytes)} for one in runs],
+        "system_runs",
+    )
+    more = " Some have more than was added up." if any(one.is_more for one in runs) else ""
+    st.caption(f"Packed numbers, without what a table adds to each row.{more}")
+
+
+def _mib(num_bytes: int | None) -> float | None:
+    return None if num_bytes is None else num_bytes / 2**20
+
+
+def _table(rows: list[dict[str, object]], key: str) -> None:
+    whole = st.column_config.NumberColumn(format="localized")
+    columns = {
+        "rows": whole,
+        "steps": whole,
+        "MiB": st.column_config.NumberColumn(format="%.2f"),
+    }
+    st.dataframe(rows, key=key, hide_index=True, column_config=columns)
