@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -15,6 +16,9 @@ LIVE_S = 3.0
 """Seconds between refreshes of the parts that a person watches."""
 CALM_S = 10.0
 """The same for the other charts: a redrawn chart blinks, and costs the trainer's cores."""
+
+_APART_S = cycle((0.0, 0.17, 0.34, 0.51, 0.68, 0.85))
+"""Added to the time between refreshes, so that no two parts of a page keep ticking together."""
 
 LinkToRun = Callable[[str, str], None]
 """Draws a link with a label (text of a run, not yet escaped) to the page of the run with an id."""
@@ -33,7 +37,10 @@ def live(part: Callable[[], None], every_s: float | None) -> None:
         with store_may_be_away():
             part()
 
-    st.fragment(guarded, run_every=every_s)()
+    # parts that tick at the same moment make the browser keep what they do not draw any more: it
+    # takes the end of one part's run for that of another's
+    apart_s = next(_APART_S)
+    st.fragment(guarded, run_every=None if every_s is None else every_s + apart_s)()
 
 
 @contextmanager
@@ -48,6 +55,23 @@ def store_may_be_away() -> Iterator[None]:
             icon=":material/cloud_off:",
         )
         st.text(str(error).splitlines()[0])
+
+
+def tried(deed: Callable[[], object], run_id: str) -> None:
+    """Does what a click asks for; where that fails, `failed` says so at the next drawing, since a
+    callback must draw nothing itself."""
+    try:
+        deed()
+    except (MoescopeError, OSError) as error:
+        st.session_state[f"failed_{run_id}"] = str(error).splitlines()[0]
+
+
+def failed(run_id: str) -> None:
+    """Draws once what became of a click whose deed failed."""
+    said = st.session_state.pop(f"failed_{run_id}", None)
+    if said is not None:
+        st.error("It was not asked.", icon=":material/block:")
+        st.text(said)
 
 
 def heading(title: str, signal: str) -> None:

@@ -15,7 +15,7 @@ from ..words import age, number, plain, short
 from . import (
     alerts,
     charts_of_a_run,
-    control,
+    control_strip,
     experts,
     history,
     more_charts,
@@ -24,7 +24,7 @@ from . import (
     system,
     who_goes_where,
 )
-from .panel import CALM_S, LIVE_S, LinkToIncident, badge, live
+from .panel import CALM_S, LIVE_S, LinkToIncident, LinkToRun, badge, live
 
 _LAST_SEEN = "moescope_last_seen_run"
 
@@ -64,7 +64,13 @@ def picked(store: Store, wanted: str) -> str:
     return chosen
 
 
-def render(store: Store, wanted: str, link_to_incident: LinkToIncident | None = None) -> None:
+def render(
+    store: Store,
+    wanted: str,
+    link_to_incident: LinkToIncident | None = None,
+    link_to_control: LinkToRun | None = None,
+    link_to_rules: LinkToRun | None = None,
+) -> None:
     """Draws a run's page. wanted: id, beginning of an id, or name, as the address has it."""
     if not wanted:
         st.info("No run yet. `moescope train tiny --data FOLDER` starts one; it appears here.")
@@ -78,7 +84,8 @@ def render(store: Store, wanted: str, link_to_incident: LinkToIncident | None = 
     is_live = run.status == "running"
     beat_s = LIVE_S if is_live else None
     live(lambda: _head(store, run.id, is_live, link_to_incident), beat_s or CALM_S)
-    live(lambda: control.render(store, _now(store, run.id)), beat_s)
+    strip = (link_to_control, link_to_rules)
+    live(lambda: control_strip.render(store, _now(store, run.id), *strip), beat_s)
     if not RunReader(store, run.id).signals:
         live(lambda: _until_measured(store, run.id), beat_s)
         return

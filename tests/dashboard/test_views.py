@@ -14,7 +14,7 @@ from moescope.dashboard.views.overview import matches
 from moescope.dashboard.views.steering import from_address, step_range
 from moescope.dashboard.words import plain
 from moescope.platform.alert_kinds import ENDED, NEW_BASELINE
-from moescope.platform.commands import answer, ask, commands
+from moescope.platform.commands import ask
 from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Alert, Frame, Run
 from moescope.platform.store import Store
@@ -162,21 +162,26 @@ class TestThePageOfARun:
         assert "No signal of this run has arrived yet" in _words(page)
         assert _charts(page) == []
 
-    def test_a_silent_run_shows_the_age_and_takes_no_command(
-        self, store: Store, spiked_run: Run
-    ) -> None:
+    def test_a_silent_run_shows_the_age(self, store: Store, spiked_run: Run) -> None:
         store.update_run(spiked_run.id, heartbeat_s=time.time() - 600)
-        page = _seen(_run, store, spiked_run.id)
-        assert "No heartbeat for 10 min" in _words(page)
-        assert page.button(key="roll_back").disabled
+        assert "No heartbeat for 10 min" in _words(_seen(_run, store, spiked_run.id))
 
-    def test_an_ended_run_keeps_its_charts_and_takes_no_command(
+    def test_an_ended_run_keeps_its_charts(self, store: Store, spiked_run: Run) -> None:
+        store.update_run(spiked_run.id, status="finished", finished_s=time.time())
+        assert len(_charts(_seen(_run, store, spiked_run.id))) == 12
+
+    def test_it_says_how_far_the_run_acts_by_itself_and_what_was_asked_last(
         self, store: Store, spiked_run: Run
     ) -> None:
-        store.update_run(spiked_run.id, status="finished", finished_s=time.time())
+        ask(store, spiked_run.id, "pause", {}, "ana", time.time())
         page = _seen(_run, store, spiked_run.id)
-        assert len(_charts(page)) == 12
-        assert page.button(key="roll_back").disabled
+        words = _words(page)
+        assert "Automatic action" in words
+        assert ":green-badge[:material/autorenew: on]" in words
+        assert "1 without answer" in words
+        assert "pause: asked 0 s ago" in words
+        # what changes a run is asked for on a page of its own
+        assert [b.key for b in page.button if "roll" in str(b.key)] == []
 
     def test_without_a_name_the_newest_run_is_shown(self, store: Store, spiked_run: Run) -> None:
         page = _seen(_run, store, "")
@@ -302,66 +307,6 @@ class TestThePageOfARun:
         page.run()
         assert not page.exception
         assert "database is locked" in _words(page)
-
-
-class TestControl:
-    def test_a_rollback_is_asked_only_after_a_second_click(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        page = _seen(_run, store, spiked_run.id)
-        page.button(key="roll_back").click().run()
-        words = _words(page)
-        assert "goes back to its checkpoint of step 50 (certified)" in words
-        assert "gives up the 41 steps" in words
-        assert commands(store, spiked_run.id) == []
-        page.button(key="rollback_yes").click().run()
-        (command,) = commands(store, spiked_run.id)
-        assert (command.kind, command.args["to_step"]) == ("rollback", 50)
-        assert command.asked_by == "dashboard"
-        assert "asked" in _words(page)
-
-    def test_it_can_be_cancelled(self, store: Store, spiked_run: Run) -> None:
-        page = _seen(_run, store, spiked_run.id)
-        page.button(key="roll_back").click().run()
-        page.button(key="rollback_no").click().run()
-        assert "goes back to" not in _words(page)
-        assert commands(store, spiked_run.id) == []
-
-    def test_a_tainted_checkpoint_is_not_offered_and_another_can_be_chosen(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        page = _seen(_run, store, spiked_run.id)
-        page.button(key="roll_back").click().run()
-        choice = page.selectbox(key="rollback_target")
-        assert [option.split(":")[0] for option in choice.options] == [
-            "step 90",
-            "step 50",
-            "step 0",
-        ]
-        choice.set_value(0).run()
-        page.button(key="rollback_yes").click().run()
-        assert commands(store, spiked_run.id)[0].args["to_step"] == 0
-
-    def test_the_answer_of_a_command_is_shown(self, store: Store, spiked_run: Run) -> None:
-        asked = ask(store, spiked_run.id, "checkpoint", {}, "ana", time.time())
-        answer(store, asked.id, "refused", "the disk is full", time.time())
-        words = _words(_seen(_run, store, spiked_run.id))
-        assert "refused" in words
-        assert "the disk is full" in words
-        assert "by ana" in words
-
-    def test_the_switch_asks_for_the_mode_in_two_steps(self, store: Store, spiked_run: Run) -> None:
-        page = _seen(_run, store, spiked_run.id)
-        page.button_group(key=f"mode_{spiked_run.id}_on").set_value("off").run()
-        assert commands(store, spiked_run.id) == []
-        page.button(key="set_mode").click().run()
-        (command,) = commands(store, spiked_run.id)
-        assert (command.kind, command.args) == ("set_mode", {"mode": "off"})
-
-    def test_a_checkpoint_is_asked_for(self, store: Store, spiked_run: Run) -> None:
-        page = _seen(_run, store, spiked_run.id)
-        page.button(key="save_checkpoint").click().run()
-        assert [c.kind for c in commands(store, spiked_run.id)] == ["checkpoint"]
 
 
 class TestAlerts:
