@@ -13,7 +13,7 @@ from ..reads import RunNow
 from ..reads_of_control import ControlNow, control_now
 from ..words_of_commands import MODES, NAMES, mode_in_words, why_not, will_do
 from .asked import waiting
-from .panel import failed, tried
+from .panel import act
 
 _ICONS: dict[CommandKind, str] = {
     "checkpoint": ":material/save:",
@@ -61,7 +61,6 @@ def render(store: Store, run_id: str) -> None:
                 )
         asking = st.session_state.get(asking_key(run_id))
         with st.container(key="control_question"):
-            failed(run_id)
             if asking in kinds and not reason:
                 _question(store, now, asking)
 
@@ -92,7 +91,7 @@ def _mode_switch(store: Store, here: ControlNow, reason: str) -> None:
             key="set_mode",
             type="primary",
             on_click=_ask,
-            args=(now.run.id, asks.set_mode, store, now.run.id, mode),
+            args=(store, now.run.id, asks.set_mode, mode),
             kwargs={"reset": (key, now.run.mode)},
         )
         st.button(
@@ -128,7 +127,7 @@ def _question(store: Store, now: RunNow, kind: CommandKind) -> None:
             key="deed_yes",
             type="primary",
             on_click=_ask,
-            args=(run_id, deeds[kind], store, run_id, *args),
+            args=(store, run_id, deeds[kind], *args),
         )
         st.button(
             "Cancel",
@@ -139,6 +138,7 @@ def _question(store: Store, now: RunNow, kind: CommandKind) -> None:
 
 
 def _ask(
+    store: Store,
     run_id: str,
     deed: Callable[..., Command],
     *args: object,
@@ -147,4 +147,4 @@ def _ask(
     st.session_state.pop(asking_key(run_id), None)
     if reset is not None:
         st.session_state[reset[0]] = reset[1]
-    tried(lambda: deed(*args), run_id)
+    act(deed, store, run_id, *args)

@@ -12,7 +12,7 @@ from ..states_of_a_run import SavedState, open_alert_before
 from ..words import age, gib, plain
 from ..words_of_commands import rollback_in_words, why_not
 from .deeds import asking_key
-from .panel import badge, tried
+from .panel import act, badge
 
 NEWEST_CERTIFIED = -1
 """The choice of no step: the trainer takes its newest certified state."""
@@ -173,4 +173,4 @@ def _question(store: Store, here: ControlNow, state: SavedState | None) -> None:
 
 def _ask(store: Store, run_id: str, step: int | None) -> None:
     st.session_state.pop(asking_key(run_id), None)
-    tried(lambda: asks.roll_back(store, run_id, step), run_id)
+    act(asks.roll_back, store, run_id, step)

@@ -3,20 +3,26 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
+from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from ...platform.catalogue import signal_spec
 from ...platform.errors import MoescopeError
+from ...platform.store import Store
 from ..theme import Look
 from ..window import Window
+from ..words import plain
+
+Answer = TypeVar("Answer")
 
 LIVE_S = 3.0
 """Seconds between refreshes of the parts that a person watches."""
 CALM_S = 10.0
 """The same for the other charts: a redrawn chart blinks, and costs the trainer's cores."""
 
+_REFUSED = "refused"
 _APART_S = cycle((0.0, 0.17, 0.34, 0.51, 0.68, 0.85))
 """Added to the time between refreshes, so that no two parts of a page keep ticking together."""
 
@@ -34,6 +40,7 @@ def live(part: Callable[[], None], every_s: float | None) -> None:
     """
 
     def guarded() -> None:
+        say_what_was_refused()
         with store_may_be_away():
             part()
 
@@ -57,21 +64,44 @@ def store_may_be_away() -> Iterator[None]:
         st.text(str(error).splitlines()[0])
 
 
-def tried(deed: Callable[[], object], run_id: str) -> None:
-    """Does what a click asks for; where that fails, `failed` says so at the next drawing, since a
-    callback must draw nothing itself."""
+@contextmanager
+def page_of_the_store() -> Iterator[None]:
+    """Does for a whole page what `store_may_be_away` does for a live part of one."""
+    is_whole = False
+    say_what_was_refused()
+    with store_may_be_away():
+        yield
+        is_whole = True
+    if not is_whole:
+        _again_soon()
+
+
+def _again_soon() -> None:
+    """Draws the page anew after a while."""
+    ticks = cycle((False, True))
+
+    def part() -> None:
+        if next(ticks):
+            st.rerun(scope="app")
+
+    st.fragment(part, run_every=LIVE_S)()
+
+
+def act(ask: Callable[..., Answer], store: Store, *args: Any) -> Answer | None:
+    """Asks for something, a function of `asks.py`. Where that is refused, or the store is away,
+    None comes back and the page says so when it is drawn next: a callback must draw nothing."""
     try:
-        deed()
+        return ask(store, *args)
     except (MoescopeError, OSError) as error:
-        st.session_state[f"failed_{run_id}"] = str(error).splitlines()[0]
+        st.session_state[_REFUSED] = str(error).splitlines()[0]
+        return None
 
 
-def failed(run_id: str) -> None:
-    """Draws once what became of a click whose deed failed."""
-    said = st.session_state.pop(f"failed_{run_id}", None)
+def say_what_was_refused() -> None:
+    """Says once why what was asked for was not done."""
+    said = st.session_state.pop(_REFUSED, None)
     if said is not None:
-        st.error("It was not asked.", icon=":material/block:")
-        st.text(said)
+        st.toast(plain(said), icon=":material/block:")
 
 
 def heading(title: str, signal: str) -> None:

@@ -13,7 +13,7 @@ from ..reads import SHOWN_OF_A_RUN, RunNow, RunReader, run_now, sample_clips
 from ..theme import LAMPS
 from ..words import age, number, plain, short
 from . import (
-    alerts,
+    alert_cards,
     charts_of_a_run,
     control_strip,
     experts,
@@ -131,7 +131,7 @@ def _head(
         st.caption(plain(now.run.note))
     open_alerts = store.alerts(run_id=run_id, states=["open"])
     if open_alerts:
-        alerts.feed(store, open_alerts, most=3, link_to_incident=link_to_incident)
+        alert_cards.feed(store, open_alerts, most=3, link_to_incident=link_to_incident)
 
 
 def _numbers(now: RunNow) -> list[tuple[str, str, str]]:

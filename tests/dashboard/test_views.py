@@ -1,6 +1,5 @@
 """Each page in its good state and the designed others: empty, stale, no signals, no store."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,9 @@ from streamlit.testing.v1 import AppTest
 from moescope.dashboard.views.overview import matches
 from moescope.dashboard.views.steering import from_address, step_range
 from moescope.dashboard.words import plain
-from moescope.platform.alert_kinds import ENDED, NEW_BASELINE
 from moescope.platform.commands import ask
 from moescope.platform.errors import MoescopeError
-from moescope.platform.records import Alert, Frame, Run
+from moescope.platform.records import Frame, Run
 from moescope.platform.store import Store
 
 # Streamlit copies the text of these functions: their imports go inside, and what annotates them is
@@ -307,128 +305,6 @@ class TestThePageOfARun:
         page.run()
         assert not page.exception
         assert "database is locked" in _words(page)
-
-
-class TestAlerts:
-    def test_an_alert_says_since_when_and_against_which_limit(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        words = _words(_seen(_alerts, store))
-        assert "began at step 60, fired at step 63" in words
-        assert "value 9.5 sigma, limit 4 sigma" in words
-        assert f"link {spiked_run.name}" in words
-
-    def test_acknowledging_takes_it_from_the_open_ones(self, store: Store, spiked_run: Run) -> None:
-        (alert,) = store.alerts()
-        page = _seen(_alerts, store)
-        page.button(key=f"acknowledged_{alert.id}").click().run()
-        assert store.alert(alert.id).state == "acknowledged"
-        assert store.alert(alert.id).changed_by == "dashboard"
-        assert "No open alert" in _words(page)
-        page.button_group(key="alerts_state").set_value("Acknowledged").run()
-        assert r"acknowledged by dashboard" in _words(page)
-
-    def test_it_says_what_an_alert_means_and_what_to_do(
-        self, store: Store, spiked_run: Run, make: Any
-    ) -> None:
-        told = {"meaning": "Bad <b>data</b>.", "advice": "Look at the *clips*."}
-        store.put_alert(make.alert(spiked_run.id, id="told", evidence=told))
-        store.put_alert(make.alert(spiked_run.id, id="own", rule="stalled"))
-        words = _words(_seen(_alerts, store))
-        assert plain("Bad <b>data</b>.") in words
-        assert f"**To do.** {plain('Look at the *clips*.')}" in words
-        assert "`py-spy dump --pid PID`" in words
-        assert "docs/alerts.md" in words
-
-    def test_silencing_says_for_how_long_and_by_whom(self, store: Store, spiked_run: Run) -> None:
-        page = _seen(_alerts, store)
-        alert_id = f"alert-{spiked_run.id}"
-        page.button(key=f"silence_28800_{alert_id}").click().run()
-        found = store.alert(alert_id)
-        assert (found.state, found.changed_by) == ("silenced", "dashboard")
-        assert found.silenced_until_s == pytest.approx(time.time() + 8 * 3600, abs=60)
-        page.segmented_control(key="alerts_state").set_value("Silenced").run()
-        assert "silenced for another 7 h 59 min by dashboard, 0 s ago" in _words(page).replace(
-            "1 s ago", "0 s ago"
-        ).replace("8 h by", "7 h 59 min by")
-        page.button(key=f"end_silence_{alert_id}_{spiked_run.id}_loss_spike").click().run()
-        assert store.alert(alert_id).state == "open"
-
-    def test_a_silence_without_end_outlives_its_alert_and_can_be_ended(
-        self, store: Store, spiked_run: Run, make: Any
-    ) -> None:
-        alert_id = f"alert-{spiked_run.id}"
-        page = _seen(_alerts, store)
-        page.button(key=f"silence_ever_{alert_id}").click().run()
-        ended = {"state": "resolved", "changed_s": time.time() + 1}
-        store.put_alert(dataclasses.replace(store.alert(alert_id), **ended))
-        assert store.alert(alert_id).state == "resolved"
-        # the next one of its rule and run calls nobody, and the page says so
-        store.put_alert(make.alert(spiked_run.id, id="next"))
-        now_s = time.time() + 1e6
-        assert store.undelivered_alerts(now_s) == []
-        page.run()
-        words = _words(page)
-        assert "**Silenced**" in words
-        assert "until somebody ends it" in words
-        page.button(key=f"end_silence_held_{spiked_run.id}_loss_spike").click().run()
-        assert "**Silenced**" not in _words(page)
-        assert store.alert(alert_id).state == "resolved"
-        assert [alert.id for alert in store.undelivered_alerts(now_s)] == ["next"]
-
-    def test_a_click_on_an_alert_that_has_healed_meanwhile_changes_nothing_and_says_so(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        alert_id = f"alert-{spiked_run.id}"
-        for button in ("acknowledged", "silence_3600", "resolved"):
-            store.set_alert_state(alert_id, "open", "", time.time())
-            page = _seen(_alerts, store)
-            healed = {"state": "resolved", "changed_by": "", "changed_s": time.time() + 1}
-            store.put_alert(dataclasses.replace(store.alert(alert_id), **healed))
-            before = store.alert(alert_id)
-            assert before.state == "resolved"
-            page.button(key=f"{button}_{alert_id}").click().run()
-            assert store.alert(alert_id) == before
-            assert [toast.value for toast in page.toast] == [
-                r"loss\_spike has healed or was resolved meanwhile: nothing was changed."
-            ]
-
-    def test_an_alert_that_a_new_baseline_ended_is_not_said_to_have_healed(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        found = store.alert(f"alert-{spiked_run.id}")
-        evidence = {**found.evidence, ENDED: NEW_BASELINE}
-        ended = dataclasses.replace(
-            found, state="resolved", changed_s=time.time(), evidence=evidence
-        )
-        store.put_alert(ended)
-        page = _seen(_alerts, store)
-        page.segmented_control(key="alerts_state").set_value("All").run()
-        words = _words(page)
-        assert "its rule learnt a new baseline, nothing has healed" in words
-        assert "resolved by itself" not in words
-
-    def test_a_channel_that_fails_is_shown(self, store: Store, spiked_run: Run) -> None:
-        assert "could not be sent" not in _words(_seen(_alerts, store))
-        store.mark_delivered(f"alert-{spiked_run.id}", time.time(), "JSON: connection\nrefused")
-        words = _words(_seen(_alerts, store))
-        assert "1 alert of the last day could not be sent" in words
-        assert "JSON: connection refused" in words
-
-    def test_without_alerts_it_says_so(self, store: Store) -> None:
-        assert "No open alert" in _words(_seen(_alerts, store))
-
-    def test_the_newest_comes_first_and_a_flood_is_cut(self, store: Store, spiked_run: Run) -> None:
-        first: Alert = store.alerts()[0]
-        for i in range(60):
-            store.put_alert(
-                dataclasses.replace(
-                    first, id=f"a{i}", rule=f"rule-{i}", dedupe_key=f"d{i}", created_s=i + 2e9
-                )
-            )
-        words = _words(_seen(_alerts, store))
-        assert words.index(r"rule\-59") < words.index(r"rule\-58")
-        assert "11 older ones are not shown" in words
 
 
 @pytest.mark.parametrize(
