@@ -66,7 +66,8 @@ def _route(store: Store) -> None:
 
     def incident_page() -> None:
         wanted = st.query_params.get("alert", "")
-        incident.render(store, wanted, link_to_run, link_to_incident)
+        ways = incident.Ways(link_to_steps, link_to_control, link_to_alerts)
+        incident.render(store, wanted, link_to_run, link_to_incident, ways)
 
     def rules_page() -> None:
         rules.render(store)
@@ -83,6 +84,9 @@ def _route(store: Store) -> None:
 
     def link_to_run(label: str, run_id: str) -> None:
         st.page_link(the_run, label=label, query_params={"run": run_id})
+
+    def link_to_steps(label: str, run_id: str, steps: str) -> None:
+        st.page_link(the_run, label=label, query_params={"run": run_id, "steps": steps})
 
     def link_to_control(label: str, run_id: str) -> None:
         st.page_link(the_control, label=label, query_params={"run": run_id})
