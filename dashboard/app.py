@@ -11,6 +11,7 @@ from moescope.dashboard.sign_in import is_admitted
 from moescope.dashboard.theme import ICON, PAGE_STYLE
 from moescope.dashboard.views import (
     alerts,
+    control,
     fleet,
     incident,
     no_store,
@@ -54,14 +55,20 @@ def _route(store: Store, settings: Settings) -> None:
         fleet.render(store, open_run)
 
     def run_page() -> None:
-        run.render(store, run.picked(store, st.query_params.get("run", "")), link_to_incident)
+        wanted = run.picked(store, st.query_params.get("run", ""))
+        run.render(store, wanted, link_to_incident, link_to_control, link_to_rules)
+
+    def control_page() -> None:
+        wanted = run.picked(store, st.query_params.get("run", ""))
+        control.render(store, wanted, link_to_run, link_to_rules, link_to_alerts)
 
     def alerts_page() -> None:
         alerts.render(store, link_to_run, link_to_incident)
 
     def incident_page() -> None:
         wanted = st.query_params.get("alert", "")
-        incident.render(store, wanted, link_to_run, link_to_incident)
+        ways = incident.Ways(link_to_steps, link_to_control, link_to_alerts)
+        incident.render(store, wanted, link_to_run, link_to_incident, ways)
 
     def rules_page() -> None:
         rules.render(store)
@@ -85,6 +92,18 @@ def _route(store: Store, settings: Settings) -> None:
     def link_to_run(label: str, run_id: str) -> None:
         st.page_link(the_run, label=label, query_params={"run": run_id})
 
+    def link_to_steps(label: str, run_id: str, steps: str) -> None:
+        st.page_link(the_run, label=label, query_params={"run": run_id, "steps": steps})
+
+    def link_to_control(label: str, run_id: str) -> None:
+        st.page_link(the_control, label=label, query_params={"run": run_id})
+
+    def link_to_rules(label: str, run_id: str) -> None:
+        st.page_link(the_rules, label=label, query_params={"run": run_id})
+
+    def link_to_alerts(label: str, run_id: str) -> None:
+        st.page_link(the_alerts, label=label, query_params={"run": run_id})
+
     def link_to_incident(label: str, alert_id: str) -> None:
         st.page_link(the_incidents, label=label, query_params={"alert": alert_id})
 
@@ -95,13 +114,19 @@ def _route(store: Store, settings: Settings) -> None:
     the_incidents = st.Page(
         incident_page, title="Incidents", url_path="incidents", icon=":material/search_insights:"
     )
+    the_control = st.Page(control_page, title="Control", url_path="control", icon=":material/tune:")
+    the_alerts = st.Page(
+        alerts_page, title="Alerts", url_path="alerts", icon=":material/notifications:"
+    )
+    the_rules = st.Page(rules_page, title="Rules", url_path="rules", icon=":material/rule:")
     pages = [
         st.Page(runs_page, title="Runs", url_path="runs", icon=":material/list:", default=True),
         the_run,
-        the_studies,
-        st.Page(alerts_page, title="Alerts", url_path="alerts", icon=":material/notifications:"),
+        the_control,
+        the_alerts,
         the_incidents,
-        st.Page(rules_page, title="Rules", url_path="rules", icon=":material/rule:"),
+        the_rules,
+        the_studies,
         st.Page(the_system_page, title="System", url_path="system", icon=":material/dns:"),
     ]
     st.navigation(pages, position="top").run()

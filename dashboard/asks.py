@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..platform import silences, trials
 from ..platform.commands import ask
-from ..platform.records import Alert, AlertState, Checkpoint, Command, Mode, StudyState
+from ..platform.records import Alert, AlertState, Command, Mode, StudyState
 from ..platform.store import Store
 from .command_line import Answer, asked
 
@@ -23,6 +23,25 @@ def roll_back(store: Store, run_id: str, to_step: int | None) -> Command:
 
 def save_checkpoint(store: Store, run_id: str) -> Command:
     return ask(store, run_id, "checkpoint", {}, WHO, time.time())
+
+
+def damp(store: Store, run_id: str, scale: float, steps: int) -> Command:
+    """Asks a run to train so many steps with its learning rate times a scale between 0 and 1."""
+    return ask(store, run_id, "damp", {"scale": scale, "steps": steps}, WHO, time.time())
+
+
+def pause(store: Store, run_id: str) -> Command:
+    return ask(store, run_id, "pause", {}, WHO, time.time())
+
+
+def go_on(store: Store, run_id: str) -> Command:
+    """Asks a paused run to continue."""
+    return ask(store, run_id, "continue", {}, WHO, time.time())
+
+
+def stop(store: Store, run_id: str) -> Command:
+    """Asks a run to end, with a checkpoint."""
+    return ask(store, run_id, "stop", {}, WHO, time.time())
 
 
 def set_mode(store: Store, run_id: str, mode: Mode) -> Command:
@@ -69,17 +88,3 @@ def set_study_state(store: Store, name: str, state: StudyState) -> None:
 def retry_trials(store: Store, name: str) -> None:
     """Lets a study's failed trials be tried anew."""
     trials.retry(store, name)
-
-
-def rollback_in_words(step: int | None, target: Checkpoint, run_name: str) -> str:
-    """Says what a rollback will do, before it is asked. run_name: already escaped for Markdown."""
-    given_up = (
-        "" if step is None else f" and gives up the {max(0, step + 1 - target.step)} steps since"
-    )
-    return (
-        f"{run_name} goes back to its checkpoint of step {target.step} "
-        f"({target.health}){given_up}. Weights, optimizer, averages, schedule, randomness, data "
-        "position and router biases return to that moment. The steps given up stay visible as an "
-        "abandoned branch; alerts stay too. The trainer does it at its next step and answers "
-        "below, under Commands."
-    )

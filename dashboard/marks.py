@@ -67,7 +67,7 @@ def _add_saved(figure: go.Figure, checkpoints: Sequence[Checkpoint], window: Win
             [window.clock.x_of(c.segment, c.step) for c in here],
             [
                 f"checkpoint at step {c.step}: {look.word}, {gib(c.num_bytes)}"
-                + ("" if c.is_on_disk else ", in memory")
+                + ("" if c.is_on_disk else ", no longer on the disk")
                 for c in here
             ],
             look.symbol,

@@ -1,17 +1,25 @@
 """Rules as the page draws them: the store has what was changed, the command line what it means."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from ..platform import catalogue
+from ..platform.catalogue import CATALOGUE, signal_spec
 from ..platform.errors import MoescopeError
 from ..platform.records import RuleVersion, Run
 from ..platform.rule_versions import history, newest
+from ..platform.series import known_signals
 from ..platform.store import Store
+from ..platform.summaries import summaries
 from . import command_line
+from .charts_of_rules import WouldAlarm
+from .reads import RunReader
+from .window import Branches, Window
 
 TRY_LIMIT_S = 120.0
 MOST_RUNS = 40
@@ -77,6 +85,7 @@ def tried(store: Store, yaml: str, run_id: str) -> Trial:
             "rule": alarm["rule"],
             "severity": alarm["severity"],
             "onset": alarm["onset_step"],
+            "branch": alarm["segment"],
             "value": float(alarm["value"]),
             "asks for": "" if alarm["action"] == "carry_on" else alarm["action"],
             "what": alarm["reason"] or alarm["message"],
@@ -85,6 +94,59 @@ def tried(store: Store, yaml: str, run_id: str) -> Trial:
     ]
     unheard = tuple(heard["rule"] for heard in told["rules"] if not heard["num_steps"])
     return Trial(told["num_steps"], pd.DataFrame(alarms), unheard)
+
+
+STANDS_FOR = {catalogue.LOSS_PER_SAMPLE: catalogue.LOSS_TOTAL}
+"""What is drawn in place of a signal that has an entry for each sample of a batch."""
+_MOST_BUCKETS = 700
+_MOST_DIMENSIONS = 1
+"""A matrix for each step is too much to read for a line."""
+
+
+def course_of(store: Store, run_id: str, signal: str) -> tuple[str, Branches] | None:
+    """Returns (signal drawn, its buckets) for a picture of a rule's signal; None where it
+    was not measured, or has too many entries."""
+    drawn = STANDS_FOR.get(signal, signal)
+    try:
+        spec = signal_spec(drawn)
+    except MoescopeError:
+        return None
+    if len(spec.dimensions) > _MOST_DIMENSIONS:
+        return None
+    found = RunReader(store, run_id).branches(drawn, Window(), most=_MOST_BUCKETS)
+    return None if found is None else (drawn, found)
+
+
+def alarms_of(trial: Trial) -> list[WouldAlarm]:
+    """The alarms of a dry run as its picture shows them."""
+    return [
+        WouldAlarm(
+            int(row["step"]), int(row["onset"]), row["rule"], row["severity"],
+            float(row["value"]), row["what"],
+        )
+        for row in trial.alarms.to_dict("records")
+    ]  # fmt: skip
+
+
+def num_alerts_by_rule(store: Store, run_id: str) -> dict[str, int]:
+    """How many alerts each rule has raised, in a run or in all; `run_id` empty: in all."""
+    return dict(Counter(alert.rule for alert in store.alerts(run_id=run_id or None)))
+
+
+def signals_to_choose(store: Store, run_id: str) -> list[str]:
+    """Signals that a rule can be about: those that a run has measured, else those of the
+    catalogue."""
+    known = known_signals(store, run_id) if run_id else []
+    found = known or [name for name, spec in CATALOGUE.items() if spec.tier != "user"]
+    return sorted(found, key=lambda name: (name != catalogue.LOSS_TOTAL, name))
+
+
+def range_of(store: Store, run_id: str, signal: str) -> tuple[float | None, float | None]:
+    """The lowest and the highest value that a run measured of a scalar."""
+    if not run_id:
+        return None, None
+    found = summaries(store, [signal], [run_id]).get(run_id, {}).get(signal)
+    return (None, None) if found is None else (found.low, found.high)
 
 
 def history_of(store: Store, name: str) -> list[RuleVersion]:

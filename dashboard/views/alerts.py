@@ -1,65 +1,180 @@
-"""The feed of alerts: what was found, since when, what it means, and who has seen it."""
+"""The page of alerts: found by state, severity, rule, run and words; paged; decided at once."""
 
 import time
-from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from ...platform.alert_kinds import PAGE, is_explained_away, words_of
-from ...platform.catalogue import CATALOGUE
-from ...platform.records import FOREVER_S, Alert, AlertState
+from ...platform.errors import MoescopeError
+from ...platform.records import Alert
 from ...platform.silences import silences
 from ...platform.store import Store
-from .. import asks
+from ..alert_filter import SEVERITIES as SEVERITY_NAMES
+from ..alert_filter import STATES, AlertFilter, counted, from_address, matching
 from ..theme import SEVERITIES
-from ..words import age, number, plain, plain_with_code
-from .panel import LIVE_S, LinkToIncident, LinkToRun, badge, live
+from ..words import plain
+from . import alerts_at_once
+from .alert_cards import card, end_silence, say_what_became, until_in_words
+from .panel import LIVE_S, LinkToIncident, LinkToRun, live, page_of_the_store
 
-MOST_SHOWN = 50
-SILENCES_S = {
-    "For 1 hour": 3600.0,
-    "For 8 hours": 8 * 3600.0,
-    "For 1 day": 86400.0,
-    "Until I end it": None,
-}
+PER_PAGE = 20
 FAILURES_SINCE_S = 86400.0
-_STATES: dict[str, tuple[AlertState, ...]] = {
-    "Open": ("open",),
-    "Acknowledged": ("acknowledged",),
-    "Silenced": ("silenced",),
-    "All": ("open", "acknowledged", "silenced", "resolved"),
-}
+EVERY = ""
+_OPTION = {"rule": "Every rule", "run": "Every run"}
 
 
 def render(
     store: Store, link_to_run: LinkToRun, link_to_incident: LinkToIncident | None = None
 ) -> None:
     st.header("Alerts")
-    shown = st.segmented_control(
-        "State",
-        list(_STATES),
-        default="Open",
-        required=True,
-        key="alerts_state",
-        label_visibility="collapsed",
+    with page_of_the_store():
+        names = {run.id: run.name for run in store.runs(include_archived=True)}
+        wanted = _filter(store, names)
+        live(lambda: _page(store, link_to_run, wanted, link_to_incident), LIVE_S)
+
+
+def _filter(store: Store, names: dict[str, str]) -> AlertFilter:
+    """Draws the widgets that choose, and returns what they choose. The address follows them."""
+    told = from_address(st.query_params.to_dict())
+    st.session_state.setdefault("alerts_state", told.state)
+    st.session_state.setdefault(
+        "alerts_severity", [s for s in SEVERITY_NAMES if s in told.severities]
     )
-    live(lambda: _page(store, link_to_run, shown or "Open", link_to_incident), LIVE_S)
+    st.session_state.setdefault("alerts_rule", told.rule)
+    st.session_state.setdefault("alerts_run", _known_run(store, told.run_id))
+    st.session_state.setdefault("alerts_find", told.text)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        state = st.segmented_control("State", list(STATES), required=True, key="alerts_state")
+        severities = st.pills(
+            "Severity",
+            list(SEVERITY_NAMES),
+            selection_mode="multi",
+            key="alerts_severity",
+            format_func=lambda name: f"{SEVERITIES[name].icon} {name}",
+        )
+    there = store.alerts(states=list(STATES[state or "Open"]))
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        text = st.text_input(
+            "Find", key="alerts_find", placeholder="words of rule, message or run", width=260
+        )
+        rule = _choice("rule", "Rule", {alert.rule: alert.rule for alert in there})
+        run_id = _choice(
+            "run", "Run", {a.run_id: names.get(a.run_id, a.run_id) for a in there}, names
+        )
+        chosen = AlertFilter(state or "Open", frozenset(severities), rule, run_id, text or "")
+        if chosen.is_narrow:
+            st.button("Show all", key="alerts_clear", type="tertiary", on_click=_clear)
+    _keep(chosen.address())
+    return chosen
+
+
+def _choice(
+    what: str, label: str, options: dict[str, str], names: dict[str, str] | None = None
+) -> str:
+    key = f"alerts_{what}"
+    chosen = st.session_state[key]
+    if chosen and chosen not in options:
+        # it has no alert in this state any more, and still is what was asked for
+        options = {chosen: (names or {}).get(chosen, chosen), **options}
+    ordered = sorted(options, key=lambda option: options[option].lower())
+    return str(
+        st.selectbox(
+            label,
+            [EVERY, *ordered],
+            format_func=lambda option: options.get(option, _OPTION[what]),
+            key=key,
+            width=220,
+        )
+    )
+
+
+def _known_run(store: Store, wanted: str) -> str:
+    """The id of a run that the address names in any way; every run where there is none such."""
+    try:
+        return store.find_run(wanted).id if wanted else EVERY
+    except MoescopeError:
+        return EVERY
+
+
+def _clear() -> None:
+    for key, value in (("severity", []), ("rule", EVERY), ("run", EVERY), ("find", "")):
+        st.session_state[f"alerts_{key}"] = value
+
+
+def _keep(address: dict[str, str]) -> None:
+    for name in ("state", "severity", "rule", "run", "find"):
+        value = address.get(name, "")
+        if value == st.query_params.get(name, ""):
+            continue
+        if value:
+            st.query_params[name] = value
+        else:
+            st.query_params.pop(name, None)
+        # another choice begins on its first page
+        st.query_params.pop("page", None)
 
 
 def _page(
-    store: Store, link_to_run: LinkToRun, shown: str, link_to_incident: LinkToIncident | None
+    store: Store,
+    link_to_run: LinkToRun,
+    wanted: AlertFilter,
+    link_to_incident: LinkToIncident | None,
 ) -> None:
+    say_what_became()
     names = {run.id: run.name for run in store.runs(include_archived=True)}
-    alerts = store.alerts(states=list(_STATES[shown]))
-    _failing_channels(store)
-    _silences(store, names, link_to_run)
-    if not alerts:
-        if shown == "Open":
-            st.success("No open alert.", icon=":material/check_circle:")
-        else:
-            st.info("No alert in this state.")
-        return
-    feed(store, alerts, names, link_to_run, link_to_incident=link_to_incident)
+    with st.container(key="alerts_held"):
+        _failing_channels(store)
+        _silences(store, names, link_to_run)
+    found = matching(store.alerts(states=list(STATES[wanted.state])), wanted, names)
+    shown, first = _of_page(found, wanted)
+    with st.container(key="alerts_head"):
+        _say_how_many(found, shown, first, wanted)
+    with st.container(key="alerts_at_once"):
+        alerts_at_once.render(store, shown, found)
+    now_s = time.time()
+    for alert in shown:
+        with st.container(border=True, gap="small", key=f"alert_{alert.id}"):
+            card(store, alert, now_s, names, link_to_run, link_to_incident)
+
+
+def _of_page(found: list[Alert], wanted: AlertFilter) -> tuple[list[Alert], int]:
+    """The alerts of the page that is open, and the number of the first one."""
+    num_pages = max(1, -(-len(found) // PER_PAGE))
+    if num_pages == 1:
+        _keep_page(1)
+        return found, 0
+    told = st.query_params.get("page", "1")
+    page = max(1, min(int(told), num_pages)) if told.isdecimal() else 1
+    if hasattr(st, "pagination"):
+        # another number of pages, or another choice, is another widget
+        key = f"alerts_page_{hash(wanted)}_{num_pages}"
+        page = st.pagination(num_pages, default=page, key=key)
+    _keep_page(page)
+    first = (page - 1) * PER_PAGE
+    return found[first : first + PER_PAGE], first
+
+
+def _keep_page(page: int) -> None:
+    value = "" if page == 1 else str(page)
+    if value and value != st.query_params.get("page"):
+        st.query_params["page"] = value
+    elif not value:
+        st.query_params.pop("page", None)
+
+
+def _say_how_many(found: list[Alert], shown: list[Alert], first: int, wanted: AlertFilter) -> None:
+    in_state = "" if wanted.state == "All" else f"{wanted.state.lower()} "
+    if found:
+        which = (
+            f", {first + 1:,} to {first + len(shown):,} shown" if len(shown) < len(found) else ""
+        )
+        plural = "s" if len(found) > 1 else ""
+        st.caption(f"{len(found):,} {in_state}alert{plural} ({counted(found)}){which}.")
+    elif wanted.is_narrow:
+        st.info("No alert matches; show all to see more.", icon=":material/filter_alt_off:")
+    elif wanted.state == "Open":
+        st.success("No open alert.", icon=":material/check_circle:")
+    else:
+        st.info("No alert in this state.")
 
 
 def _failing_channels(store: Store) -> None:
@@ -87,136 +202,5 @@ def _silences(store: Store, names: dict[str, str], link_to_run: LinkToRun) -> No
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 st.markdown(plain(silence.rule, 60), width="content")
                 link_to_run(names.get(silence.run_id, silence.run_id), silence.run_id)
-                st.markdown(f":gray[{_until(silence.until_s, now_s)}]", width="content")
-                _end_silence(store, silence.run_id, silence.rule, "held")
-
-
-def feed(
-    store: Store,
-    alerts: Sequence[Alert],
-    names: dict[str, str] | None = None,
-    link_to_run: LinkToRun | None = None,
-    most: int = MOST_SHOWN,
-    link_to_incident: LinkToIncident | None = None,
-) -> None:
-    """Draws alerts, newest first. names, link_to_run: where they belong to several runs."""
-    newest = sorted(alerts, key=lambda a: a.created_s, reverse=True)
-    now_s = time.time()
-    for alert in newest[:most]:
-        with st.container(border=True, gap="small", key=f"alert_{alert.id}"):
-            _alert(store, alert, now_s, names, link_to_run, link_to_incident)
-    if len(newest) > most:
-        st.caption(f"{len(newest) - most} older ones are not shown.")
-
-
-def _alert(
-    store: Store,
-    alert: Alert,
-    now_s: float,
-    names: dict[str, str] | None,
-    link_to_run: LinkToRun | None,
-    link_to_incident: LinkToIncident | None,
-) -> None:
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        badge(SEVERITIES[alert.severity])
-        st.markdown(f"**{plain(alert.rule, 60)}**", width="content")
-        if names is not None and link_to_run is not None:
-            link_to_run(names.get(alert.run_id, alert.run_id), alert.run_id)
-        st.markdown(f":gray[{age(now_s - alert.created_s)} ago]", width="content")
-    st.markdown(plain(alert.message))
-    signal = alert.evidence.get("signal")
-    spec = CATALOGUE.get(signal) if isinstance(signal, str) else None
-    told = alert.evidence.get("unit") or (spec.unit if spec else "")
-    unit = f" {plain(str(told), 20)}" if told not in ("1", "") else ""
-    began = f"began at step {alert.onset_step:,}, " if alert.onset_step != alert.fired_step else ""
-    st.caption(
-        f"{began}fired at step {alert.fired_step:,} · value {number(alert.value)}{unit}, "
-        f"limit {number(alert.threshold)}{unit}"
-        + (f" · `{spec.name}`: {spec.high}" if spec and spec.high else "")
-    )
-    _words(alert)
-    if link_to_incident is not None and "record" in alert.evidence:
-        link_to_incident("How it came about, and why", alert.id)
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        if alert.state == "open":
-            _button(store, alert, "acknowledged", "Acknowledge", ":material/done:")
-        else:
-            st.markdown(f":gray[{_state(alert, now_s)}]", width="content")
-        if alert.state == "silenced":
-            _end_silence(store, alert.run_id, alert.rule, alert.id)
-        elif alert.state != "resolved":
-            _silence(store, alert)
-        if alert.state in ("open", "acknowledged"):
-            _button(store, alert, "resolved", "Resolve", ":material/task_alt:")
-
-
-def _words(alert: Alert) -> None:
-    meaning, advice = words_of(alert)
-    if not advice:
-        return
-    with st.expander("What it means, what to do", icon=":material/help:"):
-        if meaning:
-            st.markdown(plain(meaning, 1000))
-        st.markdown(f"**To do.** {plain_with_code(advice)}")
-        st.caption(f"All alerts are explained in `{PAGE}`.")
-
-
-def _state(alert: Alert, now_s: float) -> str:
-    """A state that is not open, and who brought it about when."""
-    who = f" by {plain(alert.changed_by, 40)}" if alert.changed_by else ""
-    when = f", {age(now_s - alert.changed_s)} ago" if alert.changed_s is not None else ""
-    if is_explained_away(alert):
-        return f"ended{when}: its rule learnt a new baseline, nothing has healed"
-    if alert.state == "resolved" and not who:
-        who = " by itself"
-    until = ""
-    if alert.state == "silenced":
-        until = f" {_until(alert.silenced_until_s, now_s)}"
-    return f"{alert.state}{until}{who}{when}"
-
-
-def _until(until_s: float | None, now_s: float) -> str:
-    if until_s is None or until_s >= FOREVER_S:
-        return "until somebody ends it"
-    return f"for another {age(until_s - now_s)}"
-
-
-def _end_silence(store: Store, run_id: str, rule: str, where: str) -> None:
-    st.button(
-        "End silence",
-        key=f"end_silence_{where}_{run_id}_{rule}",
-        icon=":material/notifications_active:",
-        on_click=asks.end_silence,
-        args=(store, run_id, rule),
-    )
-
-
-def _silence(store: Store, alert: Alert) -> None:
-    with st.popover("Silence", icon=":material/notifications_paused:"):
-        st.caption("Nothing is sent of it, nor of others of its rule and run; then it calls again.")
-        for words, for_s in SILENCES_S.items():
-            st.button(
-                words,
-                key=f"silence_{'ever' if for_s is None else f'{for_s:.0f}'}_{alert.id}",
-                on_click=_tell,
-                args=(asks.silence_alert, store, alert, for_s),
-            )
-
-
-def _button(store: Store, alert: Alert, state: AlertState, label: str, icon: str) -> None:
-    st.button(
-        label,
-        key=f"{state}_{alert.id}",
-        icon=icon,
-        on_click=_tell,
-        args=(asks.set_alert_state, store, alert, state),
-    )
-
-
-def _tell(ask: Callable[..., bool], store: Store, alert: Alert, *args: object) -> None:
-    """Asks, and says where the alert that the page shows is no longer there to decide about."""
-    if not ask(store, alert, *args):
-        st.toast(
-            f"{plain(alert.rule, 60)} has healed or was resolved meanwhile: nothing was changed.",
-            icon=":material/check_circle:",
-        )
+                st.markdown(f":gray[{until_in_words(silence.until_s, now_s)}]", width="content")
+                end_silence(store, silence.run_id, silence.rule, "held")

@@ -7,7 +7,7 @@ import streamlit as st
 from ...platform.records import EventKind
 from ...platform.store import Store
 from ..words import age, plain
-from . import control
+from . import asked
 
 _ICONS: dict[EventKind, str] = {
     "decay": ":material/trending_down:",
@@ -43,4 +43,4 @@ def render(store: Store, run_id: str) -> None:
             st.caption(f"{len(events) - MOST_SHOWN} older ones are marked on the loss chart.")
     with right:
         st.subheader("Commands")
-        control.answers(store, run_id)
+        asked.render(store, run_id)

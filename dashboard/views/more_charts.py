@@ -62,7 +62,7 @@ def _noise(reader: RunReader, window: Window) -> None:
     unit = CATALOGUE[catalogue.LOSS_PER_SAMPLE].unit
     figure = noise_figure(losses.values, sigmas.values, window, unit=unit)
     says = f"Loss of each sample of the last {NUM_STEPS} steps over its noise level."
-    chart(figure, window, "chart_noise", says)
+    chart(figure, None, "chart_noise", says)
 
 
 def _noise_bins(reader: RunReader, window: Window, modality: int) -> None:

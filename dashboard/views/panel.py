@@ -2,15 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
+from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from ...platform.catalogue import signal_spec
 from ...platform.errors import MoescopeError
+from ...platform.store import Store
 from ..browser.plot import plot
 from ..theme import Look
 from ..window import Window
+from ..words import plain
+
+Answer = TypeVar("Answer")
 
 LIVE_S = 3.0
 """Seconds between refreshes of the parts that a person watches."""
@@ -19,6 +25,9 @@ CALM_S = 10.0
 
 ZOOMED = "moescope_zoomed"
 """Set in the session by who takes a zoom up as the range of all charts."""
+_REFUSED = "refused"
+_APART_S = cycle((0.0, 0.17, 0.34, 0.51, 0.68, 0.85))
+"""Added to the time between refreshes, so that no two parts of a page keep ticking together."""
 
 LinkToRun = Callable[[str, str], None]
 """Draws a link with a label (text of a run, not yet escaped) to the page of the run with an id."""
@@ -34,10 +43,14 @@ def live(part: Callable[[], None], every_s: float | None) -> None:
     """
 
     def guarded() -> None:
+        say_what_was_refused()
         with store_may_be_away():
             part()
 
-    st.fragment(guarded, run_every=every_s)()
+    # parts that tick at the same moment make the browser keep what they do not draw any more: it
+    # takes the end of one part's run for that of another's
+    apart_s = next(_APART_S)
+    st.fragment(guarded, run_every=None if every_s is None else every_s + apart_s)()
 
 
 @contextmanager
@@ -52,6 +65,46 @@ def store_may_be_away() -> Iterator[None]:
             icon=":material/cloud_off:",
         )
         st.text(str(error).splitlines()[0])
+
+
+@contextmanager
+def page_of_the_store() -> Iterator[None]:
+    """Does for a whole page what `store_may_be_away` does for a live part of one."""
+    is_whole = False
+    say_what_was_refused()
+    with store_may_be_away():
+        yield
+        is_whole = True
+    if not is_whole:
+        _again_soon()
+
+
+def _again_soon() -> None:
+    """Draws the page anew after a while."""
+    ticks = cycle((False, True))
+
+    def part() -> None:
+        if next(ticks):
+            st.rerun(scope="app")
+
+    st.fragment(part, run_every=LIVE_S)()
+
+
+def act(ask: Callable[..., Answer], store: Store, *args: Any) -> Answer | None:
+    """Asks for something, a function of `asks.py`. Where that is refused, or the store is away,
+    None comes back and the page says so when it is drawn next: a callback must draw nothing."""
+    try:
+        return ask(store, *args)
+    except (MoescopeError, OSError) as error:
+        st.session_state[_REFUSED] = str(error).splitlines()[0]
+        return None
+
+
+def say_what_was_refused() -> None:
+    """Says once why what was asked for was not done."""
+    said = st.session_state.pop(_REFUSED, None)
+    if said is not None:
+        st.toast(plain(said), icon=":material/block:")
 
 
 def heading(title: str, signal: str) -> None:

@@ -1,6 +1,4 @@
-"""Rules: what is judged, where each comes from; a person changes one after it was tried."""
-
-import time
+"""Rules: what is judged, where each comes from; found, switched, and changed after a try."""
 
 import streamlit as st
 
@@ -8,25 +6,15 @@ from ...platform.errors import MoescopeError
 from ...platform.store import Store
 from .. import asks
 from ..command_line import Answer
-from ..reads_of_rules import RuleRow, history_of, rules_now, runs_to_choose, tried
+from ..reads_of_rules import RuleRow, num_alerts_by_rule, rules_now, runs_to_choose
 from ..theme import SEVERITIES
-from ..words import age, number, plain
-from .panel import badge, store_may_be_away
+from ..words import number, plain
+from . import rule_editor
+from .panel import act, badge, page_of_the_store
+from .rule_editor import ANSWER, ASKING, when_in_words
 
 ALL_RUNS = ""
-TEMPLATE = """name: my_rule
-signal: loss/total
-detector: spike
-threshold: 6
-patience: 3
-of_last: 5
-cooldown_steps: 50
-severity: warning
-action: observe
-delay_p99_steps: 10
-message: the loss jumps
-is_dry_run: true
-"""
+ANY = "any state"
 _ACTIONS = {
     "observe": "only tells",
     "skip_data": "skips data",
@@ -45,43 +33,101 @@ _DEEDS: dict[asks.RuleDeed, str] = {
     "off": "{name} is not judged any more: nothing is raised or done by it.",
     "remove": "What was changed of {name} is taken away; what it covered holds again.",
 }
-_EDITED, _OPENING, _ASKING = "rule_edited", "rule_opening", "rule_asking"
-_ANSWER, _TRIAL = "rule_answer", "rule_trial"
 
 
 def render(store: Store) -> None:
     st.header("Rules")
-    names = {ALL_RUNS: "All runs"} | {run.id: run.name for run in runs_to_choose(store)}
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        run_id = st.selectbox(
-            "Rules of",
-            list(names),
-            format_func=lambda key: names.get(key, key),
-            key="rules_of",
-            width=320,
-        )
-        st.button(
-            "New rule",
-            key="rule_new",
-            icon=":material/add:",
-            on_click=_edit,
-            args=("", TEMPLATE),
-        )
-    with store_may_be_away():
+    with page_of_the_store():
+        names = {ALL_RUNS: "All runs"} | {run.id: run.name for run in runs_to_choose(store)}
+        with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+            run_id = _whose(store, names)
+            rule_editor.new_rule(store, run_id)
         _answer()
-        _editor(store, run_id, names)
+        rule_editor.render(store, run_id, names)
         try:
             rows = rules_now(store, run_id)
         except MoescopeError as error:
             st.error("The rules cannot be read.", icon=":material/error:")
             st.text(str(error))
             return
-        for row in rows:
+        shown = _found(rows)
+        num_alerts = num_alerts_by_rule(store, run_id)
+        for row in shown:
             with st.container(border=True, gap="small", key=f"rule_{row.name}"):
-                _rule(store, row, run_id, names[run_id])
+                _rule(store, row, run_id, names[run_id], num_alerts.get(row.name, 0))
 
 
-def _rule(store: Store, row: RuleRow, run_id: str, whose: str) -> None:
+def _whose(store: Store, names: dict[str, str]) -> str:
+    """The run whose rules are shown, or all; the address says and follows it."""
+    wanted = st.query_params.get("run", ALL_RUNS)
+    if wanted and wanted not in names:
+        try:
+            run = store.find_run(wanted)
+            wanted = run.id
+            names[run.id] = run.name
+        except MoescopeError as error:
+            st.caption(plain(str(error)))
+            wanted = ALL_RUNS
+    # the address of another link counts more than what this session chose before
+    if st.session_state.get("rules_address") != wanted:
+        st.session_state["rules_of"] = wanted
+    if st.session_state.get("rules_of") not in names:
+        st.session_state["rules_of"] = wanted
+    run_id = st.selectbox(
+        "Rules of",
+        list(names),
+        format_func=lambda key: names.get(key, key),
+        key="rules_of",
+        width=280,
+    )
+    if run_id:
+        st.query_params["run"] = run_id
+    else:
+        st.query_params.pop("run", None)
+    st.session_state["rules_address"] = run_id
+    return run_id
+
+
+def _found(rows: list[RuleRow]) -> list[RuleRow]:
+    """Draws how many rules there are in which state, and the widgets that find some of them."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        for state, (icon, colour) in _STATES.items():
+            num = sum(row.state == state for row in rows)
+            st.badge(f"{num} {state}", icon=icon, color=colour)  # type: ignore[arg-type]
+        num_changed = sum(row.source != "default" for row in rows)
+        if num_changed:
+            st.badge(f"{num_changed} changed", icon=":material/edit:", color="violet")
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        words = st.text_input(
+            "Find", key="rules_find", placeholder="name, signal, detector, action", width=280
+        )
+        state = st.segmented_control(
+            "State", [ANY, *_STATES], default=ANY, required=True, key="rules_state"
+        )
+        is_changed = st.toggle("Changed only", key="rules_changed")
+    shown = [
+        row
+        for row in rows
+        if state in (None, ANY, row.state)
+        and (row.source != "default" or not is_changed)
+        and _matches(row, words or "")
+    ]
+    if not shown:
+        st.info("No rule matches; take a word away to see more.", icon=":material/filter_alt_off:")
+    elif len(shown) < len(rows):
+        st.caption(f"{len(shown)} of {len(rows)} rules.")
+    return shown
+
+
+def _matches(row: RuleRow, wanted: str) -> bool:
+    rule = row.rule
+    said = (row.name, rule["signal"], rule["detector"], rule["severity"], rule["message"])
+    action = (rule["action"], _ACTIONS.get(rule["action"], ""))
+    text = " ".join((*said, *action, row.state, row.changed)).lower()
+    return all(word in text for word in wanted.lower().split())
+
+
+def _rule(store: Store, row: RuleRow, run_id: str, whose: str, num_alerts: int) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         icon, colour = _STATES[row.state]
         st.badge(row.state, icon=icon, color=colour)  # type: ignore[arg-type]
@@ -90,8 +136,9 @@ def _rule(store: Store, row: RuleRow, run_id: str, whose: str) -> None:
         by = f", {plain(row.changed, 60)}" if row.changed else ""
         st.markdown(f":gray[{_SOURCES[row.source]}{by}]", width="stretch")
         _buttons(row, run_id)
-    st.markdown(_in_words(row))
-    asking = st.session_state.get(_ASKING)
+    raised = f" · {num_alerts:,} alert{'s' if num_alerts > 1 else ''} so far" if num_alerts else ""
+    st.markdown(f"{_in_words(row)}{raised}")
+    asking = st.session_state.get(ASKING)
     if asking is not None and asking[1] == row.name:
         _question(store, asking[0], row.name, run_id, whose)
 
@@ -102,7 +149,7 @@ def _buttons(row: RuleRow, run_id: str) -> None:
         key=f"edit_{row.name}",
         icon=":material/edit:",
         type="tertiary",
-        on_click=_edit,
+        on_click=rule_editor.edit,
         args=(row.name, row.yaml),
     )
     deeds: list[tuple[asks.RuleDeed, str, str]] = [
@@ -119,7 +166,7 @@ def _buttons(row: RuleRow, run_id: str) -> None:
             icon=icon,
             type="tertiary",
             on_click=st.session_state.update,
-            args=({_ASKING: (deed, row.name)},),
+            args=({ASKING: (deed, row.name)},),
         )
 
 
@@ -139,7 +186,8 @@ def _in_words(row: RuleRow) -> str:
 
 def _question(store: Store, deed: asks.RuleDeed, name: str, run_id: str, whose: str) -> None:
     of = f"Of run {plain(whose)}" if run_id else "Of all runs"
-    st.warning(f"{of}: {_DEEDS[deed].format(name=plain(name))} {_WHEN}")
+    said = _DEEDS[deed].format(name=plain(name))
+    st.warning(f"{of}: {said} {when_in_words(store, run_id)}")
     with st.container(horizontal=True, gap="small"):
         st.button(
             "Yes",
@@ -148,19 +196,16 @@ def _question(store: Store, deed: asks.RuleDeed, name: str, run_id: str, whose: 
             on_click=_do,
             args=(store, deed, name, run_id),
         )
-        st.button("No", key="rule_no", on_click=st.session_state.pop, args=(_ASKING,))
-
-
-_WHEN = "Runs that train take it at their next step and answer under Commands."
+        st.button("No", key="rule_no", on_click=st.session_state.pop, args=(ASKING,))
 
 
 def _do(store: Store, deed: asks.RuleDeed, name: str, run_id: str) -> None:
-    st.session_state.pop(_ASKING, None)
-    st.session_state[_ANSWER] = asks.change_rule(store, deed, name, run_id)
+    st.session_state.pop(ASKING, None)
+    st.session_state[ANSWER] = act(asks.change_rule, store, deed, name, run_id)
 
 
 def _answer() -> None:
-    answer: Answer | None = st.session_state.pop(_ANSWER, None)
+    answer: Answer | None = st.session_state.pop(ANSWER, None)
     if answer is None:
         return
     if answer.is_done:
@@ -168,137 +213,3 @@ def _answer() -> None:
         st.success("  \n".join(lines), icon=":material/check_circle:")
     else:
         st.error(plain(answer.text, 600), icon=":material/block:")
-
-
-def _edit(name: str, yaml: str) -> None:
-    _close()
-    # each opening has a text of its own, or the browser might bring back what was typed before
-    opening = st.session_state.get(_OPENING, 0) + 1
-    st.session_state.update({_EDITED: (name, yaml), _OPENING: opening})
-
-
-def _close() -> None:
-    for key in (_EDITED, _ASKING, _TRIAL):
-        st.session_state.pop(key, None)
-
-
-def _editor(store: Store, run_id: str, names: dict[str, str]) -> None:
-    edited: tuple[str, str] | None = st.session_state.get(_EDITED)
-    if edited is None:
-        return
-    name, before = edited
-    with st.container(border=True, key="rule_editor"):
-        whose = f"run {plain(names[run_id])}" if run_id else "all runs"
-        st.markdown(f"**{plain(name) if name else 'New rule'}** of {whose}")
-        yaml = st.text_area(
-            "Rule as YAML",
-            before,
-            key=f"rule_yaml_{st.session_state[_OPENING]}",
-            height=330,
-            label_visibility="collapsed",
-        )
-        runs = [key for key in names if key]
-        over = run_id or (
-            st.selectbox("Try it over", runs, format_func=names.__getitem__, key="rule_over")
-            if runs
-            else None
-        )
-        with st.container(horizontal=True, gap="small"):
-            if st.button(
-                "Try",
-                key="rule_try",
-                icon=":material/science:",
-                disabled=over is None,
-                help="Replays the rule over the stored run. Nothing is saved or done.",
-            ):
-                _try(store, yaml, str(over))
-            st.button(
-                "Save…",
-                key="rule_save",
-                icon=":material/save:",
-                on_click=st.session_state.update,
-                args=({_ASKING: ("save", "")},),
-            )
-            st.button("Close", key="rule_close", on_click=_close)
-        _trial(yaml, names.get(str(over), ""))
-        if st.session_state.get(_ASKING) == ("save", ""):
-            st.warning(f"The rule becomes one of {whose}. {_WHEN}")
-            with st.container(horizontal=True, gap="small"):
-                st.button(
-                    "Yes, save",
-                    key="rule_save_yes",
-                    type="primary",
-                    on_click=_save,
-                    args=(store, yaml, run_id),
-                )
-                st.button("No", key="rule_save_no", on_click=_ask_no_more)
-        if name:
-            _history(store, name, names)
-
-
-def _ask_no_more() -> None:
-    st.session_state.pop(_ASKING, None)
-
-
-def _save(store: Store, yaml: str, run_id: str) -> None:
-    answer = asks.set_rules(store, yaml, run_id)
-    if answer.is_done:
-        _close()
-    else:
-        _ask_no_more()
-    st.session_state[_ANSWER] = answer
-
-
-def _try(store: Store, yaml: str, run_id: str) -> None:
-    with st.spinner("Replaying the run"):
-        try:
-            st.session_state[_TRIAL] = (yaml, tried(store, yaml, run_id))
-        except MoescopeError as error:
-            st.session_state[_TRIAL] = (yaml, str(error))
-
-
-def _trial(yaml: str, run_name: str) -> None:
-    of, found = st.session_state.get(_TRIAL, ("", None))
-    if found is None or of != yaml:  # the text has changed since
-        return
-    if isinstance(found, str):
-        st.error(plain(found, 600), icon=":material/block:")
-        return
-    for name in found.unheard:
-        st.info(f"{plain(name)} had nothing to judge: the run did not measure its signal.")
-    over = f"in {found.num_steps:,} steps of {plain(run_name)}"
-    if found.alarms.empty:
-        st.success(f"No alarm {over}.", icon=":material/check_circle:")
-        return
-    num = len(found.alarms)
-    st.markdown(f"**{num}** alarm{'s' if num > 1 else ''} {over}.")
-    st.dataframe(
-        found.alarms,
-        key="rule_alarms",
-        hide_index=True,
-        height=min(300, 38 + 35 * num),
-        column_config={"value": st.column_config.NumberColumn(format="%.3g")},
-    )
-
-
-def _history(store: Store, name: str, names: dict[str, str]) -> None:
-    versions = history_of(store, name)
-    with st.expander(f"History ({len(versions)})", icon=":material/history:"):
-        if not versions:
-            st.caption("It was never changed.")
-        now_s = time.time()
-        for version in versions[:20]:
-            became = ("on" if version.is_on else "off") if version.body else "taken away"
-            whose = plain(names.get(version.run_id, version.run_id))
-            told = ", ".join(
-                f"{key} {value}"
-                for key, value in version.body.items()
-                if key not in ("name", "meaning", "advice", "message")
-            )
-            st.markdown(
-                f"**{version.version}** of {whose.lower() if not version.run_id else whose}, "
-                f"{became} :gray[by {plain(version.changed_by, 40)}, "
-                f"{age(now_s - version.changed_s)} ago]"
-            )
-            if told:
-                st.caption(plain(told, 400))

@@ -16,10 +16,10 @@ from ..reads import SHOWN_OF_A_RUN, RunNow, RunReader, run_now
 from ..theme import LAMPS
 from ..words import age, number, plain, short
 from . import (
-    alerts,
+    alert_cards,
     charts_of_a_run,
     configuration,
-    control,
+    control_strip,
     experts,
     history,
     more_charts,
@@ -29,7 +29,7 @@ from . import (
     system,
     who_goes_where,
 )
-from .panel import CALM_S, LIVE_S, LinkToIncident, badge, live
+from .panel import CALM_S, LIVE_S, LinkToIncident, LinkToRun, badge, live
 
 _LAST_SEEN = "moescope_last_seen_run"
 
@@ -69,7 +69,13 @@ def picked(store: Store, wanted: str) -> str:
     return chosen
 
 
-def render(store: Store, wanted: str, link_to_incident: LinkToIncident | None = None) -> None:
+def render(
+    store: Store,
+    wanted: str,
+    link_to_incident: LinkToIncident | None = None,
+    link_to_control: LinkToRun | None = None,
+    link_to_rules: LinkToRun | None = None,
+) -> None:
     """Draws a run's page. wanted: id, beginning of an id, or name, as the address has it."""
     if not wanted:
         st.info("No run yet. `moescope train tiny --data FOLDER` starts one; it appears here.")
@@ -83,7 +89,8 @@ def render(store: Store, wanted: str, link_to_incident: LinkToIncident | None = 
     is_live = run.status == "running"
     beat_s = LIVE_S if is_live else None
     live(lambda: _head(store, run.id, is_live, link_to_incident), beat_s or CALM_S)
-    live(lambda: control.render(store, _now(store, run.id)), beat_s)
+    strip = (link_to_control, link_to_rules)
+    live(lambda: control_strip.render(store, _now(store, run.id), *strip), beat_s)
     if not RunReader(store, run.id).signals:
         live(lambda: _until_measured(store, run.id), beat_s)
         return
@@ -135,7 +142,7 @@ def _head(
         st.caption(plain(now.run.note))
     open_alerts = store.alerts(run_id=run_id, states=["open"])
     if open_alerts:
-        alerts.feed(store, open_alerts, most=3, link_to_incident=link_to_incident)
+        alert_cards.feed(store, open_alerts, most=3, link_to_incident=link_to_incident)
 
 
 def _health(store: Store, now: RunNow) -> None:

@@ -1,6 +1,5 @@
 """Each page in its good state and the designed others: empty, stale, no signals, no store."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,9 @@ from streamlit.testing.v1 import AppTest
 
 from moescope.dashboard.views.steering import from_address, step_range
 from moescope.dashboard.words import plain
-from moescope.platform.alert_kinds import ENDED, NEW_BASELINE
-from moescope.platform.commands import answer, ask, commands
+from moescope.platform.commands import ask
 from moescope.platform.errors import MoescopeError
-from moescope.platform.records import Alert, Frame, Run
+from moescope.platform.records import Frame, Run
 from moescope.platform.store import Store
 
 # Streamlit copies the text of these functions: their imports go inside, and what annotates them is
@@ -94,21 +92,26 @@ class TestThePageOfARun:
         assert "No signal of this run has arrived yet" in _words(page)
         assert _charts(page) == []
 
-    def test_a_silent_run_shows_the_age_and_takes_no_command(
-        self, store: Store, spiked_run: Run
-    ) -> None:
+    def test_a_silent_run_shows_the_age(self, store: Store, spiked_run: Run) -> None:
         store.update_run(spiked_run.id, heartbeat_s=time.time() - 600)
-        page = _seen(_run, store, spiked_run.id)
-        assert "No heartbeat for 10 min" in _words(page)
-        assert page.button(key="roll_back").disabled
+        assert "No heartbeat for 10 min" in _words(_seen(_run, store, spiked_run.id))
 
-    def test_an_ended_run_keeps_its_charts_and_takes_no_command(
+    def test_an_ended_run_keeps_its_charts(self, store: Store, spiked_run: Run) -> None:
+        store.update_run(spiked_run.id, status="finished", finished_s=time.time())
+        assert len(_charts(_seen(_run, store, spiked_run.id))) == 12
+
+    def test_it_says_how_far_the_run_acts_by_itself_and_what_was_asked_last(
         self, store: Store, spiked_run: Run
     ) -> None:
-        store.update_run(spiked_run.id, status="finished", finished_s=time.time())
+        ask(store, spiked_run.id, "pause", {}, "ana", time.time())
         page = _seen(_run, store, spiked_run.id)
-        assert len(_charts(page)) == 12
-        assert page.button(key="roll_back").disabled
+        words = _words(page)
+        assert "Automatic action" in words
+        assert ":green-badge[:material/autorenew: on]" in words
+        assert "1 without answer" in words
+        assert "pause: asked 0 s ago" in words
+        # what changes a run is asked for on a page of its own
+        assert [b.key for b in page.button if "roll" in str(b.key)] == []
 
     def test_without_a_name_the_newest_run_is_shown(self, store: Store, spiked_run: Run) -> None:
         page = _seen(_run, store, "")
@@ -254,188 +257,6 @@ class TestThePageOfARun:
         page.run()
         assert not page.exception
         assert "database is locked" in _words(page)
-
-
-class TestControl:
-    def test_a_rollback_is_asked_only_after_a_second_click(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        page = _seen(_run, store, spiked_run.id)
-        page.button(key="roll_back").click().run()
-        words = _words(page)
-        assert "goes back to its checkpoint of step 50 (certified)" in words
-        assert "gives up the 41 steps" in words
-        assert commands(store, spiked_run.id) == []
-        page.button(key="rollback_yes").click().run()
-        (command,) = commands(store, spiked_run.id)
-        assert (command.kind, command.args["to_step"]) == ("rollback", 50)
-        assert command.asked_by == "dashboard"
-        assert "asked" in _words(page)
-
-    def test_it_can_be_cancelled(self, store: Store, spiked_run: Run) -> None:
-        page = _seen(_run, store, spiked_run.id)
-        page.button(key="roll_back").click().run()
-        page.button(key="rollback_no").click().run()
-        assert "goes back to" not in _words(page)
-        assert commands(store, spiked_run.id) == []
-
-    def test_a_tainted_checkpoint_is_not_offered_and_another_can_be_chosen(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        page = _seen(_run, store, spiked_run.id)
-        page.button(key="roll_back").click().run()
-        choice = page.selectbox(key="rollback_target")
-        assert [option.split(":")[0] for option in choice.options] == [
-            "step 90",
-            "step 50",
-            "step 0",
-        ]
-        choice.set_value(0).run()
-        page.button(key="rollback_yes").click().run()
-        assert commands(store, spiked_run.id)[0].args["to_step"] == 0
-
-    def test_the_answer_of_a_command_is_shown(self, store: Store, spiked_run: Run) -> None:
-        asked = ask(store, spiked_run.id, "checkpoint", {}, "ana", time.time())
-        answer(store, asked.id, "refused", "the disk is full", time.time())
-        words = _words(_seen(_run, store, spiked_run.id))
-        assert "refused" in words
-        assert "the disk is full" in words
-        assert "by ana" in words
-
-    def test_the_switch_asks_for_the_mode_in_two_steps(self, store: Store, spiked_run: Run) -> None:
-        page = _seen(_run, store, spiked_run.id)
-        page.button_group(key=f"mode_{spiked_run.id}_on").set_value("off").run()
-        assert commands(store, spiked_run.id) == []
-        page.button(key="set_mode").click().run()
-        (command,) = commands(store, spiked_run.id)
-        assert (command.kind, command.args) == ("set_mode", {"mode": "off"})
-
-    def test_a_checkpoint_is_asked_for(self, store: Store, spiked_run: Run) -> None:
-        page = _seen(_run, store, spiked_run.id)
-        page.button(key="save_checkpoint").click().run()
-        assert [c.kind for c in commands(store, spiked_run.id)] == ["checkpoint"]
-
-
-class TestAlerts:
-    def test_an_alert_says_since_when_and_against_which_limit(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        words = _words(_seen(_alerts, store))
-        assert "began at step 60, fired at step 63" in words
-        assert "value 9.5 sigma, limit 4 sigma" in words
-        assert f"link {spiked_run.name}" in words
-
-    def test_acknowledging_takes_it_from_the_open_ones(self, store: Store, spiked_run: Run) -> None:
-        (alert,) = store.alerts()
-        page = _seen(_alerts, store)
-        page.button(key=f"acknowledged_{alert.id}").click().run()
-        assert store.alert(alert.id).state == "acknowledged"
-        assert store.alert(alert.id).changed_by == "dashboard"
-        assert "No open alert" in _words(page)
-        page.button_group(key="alerts_state").set_value("Acknowledged").run()
-        assert r"acknowledged by dashboard" in _words(page)
-
-    def test_it_says_what_an_alert_means_and_what_to_do(
-        self, store: Store, spiked_run: Run, make: Any
-    ) -> None:
-        told = {"meaning": "Bad <b>data</b>.", "advice": "Look at the *clips*."}
-        store.put_alert(make.alert(spiked_run.id, id="told", evidence=told))
-        store.put_alert(make.alert(spiked_run.id, id="own", rule="stalled"))
-        words = _words(_seen(_alerts, store))
-        assert plain("Bad <b>data</b>.") in words
-        assert f"**To do.** {plain('Look at the *clips*.')}" in words
-        assert "`py-spy dump --pid PID`" in words
-        assert "docs/alerts.md" in words
-
-    def test_silencing_says_for_how_long_and_by_whom(self, store: Store, spiked_run: Run) -> None:
-        page = _seen(_alerts, store)
-        alert_id = f"alert-{spiked_run.id}"
-        page.button(key=f"silence_28800_{alert_id}").click().run()
-        found = store.alert(alert_id)
-        assert (found.state, found.changed_by) == ("silenced", "dashboard")
-        assert found.silenced_until_s == pytest.approx(time.time() + 8 * 3600, abs=60)
-        page.segmented_control(key="alerts_state").set_value("Silenced").run()
-        assert "silenced for another 7 h 59 min by dashboard, 0 s ago" in _words(page).replace(
-            "1 s ago", "0 s ago"
-        ).replace("8 h by", "7 h 59 min by")
-        page.button(key=f"end_silence_{alert_id}_{spiked_run.id}_loss_spike").click().run()
-        assert store.alert(alert_id).state == "open"
-
-    def test_a_silence_without_end_outlives_its_alert_and_can_be_ended(
-        self, store: Store, spiked_run: Run, make: Any
-    ) -> None:
-        alert_id = f"alert-{spiked_run.id}"
-        page = _seen(_alerts, store)
-        page.button(key=f"silence_ever_{alert_id}").click().run()
-        ended = {"state": "resolved", "changed_s": time.time() + 1}
-        store.put_alert(dataclasses.replace(store.alert(alert_id), **ended))
-        assert store.alert(alert_id).state == "resolved"
-        # the next one of its rule and run calls nobody, and the page says so
-        store.put_alert(make.alert(spiked_run.id, id="next"))
-        now_s = time.time() + 1e6
-        assert store.undelivered_alerts(now_s) == []
-        page.run()
-        words = _words(page)
-        assert "**Silenced**" in words
-        assert "until somebody ends it" in words
-        page.button(key=f"end_silence_held_{spiked_run.id}_loss_spike").click().run()
-        assert "**Silenced**" not in _words(page)
-        assert store.alert(alert_id).state == "resolved"
-        assert [alert.id for alert in store.undelivered_alerts(now_s)] == ["next"]
-
-    def test_a_click_on_an_alert_that_has_healed_meanwhile_changes_nothing_and_says_so(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        alert_id = f"alert-{spiked_run.id}"
-        for button in ("acknowledged", "silence_3600", "resolved"):
-            store.set_alert_state(alert_id, "open", "", time.time())
-            page = _seen(_alerts, store)
-            healed = {"state": "resolved", "changed_by": "", "changed_s": time.time() + 1}
-            store.put_alert(dataclasses.replace(store.alert(alert_id), **healed))
-            before = store.alert(alert_id)
-            assert before.state == "resolved"
-            page.button(key=f"{button}_{alert_id}").click().run()
-            assert store.alert(alert_id) == before
-            assert [toast.value for toast in page.toast] == [
-                r"loss\_spike has healed or was resolved meanwhile: nothing was changed."
-            ]
-
-    def test_an_alert_that_a_new_baseline_ended_is_not_said_to_have_healed(
-        self, store: Store, spiked_run: Run
-    ) -> None:
-        found = store.alert(f"alert-{spiked_run.id}")
-        evidence = {**found.evidence, ENDED: NEW_BASELINE}
-        ended = dataclasses.replace(
-            found, state="resolved", changed_s=time.time(), evidence=evidence
-        )
-        store.put_alert(ended)
-        page = _seen(_alerts, store)
-        page.segmented_control(key="alerts_state").set_value("All").run()
-        words = _words(page)
-        assert "its rule learnt a new baseline, nothing has healed" in words
-        assert "resolved by itself" not in words
-
-    def test_a_channel_that_fails_is_shown(self, store: Store, spiked_run: Run) -> None:
-        assert "could not be sent" not in _words(_seen(_alerts, store))
-        store.mark_delivered(f"alert-{spiked_run.id}", time.time(), "JSON: connection\nrefused")
-        words = _words(_seen(_alerts, store))
-        assert "1 alert of the last day could not be sent" in words
-        assert "JSON: connection refused" in words
-
-    def test_without_alerts_it_says_so(self, store: Store) -> None:
-        assert "No open alert" in _words(_seen(_alerts, store))
-
-    def test_the_newest_comes_first_and_a_flood_is_cut(self, store: Store, spiked_run: Run) -> None:
-        first: Alert = store.alerts()[0]
-        for i in range(60):
-            store.put_alert(
-                dataclasses.replace(
-                    first, id=f"a{i}", rule=f"rule-{i}", dedupe_key=f"d{i}", created_s=i + 2e9
-                )
-            )
-        words = _words(_seen(_alerts, store))
-        assert words.index(r"rule\-59") < words.index(r"rule\-58")
-        assert "11 older ones are not shown" in words
 
 
 @pytest.mark.parametrize(

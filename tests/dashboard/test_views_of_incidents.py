@@ -1,5 +1,6 @@
 """The page of an incident: the story in order, the verdict, the clips; and what is not there."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from moescope.dashboard.charts_of_incidents import incident_figure
 from moescope.dashboard.reads_of_incidents import clip_file
 from moescope.platform import catalogue
+from moescope.platform.errors import MoescopeError
 from moescope.platform.incidents import put_incident
 from moescope.platform.records import Alert, Incident, Run
 from moescope.platform.store import Store
@@ -25,6 +27,11 @@ def _incident(store: "Store", wanted: str) -> None:
         wanted,
         lambda label, run_id: st.text(f"link {label} {run_id}"),
         lambda label, alert_id: st.text(f"incident {label} {alert_id}"),
+        incident.Ways(
+            lambda label, run_id, steps: st.text(f"steps {label} {run_id} {steps}"),
+            lambda label, run_id: st.text(f"link {label} {run_id}"),
+            lambda label, run_id: st.text(f"link {label} {run_id}"),
+        ),
     )
 
 
@@ -140,6 +147,82 @@ def test_an_alert_without_an_account_is_shown_with_the_command(
 ) -> None:
     page = _seen(_incident, store, recorded.id)
     assert "no account of this alert yet" in _words(page)
+
+
+def test_without_an_account_the_story_is_told_as_far_as_it_is_known(
+    store: Store, recorded: Alert
+) -> None:
+    words = _words(_seen(_incident, store, recorded.id))
+    places = [words.index(f"**{what}**") for what in ("Onset", "Alarm", "Action", "Recovery")]
+    assert places == sorted(places)
+    assert "healthy again after" in words
+    assert "| loss | 1 | **5** :gray[step 60] | 0.9 |" in words
+
+
+def test_an_account_of_another_version_is_said_and_not_thrown(
+    store: Store, recorded: Alert
+) -> None:
+    told = {"onset": {"step": 60}, "verdict": {}}
+    put_incident(store, Incident(recorded.id, recorded.run_id, 1.0, "data", True, told))
+    page = _seen(_incident, store, recorded.id)
+    words = _words(page)
+    assert "written by another version of moescope" in words
+    assert "**Onset**" in words
+    assert f"moescope incident {recorded.id}" in [code.value for code in page.code]
+    assert f"incident loss_spike {recorded.id}" in _words(_seen(_incident, store, ""))
+
+
+def test_a_silent_run_is_said_beside_its_story(store: Store, recorded: Alert) -> None:
+    store.update_run(recorded.run_id, heartbeat_s=time.time() - 600)
+    page = _seen(_incident, store, recorded.id)
+    assert "The run is silent since 10 min" in str(page.warning[0].value)
+
+
+def test_a_store_that_goes_away_is_said_and_not_thrown(
+    store: Store, recorded: Alert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = _seen(_incident, store, recorded.id)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise MoescopeError("database is locked")
+
+    monkeypatch.setattr(type(store), "alert", away)
+    page.run()
+    assert not page.exception
+    assert "database is locked" in _words(page)
+
+
+def test_what_is_decided_of_the_alert_is_decided_and_told_here_too(
+    store: Store, recorded: Alert
+) -> None:
+    page = _seen(_incident, store, recorded.id)
+    page.button(key=f"acknowledged_{recorded.id}").click().run()
+    assert store.alert(recorded.id).state == "acknowledged"
+    assert "acknowledged by dashboard" in _words(page)
+
+
+def test_the_ways_on_lead_to_the_steps_the_control_and_the_alerts(
+    store: Store, recorded: Alert
+) -> None:
+    words = _words(_seen(_incident, store, recorded.id))
+    # 60 steps before where it went back to, and after the recovery at step 59 of the next segment
+    assert "steps The run at steps 0 to 123 id-amber-finch 0-123" in words
+    assert "link Control: go back, pause, stop id-amber-finch" in words
+    assert "link All alerts of the run id-amber-finch" in words
+
+
+def test_clips_play_where_their_files_are(
+    store: Store, recorded: Alert, tmp_path: Path, make: Any
+) -> None:
+    put_incident(store, Incident(recorded.id, recorded.run_id, 1.0, "data", True, content()))
+    page = _seen(_incident, store, recorded.id)
+    assert page.get("video") == []
+    assert "None of these files is on this machine" in _words(page)
+    (tmp_path / "part-2").mkdir()
+    (tmp_path / "part-2" / "<b>clip<").mkdir()
+    (tmp_path / "part-2" / "<b>clip<" / "b>.mp4").write_bytes(b"0000ftypmp42")
+    store.update_run(recorded.run_id, config={"data": {"folder": str(tmp_path)}})
+    assert len(_seen(_incident, store, recorded.id).get("video")) == 1
 
 
 def test_an_unknown_alert_is_told(store: Store) -> None:

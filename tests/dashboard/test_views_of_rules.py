@@ -1,5 +1,6 @@
 """The page of rules: where each comes from, switched, tried over a run, saved, refused."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +13,15 @@ from typer.testing import CliRunner
 from moescope.cli import app
 from moescope.dashboard import command_line
 from moescope.dashboard.command_line import Answer, asked
-from moescope.dashboard.views.rules import TEMPLATE
+from moescope.dashboard.rule_text import template
 from moescope.monitors.rules import read_rules
 from moescope.platform.commands import commands
+from moescope.platform.errors import MoescopeError
 from moescope.platform.records import Run
 from moescope.platform.rule_versions import RuleChange, change, newest
 from moescope.platform.store import Store
+
+TEMPLATE = template("loss/total")
 
 
 @pytest.fixture
@@ -145,6 +149,125 @@ def test_what_is_wrong_with_a_rule_is_shown_and_the_text_stays(
     assert newest(store) == []
     seen.button(key="rule_close").click().run()
     assert not seen.text_area
+
+
+def test_a_mistake_is_pointed_at_in_the_text(
+    page: Callable[[], AppTest], store: Store, spiked_run: Run
+) -> None:
+    seen = page()
+    seen.button(key="rule_new").click().run()
+    typed(seen, TEMPLATE.replace("threshold: 6 ", "threshold: much "))
+    seen.button(key="rule_try").click().run()
+    assert "Line 5: threshold is 'much'" in words(seen)
+    assert any("→   5  threshold: much" in code.value for code in seen.code)
+    # it is said of this text, not of the next
+    typed(seen, TEMPLATE)
+    assert "Line 5" not in words(seen)
+
+
+def test_a_dry_run_is_drawn_on_the_signal_that_the_rule_judges(
+    page: Callable[[], AppTest], store: Store, spiked_run: Run
+) -> None:
+    seen = page()
+    seen.query_params["run"] = spiked_run.id
+    seen.run()
+    assert seen.selectbox(key="rules_of").value == spiked_run.id
+    seen.button(key="edit_gradient_spike").click().run()
+    rule = yaml.safe_load(seen.text_area[0].value)
+    rule |= {"parameters": {"min_count": 20, "window": 32}, "silenced_by": []}
+    typed(seen, yaml.safe_dump(rule))
+    seen.button(key="rule_try").click().run()
+    (drawn,) = [part.proto.bytes for part in seen.get("bidi_component")]
+    assert [trace["name"] for trace in json.loads(drawn)["figure"]["data"]] == [
+        "abandoned branch",
+        "grad/norm",
+        "would be warning",
+    ]
+    assert b"alarm at step 62" in drawn
+    # what stands for a signal of many entries is said
+    seen.button(key="edit_loss_spike").click().run()
+    seen.button(key="rule_try").click().run()
+    assert "It judges `loss/per_sample`, sample by sample" in words(seen)
+
+
+def test_a_new_rule_begins_with_the_signal_that_was_chosen(
+    page: Callable[[], AppTest], store: Store, spiked_run: Run
+) -> None:
+    seen = page()
+    seen.selectbox(key="rules_of").select(spiked_run.id).run()
+    options = seen.selectbox(key="rule_signal").options
+    assert options[0] == "loss/total"
+    assert "attention/logit_bound" not in options  # this run has not measured it
+    seen.selectbox(key="rule_signal").select("grad/norm").run()
+    seen.button(key="rule_new").click().run()
+    text = seen.text_area[0].value
+    assert yaml.safe_load(text)["signal"] == "grad/norm"
+    assert "# in the chosen run it was between 1.4 and 5.5" in text
+
+
+def test_rules_are_found_by_words_state_and_whether_they_were_changed(
+    page: Callable[[], AppTest], store: Store, spiked_run: Run
+) -> None:
+    rule = yaml.safe_load(TEMPLATE)
+    change(store, [RuleChange("", "my_rule", rule)], "ann", time.time())
+    seen = page()
+    said = words(seen)
+    assert ":blue-badge[:material/science: 1 dry run]" in said
+    assert ":violet-badge[:material/edit: 1 changed]" in said
+    num = len([b for b in seen.button if str(b.key).startswith("edit_")])
+    seen.text_input(key="rules_find").set_value("grad/norm rolls").run()
+    assert [b.key for b in seen.button if str(b.key).startswith("edit_")] == [
+        "edit_non_finite_lasting"
+    ]
+    assert f"1 of {num} rules." in words(seen)
+    seen.text_input(key="rules_find").set_value("").run()
+    seen.button_group(key="rules_state").set_value("dry run").run()
+    assert [b.key for b in seen.button if str(b.key).startswith("edit_")] == ["edit_my_rule"]
+    seen.button_group(key="rules_state").set_value("off").run()
+    assert "No rule matches" in words(seen)
+    seen.button_group(key="rules_state").set_value("any state").run()
+    seen.toggle(key="rules_changed").set_value(True).run()
+    assert [b.key for b in seen.button if str(b.key).startswith("edit_")] == ["edit_my_rule"]
+
+
+def test_the_address_says_whose_rules_and_follows_the_choice(
+    page: Callable[[], AppTest], store: Store, spiked_run: Run, make: Any
+) -> None:
+    store.add_run(make.run("blue-fox", status="finished"))
+    seen = page()
+    assert seen.query_params.get("run") is None
+    seen.selectbox(key="rules_of").select("id-blue-fox").run()
+    assert seen.query_params["run"] == "id-blue-fox"
+    seen.button(key="off_loss_spike").click().run()
+    assert "it takes it when it is resumed" in words(seen)
+    # a link to another run's, by its name
+    seen.query_params["run"] = "amber-finch"
+    seen.run()
+    assert seen.selectbox(key="rules_of").value == spiked_run.id
+    seen.query_params["run"] = "nobody"
+    seen.run()
+    assert "nobody" in words(seen)
+    assert seen.selectbox(key="rules_of").value == ""
+
+
+def test_how_often_a_rule_has_called_is_said(
+    page: Callable[[], AppTest], store: Store, spiked_run: Run
+) -> None:
+    assert "**rolls back** · 1 alert so far" in words(page())
+
+
+def test_a_store_that_goes_away_is_said_and_not_thrown(
+    page: Callable[[], AppTest], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = page()
+
+    def away(*_: Any, **__: Any) -> None:
+        raise MoescopeError("database is locked")
+
+    monkeypatch.setattr(type(store), "runs", away)
+    seen.run()
+    assert not seen.exception
+    assert "database is locked" in words(seen)
 
 
 def test_the_template_is_a_rule_that_does_nothing_yet() -> None:

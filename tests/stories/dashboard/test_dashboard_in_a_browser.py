@@ -136,6 +136,8 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     expect(_badge(page, "healthy")).to_be_visible()
 
     # a rollback says what it will do, asks once more, and shows the answer
+    page.get_by_test_id("stMain").get_by_role("link", name="Control").click()
+    page.wait_for_url(f"**/control?run={run.id}")
     page.get_by_role("button", name="Roll back…").click()
     expect(page.get_by_text("gives up the")).to_be_visible()
     assert commands(store, run.id) == []
@@ -150,7 +152,7 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
 
     # automatic action is switched in two clicks
     page.get_by_text("advisory", exact=True).click()
-    page.get_by_role("button", name="Set to advisory").click()
+    page.get_by_role("button", name="Yes, set to advisory").click()
     expect(page.get_by_text("set_mode obeyed at step")).to_be_visible()
     assert store.find_run(run.id).mode == "advisory"
 
