@@ -126,14 +126,14 @@ def _blocks(
                 run.created_s + per_step_s * (first + start + i),
                 {
                     name: np.asarray(value, np.float32)
-                    for name, value in _values(loss, noise[i], per_step_s, i).items()
+                    for name, value in values_of(loss, noise[i], per_step_s, i).items()
                 },
             )
             for i, loss in enumerate(block)
         ]
 
 
-def _values(loss: float, noise: float, step_s: float, at: int) -> dict[str, float]:
+def values_of(loss: float, noise: float, step_s: float, at: int) -> dict[str, float]:
     values = {
         catalogue.LOSS_TOTAL: loss,
         catalogue.LOSS_VIDEO: loss * 0.7,

@@ -1,42 +1,57 @@
 """What the browser's table is sent at a refresh: everything once, then what differs from that.
 
 The browser draws the newest message it gets and may never see one in between, so a message holds
-all that has changed since the last whole one, not since the message before. Of a row that is known
-there it holds only the cells that differ.
+all that has changed since one that the browser is known to have: the last whole one, or a later one
+that it said it has drawn. Of a row that is known there it holds only the cells that differ.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Row = Mapping[str, Any]
+Rows = Mapping[str, Row]
+"""{id: row}"""
 MOST_CHANGED = 0.5
 """Share of the rows from which on all are sent anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The last whole message of one table."""
+    """What one table was sent."""
 
+    base: int
+    """Number of the message that the browser is known to have."""
+    known: Rows
+    """Its rows after that."""
     number: int
-    rows: Mapping[str, Row] = field(default_factory=dict)
-    """{id: row}"""
+    """Of the newest message."""
+    rows: Rows = field(default_factory=dict)
+    """The rows that it told of."""
 
 
 def message(rows: Sequence[Row], sent: Sent | None, number: int) -> tuple[dict[str, Any], Sent]:
-    """What to send now, and what the browser then has.
+    """What to send now, and what the table was sent then.
 
-    number: of the message if it is a whole one; never used before by this table.
+    number: of this message, higher than that of any before.
     """
     by_id = {row["id"]: row for row in rows}
     if sent is not None:
         changed = [
-            _difference(row, known) for row in rows if (known := sent.rows.get(row["id"])) != row
+            _difference(row, known) for row in rows if (known := sent.known.get(row["id"])) != row
         ]
-        gone = [row_id for row_id in sent.rows if row_id not in by_id]
+        gone = [row_id for row_id in sent.known if row_id not in by_id]
         if len(changed) + len(gone) <= max(8, MOST_CHANGED * len(rows)):
-            return {"base": sent.number, "changed": changed, "gone": gone}, sent
-    return {"base": number, "rows": list(rows)}, Sent(number, by_id)
+            told = {"number": number, "base": sent.base, "changed": changed, "gone": gone}
+            return told, replace(sent, number=number, rows=by_id)
+    return {"number": number, "base": number, "rows": list(rows)}, Sent(
+        number, by_id, number, by_id
+    )
+
+
+def drawn(sent: Sent, number: int) -> Sent:
+    """What the browser has after it said that it drew a message; an older one changes nothing."""
+    return replace(sent, base=number, known=sent.rows) if number == sent.number else sent
 
 
 def _difference(row: Row, known: Row | None) -> Row:

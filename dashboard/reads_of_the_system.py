@@ -46,7 +46,7 @@ PACKAGES = (
     *("moescope", "streamlit", "plotly", "torch", "mlflow", "sqlalchemy", "psycopg"),
     *("numpy", "apscheduler", "apprise"),
 )
-MOST_FIRINGS, MOST_JOURNALS, MOST_FAILURES = 5, 20, 20
+MOST_FIRINGS, MOST_JOURNALS = 5, 20
 FAILED_WITHIN_S = 7 * 86400.0
 REMEMBERED_EVERY_S = 30.0
 REMEMBERED_S = 24 * 3600.0
@@ -194,7 +194,7 @@ def delivery_now(store: Store, settings: Settings, now_s: float) -> DeliveryNow:
     alerts = [alert for alert in store.alerts() if alert.id in failures] if failures else []
     # the rest of an address may hold a password
     channels = [address.partition(":")[0] for address in settings.notify.split()]
-    return DeliveryNow(channels, [(a, failures[a.id]) for a in alerts[:MOST_FAILURES]])
+    return DeliveryNow(channels, [(a, failures[a.id]) for a in alerts])
 
 
 @st.cache_data(ttl=60.0, show_spinner=False, max_entries=8)

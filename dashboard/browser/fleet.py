@@ -17,11 +17,14 @@ MOST_CHOSEN = 10
 _FRAME = '<div class="fleet"><p class="loading">Reading the runs…</p></div>'
 # all but the start of the script is files that are loaded once
 _START_JS = """
+let loaded;
 export default async function (component) {
-  const { files } = component.data;
-  const at = (name) => new URL(files[name], document.baseURI).href;
-  const [cells, table] = await Promise.all([import(at("cells")), import(at("table"))]);
-  return table.draw(component, cells, at("look"));
+  const at = (name) => new URL(component.data.files[name], document.baseURI).href;
+  loaded ??= Promise.all([
+    import(at("cells")), import(at("table")), fetch(at("look")).then((answer) => answer.text()),
+  ]);
+  const [cells, table, look] = await loaded;
+  return table.draw(component, cells, look);
 }
 """
 

@@ -78,7 +78,7 @@ function numbered(cell, column, className) {
 
 export const COLUMNS = [
   {
-    key: "name", title: "Run", order: (row) => row.name.toLowerCase(), up: true, head: true,
+    key: "name", title: "Run", of: ["name", "project", "note", "tags"], order: (row) => row.name.toLowerCase(), up: true, head: true,
     draw(row, table) {
       const link = element("a", "name", row.name);
       link.href = table.address(row.id);
@@ -88,14 +88,14 @@ export const COLUMNS = [
     },
   },
   {
-    key: "lamp", title: "Health", order: (row, table) => table.looks[row.lamp].rank, up: true,
+    key: "lamp", title: "Health", of: ["lamp"], order: (row, table) => table.looks[row.lamp].rank, up: true,
     draw(row, table) {
       const look = table.looks[row.lamp];
       return [element("span", `pill ${look.colour}`, sign(row.lamp, "sign"), element("span", "", look.word))];
     },
   },
   {
-    key: "doing", title: "Doing", order: (row) => row.doing.text, up: true,
+    key: "doing", title: "Doing", of: ["doing"], order: (row) => row.doing.text, up: true,
     draw(row) {
       const { text, since_s, is_over, more, more_s } = row.doing;
       const said = since_s === null ? element("span", "", text)
@@ -105,7 +105,7 @@ export const COLUMNS = [
     },
   },
   {
-    key: "step", title: "Step", order: (row) => row.step.share ?? row.step.value,
+    key: "step", title: "Step", of: ["step"], order: (row) => row.step.share ?? row.step.value,
     draw(row) {
       const { text, of, share, left } = row.step;
       if (!text) return [element("span", "number", "–")];
@@ -120,7 +120,7 @@ export const COLUMNS = [
     },
   },
   {
-    key: "loss", title: "Loss", order: (row) => row.loss.value, up: true,
+    key: "loss", title: "Loss", of: ["loss", "spark"], order: (row) => row.loss.value, up: true,
     help: "The newest loss, and its course on a logarithmic scale: the mean, and how far it went.",
     draw(row) {
       const said = numbered(row.loss);
@@ -132,16 +132,16 @@ export const COLUMNS = [
     },
   },
   {
-    key: "speed", title: "Tokens/s", order: (row) => row.speed.value,
+    key: "speed", title: "Tokens/s", of: ["speed", "live"], order: (row) => row.speed.value,
     draw: (row) => [numbered(row.speed, "speed", row.live ? "" : "past")],
   },
   {
-    key: "use", title: "Utilisation", order: (row) => row.use.value,
+    key: "use", title: "Utilisation", of: ["use", "live"], order: (row) => row.use.value,
     help: "FLOPs of the model per second, over what the device could do at most.",
     draw: (row) => [numbered(row.use, "use", row.live ? "" : "past")],
   },
   {
-    key: "alerts", title: "Alerts", order: (row) => (row.alerts ? row.alerts.value : 0),
+    key: "alerts", title: "Alerts", of: ["alerts"], order: (row) => (row.alerts ? row.alerts.value : 0),
     help: "Open alerts, the worst first.",
     draw(row) {
       if (!row.alerts) return [element("span", "none", "none")];
@@ -151,12 +151,12 @@ export const COLUMNS = [
     },
   },
   {
-    key: "beat", title: "Heartbeat", order: (row) => (row.beat_s === null ? null : -row.beat_s), up: true,
+    key: "beat", title: "Heartbeat", of: ["beat_s"], order: (row) => (row.beat_s === null ? null : -row.beat_s), up: true,
     help: "How long ago the trainer was last heard of.",
     draw: (row) => [row.beat_s === null ? element("span", "none", "–") : ticking(row.beat_s, "", " ago")],
   },
   {
-    key: "start", title: "Started", order: (row) => row.start_s,
+    key: "start", title: "Started", of: ["start_s", "took"], order: (row) => row.start_s,
     draw(row) {
       const said = ticking(row.start_s, "", " ago");
       said.title = new Date(1000 * row.start_s).toLocaleString();

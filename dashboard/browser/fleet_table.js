@@ -22,7 +22,11 @@ function withoutHalfAStep() {
   setTimeout(restore, 5000);
 }
 
-let COLUMNS, element, role, age, look;
+let COLUMNS, element, role, age;
+
+function same(one, other) {
+  return one === other || JSON.stringify(one) === JSON.stringify(other);
+}
 
 class FleetTable {
   constructor(root) {
@@ -60,10 +64,14 @@ class FleetTable {
       for (const id of [...this.rows.keys()]) if (!there.has(id)) this.forget(id);
       for (const row of data.rows) this.rows.set(row.id, this.kept(row));
       this.whole = new Map(this.rows);
-    } else if (data.base !== this.base) {
-      component.setTriggerValue("ask", "all"); // the whole message was overtaken by this one
+    } else if (data.base !== this.base && data.base !== this.told?.number) {
+      component.setTriggerValue("ask", "all"); // the message it builds on was overtaken by this one
       return;
     } else {
+      if (data.base !== this.base) {
+        this.base = data.base;
+        this.whole = this.told.rows;
+      }
       const changed = new Map(data.changed.map((row) => [row.id, row]));
       const gone = new Set(data.gone);
       for (const id of [...this.rows.keys()]) if (!this.whole.has(id) && !changed.has(id)) this.forget(id);
@@ -80,13 +88,15 @@ class FleetTable {
     this.body.parentElement.hidden = false;
     // rows do not move away under a pointer; they do when it has left
     this.draw(this.body.matches(":hover"));
-    if (data.has_more) requestAnimationFrame(() => component.setTriggerValue("ask", "more"));
+    if (!data.wants_word) return;
+    this.told = { number: data.number, rows: new Map(this.rows) }; // later messages may build on this one
+    requestAnimationFrame(() => component.setTriggerValue("ask", data.number));
   }
 
   // the row as it is drawn already, where nothing of it has changed
   kept(row) {
     const known = this.rows.get(row.id);
-    return known && JSON.stringify(known) === JSON.stringify(row) ? known : row;
+    return known && same(known, row) ? known : row;
   }
 
   forget(id) {
@@ -293,11 +303,13 @@ class FleetTable {
       }
       this.entries.set(row.id, entry);
     }
-    if (entry.of === row) return entry;
+    const before = entry.of;
+    if (before === row) return entry;
     entry.of = row;
     entry.row.className = row.lamp;
     entry.box.setAttribute("aria-label", `Compare ${row.name}`);
     COLUMNS.forEach((column, at) => {
+      if (before && column.of.every((key) => same(before[key], row[key]))) return;
       const parts = column.draw(row, this).filter((part) => part !== null);
       const cell = entry.cells[at];
       const hasFocus = cell.contains(this.root.getRootNode().activeElement);
@@ -347,15 +359,14 @@ class FleetTable {
   }
 }
 
-// Draws a message; called by the component's start, which has loaded the columns.
-export async function draw(component, cells, lookAddress) {
+// Draws a message; called by the component's start, which has loaded the columns and the style sheet.
+export function draw(component, cells, look) {
   const { parentElement } = component;
   const root = parentElement.querySelector(".fleet");
   ({ COLUMNS, element, role, age } = cells);
-  look ??= fetch(lookAddress).then((answer) => answer.text());
   if (!parentElement.adoptedStyleSheets.length) {
     const sheet = new CSSStyleSheet();
-    sheet.replaceSync(await look);
+    sheet.replaceSync(look);
     parentElement.adoptedStyleSheets = [sheet];
   }
   root.table ??= new FleetTable(root);

@@ -15,7 +15,7 @@ import streamlit as st
 from ...platform.errors import MoescopeError
 from ...platform.store import Store
 from ..browser.fleet import MOST_CHOSEN, fleet_table, told
-from ..fleet_changes import message
+from ..fleet_changes import drawn, message
 from ..fleet_rows import facts, looks, row
 from ..reads_of_the_fleet import FleetNow, fleet
 from ..run_search import Searched, found, problem
@@ -34,6 +34,8 @@ SORTS = {
 }  # fmt: skip
 """{column: whether it is sorted downwards at first}"""
 MOST_TYPED = 200
+MOST_LINES_AGAIN = 8
+"""Lines of the loss that a refresh sends once more before it asks what the browser has drawn."""
 _SENT, _VIEW, _ADDRESS, _IS_NEW = "fleet_sent", "fleet_view", "fleet_address", "fleet_is_new_view"
 _numbers = itertools.count(1)
 """Of whole messages, in the order in which they were made; no two are the same."""
@@ -126,7 +128,7 @@ def _table(store: Store, open_run: OpenRun, compare_runs: CompareRuns | None) ->
     said = fleet_table(
         _message(now, view, is_archived, now_s, compare_runs is not None),
         on_view=_follow_view,
-        on_ask=_send_all_where_asked,
+        on_ask=_follow_what_was_drawn,
     )
     if run_id := said.get("open"):
         open_run(str(run_id))
@@ -142,6 +144,7 @@ def _message(
     state = st.session_state
     rows = [row(one, now.read_s) for one in now.runs]
     data, state[_SENT] = message(rows, state.get(_SENT), next(_numbers))
+    num_lines = sum("spark" in one for one in data.get("changed", ()))
     ids, trouble = None, ""
     if view.find:
         searched = [Searched(one.now.run, facts(one, now.read_s)) for one in now.runs]
@@ -157,7 +160,7 @@ def _message(
         "is_archived": is_archived,
         "most_chosen": MOST_CHOSEN if can_compare else 0,
         "run_path": "run",
-        "has_more": not now.is_whole,
+        "wants_word": not now.is_whole or num_lines >= MOST_LINES_AGAIN,
     }
 
 
@@ -184,6 +187,10 @@ def _into_address(view: View) -> None:
             st.query_params.pop(name, None)
 
 
-def _send_all_where_asked() -> None:
-    if told("ask") == "all":
+def _follow_what_was_drawn() -> None:
+    """The table tells the number of a message that it has drawn, or asks for all."""
+    asked, sent = told("ask"), st.session_state.get(_SENT)
+    if asked == "all":
         st.session_state[_SENT] = None
+    elif isinstance(asked, int) and sent is not None:
+        st.session_state[_SENT] = drawn(sent, asked)

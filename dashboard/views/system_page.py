@@ -16,6 +16,8 @@ from .panel import CALM_S, live
 Fact = tuple[str, str, str]
 """Name, value as Markdown, and help, which may be empty."""
 LOW_GIB = 2.0
+MOST_FAILURES = 3
+"""Alerts that were not sent whose reason is shown; it is mostly the same."""
 SCHEDULES_S = 60.0
 """To ask when schedules come due takes a process of about a second."""
 
@@ -73,7 +75,7 @@ def _who_serves(store: Store, settings: Settings) -> None:
 def _sinks(store: Store) -> None:
     runs = reads.sinks_now(store)
     with _box("Sinks", system_tables.wants_of_sinks(runs), "keep up" if runs else ""):
-        system_tables.sinks(runs)
+        system_tables.sinks(runs, time.time())
 
 
 def _store(now: reads.StoreNow) -> None:
@@ -164,7 +166,7 @@ def _schedules(store: Store) -> None:
     with _box("Schedules"):
         found = reads.schedules_now(store)
         if not found:
-            st.caption("None. `moescope study schedule STUDY` makes one.")
+            st.markdown("None. `moescope study schedule STUDY` makes one.")
             return
         for one in found:
             last = f"; last {plain(str(one['last']))}" if one["last"] else ""
@@ -224,7 +226,7 @@ def _delivery(now: reads.DeliveryNow, now_s: float) -> None:
         _facts(
             [("Sent to", said, "Kinds of addresses; `moescope alerts test-channel` tries them.")]
         )
-        for alert, why in now.failures:
+        for alert, why in now.failures[:MOST_FAILURES]:
             st.caption(
                 f"{plain(alert.rule)}, {age(now_s - alert.created_s)} ago: {plain(why, 200)}"
             )

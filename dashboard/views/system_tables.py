@@ -31,15 +31,18 @@ def render(store: Store) -> None:
         _largest(reads.runs_by_size(store.url, store))
 
 
-def sinks(runs: Sequence[reads.SinksOfARun]) -> None:
-    """Draws what becomes of the samples of each run on their way."""
+def sinks(runs: Sequence[reads.SinksOfARun], now_s: float) -> None:
+    """Draws what becomes of the samples of each run on their way; what a silent run told is old."""
     if not runs:
-        st.caption("No run trains at the moment.")
+        st.markdown("No run trains at the moment.")
         return
     rows = [
         {"run": one.run.name}
         | {name: one.values.get(signal) for name, signal in _SIGNALS.items()}
-        | {"waits in the journal": _depths(one)}
+        | {
+            "waits in the journal": _depths(one),
+            "last heard of": f"{age(now_s - one.run.heartbeat_s)} ago",
+        }
         for one in runs
     ]
     columns = {
@@ -75,6 +78,9 @@ def _depths(one: reads.SinksOfARun) -> str:
 
 def _tables(found: Sequence[TableSize]) -> None:
     shown = [one for one in found if one.num_rows != 0]
+    if not shown:
+        st.markdown("Nothing has been written yet.")
+        return
     _table(
         [{"table": one.name, "rows": one.num_rows, "MiB": _mib(one.num_bytes)} for one in shown],
         "system_tables",
@@ -85,7 +91,7 @@ def _tables(found: Sequence[TableSize]) -> None:
 
 def _largest(runs: Sequence[RunSize]) -> None:
     if not runs:
-        st.caption("No run has samples yet.")
+        st.markdown("No run has samples yet.")
         return
     _table(
         [{"run": one.name, "steps": one.num_steps, "MiB": _mib(one.num_bytes)} for one in runs],

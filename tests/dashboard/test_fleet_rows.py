@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import moescope.dashboard
 from moescope.dashboard.doing import doing
-from moescope.dashboard.fleet_changes import message
+from moescope.dashboard.fleet_changes import drawn, message
 from moescope.dashboard.fleet_rows import WORST_FIRST, FleetRun, looks, row
 from moescope.dashboard.reads import run_now
 from moescope.dashboard.sparkline import HEIGHT, WIDTH, Sparkline, sparkline
@@ -234,8 +234,19 @@ class TestWhatIsSentAtARefresh:
         assert (first["base"], len(first["rows"])) == (1, 100)
         rows[3] = {**rows[3], "loss": -1}
         then, kept = message(rows, sent, 2)
-        assert then == {"base": 1, "changed": [{"id": "3", "loss": -1}], "gone": []}
-        assert kept is sent
+        changed = [{"id": "3", "loss": -1}]
+        assert then == {"number": 2, "base": 1, "changed": changed, "gone": []}
+        assert (kept.base, kept.known) == (1, sent.known)
+
+    def test_what_the_browser_said_it_drew_is_not_sent_again(self) -> None:
+        rows = self._rows(*range(100))
+        _, sent = message(rows, None, 1)
+        rows[3] = {**rows[3], "loss": -1}
+        _, sent = message(rows, sent, 2)
+        assert drawn(sent, 1) == sent  # by then another was under way
+        sent = drawn(sent, 2)
+        told, sent = message(rows, sent, 3)
+        assert told == {"number": 3, "base": 2, "changed": [], "gone": []}
 
     def test_a_message_that_was_never_drawn_is_missed_by_nobody(self) -> None:
         rows = self._rows(*range(100))
@@ -257,4 +268,4 @@ class TestWhatIsSentAtARefresh:
         _, sent = message(self._rows(*range(100)), None, 1)
         told, sent = message(self._rows(*range(100, 200)), sent, 2)
         assert (told["base"], len(told["rows"])) == (2, 100)
-        assert sent.number == 2
+        assert (sent.base, sent.number) == (2, 2)

@@ -200,6 +200,17 @@ class TestOpeningAndComparing:
         assert f"compares {[f'id-{i}' for i in range(10)]}" in _words(page)
 
 
+class TestWhatTheTableMisses:
+    def test_it_asks_for_all_and_says_what_it_has_drawn(self, store: Store, make: Any) -> None:
+        store.add_run(make.run("red-fox"))
+        page = _seen(store)
+        number = _sent(page)["number"]
+        # AppTest runs the whole page, which sends everything: what is left is that nothing breaks
+        for asked in ("all", number, number - 1, "more", None, {"a": 1}):
+            _tell(page, "ask", asked, is_trigger=True)
+            assert _found(page) == ["red-fox"]
+
+
 class TestAStoreThatIsAway:
     def test_what_was_read_last_stays_with_its_age(
         self, store: Store, make: Any, monkeypatch: pytest.MonkeyPatch
