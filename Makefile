@@ -105,7 +105,7 @@ docs: $(READY)
 	$(BIN)/python docs/generate.py
 
 bench: $(READY)
-	for file in $(filter-out benchmarks/turns.py benchmarks/fleet_of_runs.py benchmarks/score_%,$(wildcard benchmarks/*.py)); do \
+	for file in $(filter-out benchmarks/turns.py benchmarks/fleet_of_runs.py benchmarks/in_chromium.py benchmarks/score_%,$(wildcard benchmarks/*.py)); do \
 		echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python "$$file"; done
 
 score: $(READY)

@@ -10,16 +10,12 @@ train a step a second, besides forty archived ones. The dashboard is a process o
 
 import json
 import os
-import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,9 +23,9 @@ from typing import Any
 import numpy as np
 import psutil
 from fleet_of_runs import NUM_LIVE, fill, values_of
-from playwright.sync_api import Browser, Page, sync_playwright
+from in_chromium import TOKEN, busy_s, chromium, opened, served
+from playwright.sync_api import Browser
 
-import moescope.dashboard
 from moescope.dashboard.fleet_changes import message
 from moescope.dashboard.fleet_rows import facts, row
 from moescope.dashboard.reads_of_the_fleet import Fleet
@@ -37,8 +33,6 @@ from moescope.dashboard.run_search import Searched, found
 from moescope.platform.records import Frame
 from moescope.platform.store import Store, open_store
 
-APP = Path(moescope.dashboard.__file__).parent / "app.py"
-TOKEN = "a-token-for-the-benchmark"
 WATCHED_S = 30.0
 # when the first row, and the last line, could be seen: asked at each frame that is drawn
 WATCH_JS = """
@@ -123,7 +117,7 @@ def opening(browser: Browser, address: str) -> None:
 
 
 def seen(browser: Browser, address: str) -> dict[str, float]:
-    page, frames = opened(browser, address)
+    page, frames = opened(browser, f"{address}/?token={TOKEN}", WATCH_JS)
     page.wait_for_function("() => window.allLines", timeout=60_000)
     told: dict[str, float] = page.evaluate(LOOK_JS)
     told["bytes"] = sum(size for _, size in frames)
@@ -135,7 +129,7 @@ def costs(name: str, browser: Browser, address: str, server: psutil.Process, vie
     """What pages cost that are open and left alone: processor time of the server and of Chromium,
     which draws without a GPU here.
     """
-    pages = [opened(browser, address) for _ in range(viewers)]
+    pages = [opened(browser, f"{address}/?token={TOKEN}", WATCH_JS) for _ in range(viewers)]
     for page, _ in pages:
         page.wait_for_function("() => window.allLines", timeout=120_000)
     page, frames = pages[0]
@@ -157,25 +151,6 @@ def costs(name: str, browser: Browser, address: str, server: psutil.Process, vie
     print(f"  {name}: {shares}; {said}; load {os.getloadavg()[0]:.1f}", flush=True)
     for page, _ in pages:
         page.context.close()
-
-
-def busy_s(processes: list[psutil.Process]) -> float:
-    return sum(sum(one.cpu_times()[:2]) for one in processes if one.is_running())
-
-
-def opened(browser: Browser, address: str) -> tuple[Page, list[tuple[float, int]]]:
-    """A page with nothing in its cache, and what its websocket receives: (when, bytes)."""
-    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
-    page.add_init_script(WATCH_JS)
-    frames: list[tuple[float, int]] = []
-    page.on(
-        "websocket",
-        lambda socket: socket.on(
-            "framereceived", lambda data: frames.append((time.time(), len(data)))
-        ),
-    )
-    page.goto(f"{address}/?token={TOKEN}")
-    return page, frames
 
 
 @contextmanager
@@ -211,46 +186,6 @@ def end_all(store: Store) -> None:
     for run in store.runs():
         if run.status == "running":
             store.update_run(run.id, status="stopped", finished_s=time.time())
-
-
-@contextmanager
-def served(folder: Path, url: str) -> Iterator[tuple[str, psutil.Process]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "MOESCOPE_HOME": str(folder), "MOESCOPE_STORE": url, "MOESCOPE_TOKEN": TOKEN,
-    }  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", str(APP), "--server.port", str(port)],
-        cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        for _ in range(300):
-            with (
-                suppress(OSError),
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1),
-            ):
-                break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        raise SystemExit("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path,
-            args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
-        )
-        yield browser
-        browser.close()
 
 
 if __name__ == "__main__":
