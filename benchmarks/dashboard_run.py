@@ -4,8 +4,8 @@ million steps beside one of a thousand, with one viewer and with ten, and beside
     python benchmarks/dashboard_run.py [STEPS [STEPS_OF_MLFLOW]]
 
 Twenty scalars at every step; what is closed is packed, as the service does. Both runs train on
-while they are watched, five steps a second. A refresh is the time from the browser's question to the
-last of the answer; what plotly needs to draw it comes on top.
+while they are watched, five steps a second. A refresh is the time from the browser's question to
+the last of the answer; what plotly needs to draw it comes on top.
 """
 
 import os

@@ -24,17 +24,19 @@ def busy_s(processes: list[psutil.Process]) -> float:
     return sum(sum(one.cpu_times()[:2]) for one in processes if one.is_running())
 
 
-def opened(
-    browser: Browser, address: str, script: str = ""
-) -> tuple[Page, list[tuple[float, int]]]:
-    """A page with nothing in its cache, and what its websocket receives: (when, bytes).
+Frames = list[tuple[float, int]]
+"""What a websocket received: (when, bytes)."""
+
+
+def opened(browser: Browser, address: str, script: str = "") -> tuple[Page, Frames]:
+    """A page with nothing in its cache, and what its websocket receives.
 
     script: run in the page before anything else.
     """
     page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
     if script:
         page.add_init_script(script)
-    frames: list[tuple[float, int]] = []
+    frames: Frames = []
     page.on(
         "websocket",
         lambda socket: socket.on(
