@@ -27,7 +27,7 @@ from in_chromium import TOKEN, busy_s, chromium, opened, served
 from playwright.sync_api import Browser
 
 from moescope.dashboard.fleet_changes import message
-from moescope.dashboard.fleet_rows import facts, row
+from moescope.dashboard.fleet_rows import facts
 from moescope.dashboard.reads_of_the_fleet import Fleet
 from moescope.dashboard.run_search import Searched, found
 from moescope.platform.records import Frame
@@ -93,8 +93,7 @@ def in_process(store: Store) -> None:
     sent = None
     for number in range(1, 21):
         now = timed("a later look", lambda n=number: fleet.now(store, 10.0 * n))
-        rows = timed("rows", lambda shown=now: [row(one, shown.read_s) for one in shown.runs])
-        data, sent = timed("message", lambda r=rows, s=sent, n=number: message(r, s, n))
+        data, sent = timed("message", lambda r=now.rows, s=sent, n=number: message(r, s, n))
         searched = [Searched(one.now.run, facts(one, now.read_s)) for one in now.runs]
         timed("search by configuration",
               lambda s=searched: found("learning_rate=0.001 num_chosen>1 finch", s))  # fmt: skip

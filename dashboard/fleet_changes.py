@@ -38,7 +38,10 @@ def message(rows: Sequence[Row], sent: Sent | None, number: int) -> tuple[dict[s
     by_id = {row["id"]: row for row in rows}
     if sent is not None:
         changed = [
-            _difference(row, known) for row in rows if (known := sent.known.get(row["id"])) != row
+            _difference(row, known)
+            for row in rows
+            # the same object at once, since most rows are
+            if (known := sent.known.get(row["id"])) is not row and known != row
         ]
         gone = [row_id for row_id in sent.known if row_id not in by_id]
         if len(changed) + len(gone) <= max(8, MOST_CHANGED * len(rows)):

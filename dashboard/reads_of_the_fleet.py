@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import streamlit as st
 
@@ -20,11 +20,11 @@ from ..platform.records import RunStatus
 from ..platform.store import Store
 from ..platform.summaries import summaries
 from .doing import LATELY_S
-from .fleet_rows import SHOWN, FleetRun
+from .fleet_rows import SHOWN, FleetRun, row
 from .reads import open_alerts_by_run, run_now
 from .sparkline import MOST_BUCKETS, Sparkline, sparkline
 
-FRESH_S = 1.0
+FRESH_S = 2.5
 """Who asks within this time gets what the one before got."""
 LINES_S = 0.12
 """Time that one look spends on lines which are missing."""
@@ -45,6 +45,8 @@ class FleetNow:
     runs: Sequence[FleetRun]
     """Newest first."""
     num_archived: int
+    rows: Sequence[dict[str, Any]] = ()
+    """As the browser's table is sent them."""
     is_whole: bool = False
     """False while lines are missing that the next look reads."""
 
@@ -56,6 +58,7 @@ class Fleet:
         self._is_archived = is_archived
         self._lock = threading.Lock()
         self._lines: dict[str, tuple[Progress, Sparkline | None]] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
         self.newest: FleetNow | None = None
         """What was read last: all there is while the store is away."""
 
@@ -101,7 +104,15 @@ class Fleet:
                 kept[run_id] = line
             made.append(replace(one, spark=None if line is None else line[1]))
         self._lines = kept
-        return replace(now, runs=made, is_whole=is_whole)
+        rows = [self._row(one, now.read_s) for one in made]
+        self._rows = {row["id"]: row for row in rows}
+        return replace(now, runs=made, rows=rows, is_whole=is_whole)
+
+    def _row(self, one: FleetRun, read_s: float) -> dict[str, Any]:
+        """The row of before where nothing has changed: who compares the two is done at once."""
+        new = row(one, read_s)
+        before = self._rows.get(new["id"])
+        return before if before is not None and before == new else new
 
 
 def _line(store: Store, run_id: str) -> Sparkline | None:

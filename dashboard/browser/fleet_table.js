@@ -11,14 +11,21 @@ const LISTS = [
 // On its way to another page Streamlit puts this page's path with that page's query into the history: a
 // step back that leads to where one came from. That one entry is left out.
 function withoutHalfAStep() {
-  const { pathname } = window.location;
-  const push = window.history.pushState;
-  const restore = () => delete window.history.pushState;
-  window.history.pushState = function (state, title, url) {
+  const { history, location } = window;
+  const { pathname } = location;
+  const before = Object.getOwnPropertyDescriptor(history, "pushState");
+  const push = history.pushState;
+  const restore = () => {
+    if (history.pushState !== guarded) return;
+    if (before) Object.defineProperty(history, "pushState", before);
+    else delete history.pushState;
+  };
+  const guarded = (state, title, url) => {
     if (new URL(url, document.baseURI).pathname === pathname) return;
     restore();
-    push.call(window.history, state, title, url);
+    push.call(history, state, title, url);
   };
+  history.pushState = guarded;
   setTimeout(restore, 5000);
 }
 
@@ -172,6 +179,7 @@ class FleetTable {
     }
     const head = role(element("thead", "", role(this.head, "row")), "rowgroup");
     const table = role(element("table", "", head, role(this.body, "rowgroup")), "table");
+    table.setAttribute("aria-label", "Runs");
     table.hidden = true;
     this.body.addEventListener("click", (event) => this.clicked(event));
     this.body.addEventListener("pointerleave", () => this.draw(false));

@@ -16,7 +16,7 @@ from ...platform.errors import MoescopeError
 from ...platform.store import Store
 from ..browser.fleet import MOST_CHOSEN, fleet_table, told
 from ..fleet_changes import drawn, message
-from ..fleet_rows import facts, looks, row
+from ..fleet_rows import facts, looks
 from ..reads_of_the_fleet import FleetNow, fleet
 from ..run_search import Searched, found, problem
 from ..words import age
@@ -142,8 +142,7 @@ def _message(
 ) -> dict[str, Any]:
     """What the browser is sent: rows once, then changes; who is found by what is searched."""
     state = st.session_state
-    rows = [row(one, now.read_s) for one in now.runs]
-    data, state[_SENT] = message(rows, state.get(_SENT), next(_numbers))
+    data, state[_SENT] = message(now.rows, state.get(_SENT), next(_numbers))
     num_lines = sum("spark" in one for one in data.get("changed", ()))
     ids, trouble = None, ""
     if view.find:
