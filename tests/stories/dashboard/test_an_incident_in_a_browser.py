@@ -146,6 +146,11 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
+_ALL_DRAWN = """() => !document.querySelector('[data-testid=stSkeleton]')
+    && [...document.querySelectorAll('[data-testid=stPlotlyChart]')]
+        .every((place) => place.querySelector('.js-plotly-plot .main-svg .xy'))"""
+
+
 class Seat:
     """A person's browser, and what its console complains of."""
 
@@ -178,6 +183,7 @@ class Seat:
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
             page.set_viewport_size({"width": self.width, "height": max(before["height"], height)})
+            page.wait_for_function(_ALL_DRAWN)
             page.wait_for_timeout(600)
             page.screenshot(path=self._folder / f"{name}-{self.width}-{scheme}.png")
         page.set_viewport_size(before)
