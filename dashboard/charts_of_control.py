@@ -60,7 +60,12 @@ def timeline_figure(
         },
     )
     for health in ("fresh", "certified", "tainted", None):
-        _add_states(figure, [s for s in states if s.health == health], health)
+        here = [s for s in states if s.health == health]
+        there, gone = (
+            [s for s in here if (s.place == "gone") == is_gone] for is_gone in (False, True)
+        )
+        _add_states(figure, there, health)
+        _add_states(figure, gone, health, opacity=0.45, is_named=not there)
     _add_rollbacks(figure, went_back)
     _add_alerts(figure, alerts)
     if chosen is not None:
@@ -72,7 +77,13 @@ def timeline_figure(
     return figure
 
 
-def _add_states(figure: go.Figure, states: Sequence[SavedState], health: Health | None) -> None:
+def _add_states(
+    figure: go.Figure,
+    states: Sequence[SavedState],
+    health: Health | None,
+    opacity: float = 1.0,
+    is_named: bool = True,
+) -> None:
     if not states:
         return
     look = look_of(health)
@@ -85,10 +96,14 @@ def _add_states(figure: go.Figure, states: Sequence[SavedState], health: Health 
             "symbol": look.symbol,
             "size": 12,
             "color": look.line,
-            "opacity": [0.45 if s.place == "gone" else 1.0 for s in states],
+            "opacity": opacity,
             "line": {"width": 2, "color": look.line},
         },
+        # a click must not fade what was not clicked: it would look as if it were gone
+        unselected={"marker": {"opacity": opacity}},
         name=_SHORT[health],
+        showlegend=is_named,
+        legendgroup=_SHORT[health],
         customdata=[None if s.place == "gone" or s.health == "tainted" else s.step for s in states],
         hovertext=[state_in_words(s) for s in states],
         hoverinfo="text",
@@ -169,6 +184,7 @@ def _mark(
             "color": colour,
             "line": {"width": 1.5, "color": colour},
         },
+        unselected={"marker": {"opacity": 1.0}},
         name=name,
         hovertext=list(texts),
         hoverinfo="text",

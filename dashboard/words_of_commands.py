@@ -90,7 +90,7 @@ def why_no_answer(command: Command, now: RunNow, now_s: float, is_paused: bool =
         return f"{waited} yet: the trainer has taken it and is at it; it beats, {beat} ago."
     step = f" of about {age(now.step_time_s)}" if now.step_time_s and now.step_time_s >= 2 else ""
     if waited_s < max(_LATE_S, 3 * (now.step_time_s or 0.0)):
-        at = "while it is paused" if is_paused else f"at the end of its step{step}"
+        at = "at once, as it stands" if is_paused else f"at the end of its step{step}"
         return f"{waited} yet: the trainer beats, {beat} ago, and takes it {at}."
     return (
         f"{waited}: the trainer beats, {beat} ago, but reaches no end of a step. It waits for "

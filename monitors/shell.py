@@ -289,7 +289,9 @@ def _change(
         for new in changes
     ]
     checked(_table(store, run).overlaid(newer).rules(), _certify_after(run))
-    training = [r for r in store.runs(True) if r.status == "running" and run in (None, r)]
+    # by its id: what is the same run may have beaten since it was read
+    wanted = [r for r in store.runs(True) if run is None or r.id == run.id]
+    training = [r for r in wanted if r.status == "running"]
     for other in training if run is None else []:
         try:
             checked(_table(store, other).overlaid(newer).rules(), _certify_after(other))

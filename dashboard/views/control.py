@@ -5,7 +5,7 @@ import streamlit as st
 from ...platform.claims import how_to_go_on
 from ...platform.errors import MoescopeError
 from ...platform.store import Store
-from ..reads_of_control import MOST_COMMANDS, control_now
+from ..reads_of_control import MOST_COMMANDS, ControlNow, control_now
 from ..theme import LAMPS
 from ..words import age, number, plain, plain_with_code
 from ..words_of_commands import why_not
@@ -42,9 +42,23 @@ def render(
         live(lambda: asked.render(store, run.id, MOST_COMMANDS), LIVE_S)
 
 
+def _is_news(here: ControlNow) -> bool:
+    """Whether a command was answered, or a state saved on the disk, since this session last saw."""
+    key = f"seen_on_control_{here.now.run.id}"
+    states = [(s.step, s.segment, s.health) for s in here.states if s.place != "memory"]
+    answered = [c.id for c in here.commands if c.state in ("done", "refused")]
+    news = hash((tuple(states), tuple(answered), here.now.run.status))
+    before = st.session_state.get(key)
+    st.session_state[key] = news
+    return before not in (None, news)
+
+
 def _head(store: Store, run_id: str, links: dict[str, LinkToRun | None]) -> None:
     here = control_now(store, run_id)
     now = here.now
+    if _is_news(here):
+        # the timeline, which is drawn anew more seldom else, shows it at once
+        st.rerun(scope="app")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"## {plain(now.run.name, 80)}", width="content")
         badge(LAMPS[now.lamp])

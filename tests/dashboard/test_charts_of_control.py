@@ -195,7 +195,7 @@ def test_a_trainer_that_beats_and_takes_nothing_for_long_is_said_to_be_late(make
     late = why_no_answer(_command(), now, 1180.0)
     assert "Asked 3 min ago, no answer" in late
     assert "reaches no end of a step" in late
-    assert "while it is paused" in why_no_answer(_command(), now, 1010.0, True)
+    assert "at once, as it stands" in why_no_answer(_command(), now, 1010.0, True)
     assert why_no_answer(_command(state="done"), now, 1180.0) == ""
 
 

@@ -172,6 +172,21 @@ def test_runs_that_train_are_asked_and_others_are_not(rules: Invoke, store: Stor
     assert (of_two["source"], of_two["state"]) == ("run", "off")
 
 
+def test_a_run_that_beats_while_its_rule_is_changed_is_asked_too(
+    rules: Invoke, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add_run(a_run("one"))
+    runs, beats = Store.runs, iter(range(1, 100))
+
+    def after_a_beat(self: Store, include_archived: bool = False) -> list[Run]:
+        self.update_run("one", heartbeat_s=time.time() + next(beats))
+        return runs(self, include_archived)
+
+    monkeypatch.setattr(Store, "runs", after_a_beat)
+    assert rules("set", "-", "--run", "one", text=JUMP).exit_code == 0
+    assert [command.kind for command in commands(store, "one")] == ["set_rules"]
+
+
 def test_a_run_that_could_not_trust_its_checkpoints_by_it_has_it_refused(
     rules: Invoke, store: Store
 ) -> None:
