@@ -138,6 +138,7 @@ class RunReader:
         self._sources = sources(store.database, run_id)
         self.signals = frozenset(self._sources)
         self._living, self._ghosts = _pieces(self.segments)
+        self._forks = tuple(self._living)
 
     def branches(
         self, signal: str, window: Window, row: int | None = None, most: int = MOST_BUCKETS
@@ -154,6 +155,7 @@ class RunReader:
         found = Branches(
             self._bands(source, self._living, window.step_range, most, row),
             self._bands(source, self._ghosts, window.step_range, most, row),
+            (self._store.url, self.run_id, source, window.step_range, most, row, *self._forks),
         )
         return found if len(found.living.steps) or len(found.ghosts.steps) else None
 

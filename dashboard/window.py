@@ -1,6 +1,6 @@
 """What of a run a person looks at, and in which measure; and the points that lie in it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -58,6 +58,8 @@ class Branches:
 
     living: Bands
     ghosts: Bands
+    version: Hashable = None
+    """Another one where anything of them differs; None: not known."""
 
     def column(self, index: int) -> "Branches":
         """The same of one of a vector's numbers."""

@@ -3,12 +3,11 @@ not (facts: ecosystem.md section 5).
 """
 
 import json
-import zlib
 from collections.abc import Callable
 
-import plotly.graph_objects as go
 import streamlit as st
 
+from .drawn import Drawn
 from .served import address, plotly_address
 
 # all but the start of the script is a file that is loaded once
@@ -27,7 +26,7 @@ Range = tuple[float, float] | None
 
 
 def plot(
-    figure: go.Figure,
+    figure: Drawn,
     *,
     key: str,
     says: str,
@@ -41,15 +40,14 @@ def plot(
     axis in milliseconds. A figure that is out of sight is drawn when it comes into sight.
     """
     mount = st.components.v2.component("moescope.plot", js=_START_JS, isolate_styles=False)
-    drawn = figure.to_json(validate=False)
     head = {
         "script": address("plot.js"),
         "plotly": plotly_address(),
         "says": says,
         "view": view,
-        "height": figure.layout.height or 280,
+        "height": figure.height,
         "steers": on_range is not None,
-        "version": zlib.crc32(drawn.encode()),
+        "version": figure.version,
     }
 
     def hear() -> None:
@@ -59,6 +57,6 @@ def plot(
 
     mount(
         key=key,
-        data=f'{json.dumps(head)[:-1]}, "figure": {drawn}}}'.encode(),
+        data=f'{json.dumps(head)[:-1]}, "figure": {figure.json}}}'.encode(),
         on_range_change=hear,
     )

@@ -111,14 +111,13 @@ def _over_time(reader: RunReader, window: Window, signal: str, layer: int) -> No
     if load is None or not load.living.steps.size:
         nothing_yet("No sampled step lies in this range.")
         return
-    figure = load_over_time(
-        load.living, window, layer=layer, unit=CATALOGUE[catalogue.EXPERT_LOAD].unit
-    )
+    unit = CATALOGUE[catalogue.EXPERT_LOAD].unit
     chart(
-        figure,
+        lambda: load_over_time(load.living, window, layer=layer, unit=unit),
         window,
         "chart_experts",
         f"Load of each of {load.living.low.shape[1]} experts of MoE layer {layer} over the steps.",
+        load.version,
     )
 
 
@@ -129,8 +128,14 @@ def _all_over_time(reader: RunReader, window: Window, what: str) -> None:
     if found is None or not found.living.steps.size:
         nothing_yet("Not measured in this run, or no sampled step lies in this range.")
         return
-    figure = level_over_time(found.living, window, row="MoE layer", unit=CATALOGUE[signal].unit)
-    chart(figure, window, "chart_layers", f"{what} of every MoE layer over the steps.")
+    unit = CATALOGUE[signal].unit
+    chart(
+        lambda: level_over_time(found.living, window, row="MoE layer", unit=unit),
+        window,
+        "chart_layers",
+        f"{what} of every MoE layer over the steps.",
+        found.version,
+    )
 
 
 def _at_step(reader: RunReader, step: int | None) -> None:

@@ -1,6 +1,6 @@
 """What every page is made of: a heading in the catalogue's words, a chart, a badge, a live part."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import streamlit as st
 from ...platform.catalogue import signal_spec
 from ...platform.errors import MoescopeError
 from ...platform.store import Store
+from ..browser.drawn import KeptFigures, drawn
 from ..browser.plot import plot
 from ..theme import Look
 from ..window import Window
@@ -119,17 +120,35 @@ def heading(title: str, signal: str) -> None:
     st.markdown(f"**{title}** :gray[`{signal}`]", help="\n\n".join(sentences))
 
 
-def chart(figure: go.Figure, window: Window | None, key: str, says: str) -> None:
+def chart(
+    figure: go.Figure | Callable[[], go.Figure],
+    window: Window | None,
+    key: str,
+    says: str,
+    made_of: Hashable = None,
+) -> None:
     """Shows a figure; `says` is its description for those who do not see it.
 
-    window: of a figure over the steps of a run, whose zoom becomes everybody's range.
+    window: of a figure over the steps of a run, whose zoom becomes everybody's range. figure: or
+    what builds it, asked only while what it is `made_of`, beside the window, was not drawn yet.
     """
+    if not callable(figure):
+        ready = drawn(figure)
+    elif made_of is None or (window is not None and not window.clock.is_steps):
+        ready = drawn(figure())
+    else:
+        ready = _kept_figures().of((key, window, made_of), figure)
     if window is None:
-        plot(figure, key=key, says=says)
+        plot(ready, key=key, says=says)
         return
-    plot(figure, key=key, says=says, view=window.view, on_range=window.on_zoom)
+    plot(ready, key=key, says=says, view=window.view, on_range=window.on_zoom)
     if window.on_zoom is not None and st.session_state.pop(ZOOMED, False):
         st.rerun(scope="app")  # the widgets and all other charts follow
+
+
+@st.cache_resource(show_spinner=False)
+def _kept_figures() -> KeptFigures:
+    return KeptFigures()
 
 
 def badge(look: Look, help: str | None = None) -> None:

@@ -27,8 +27,14 @@ def scalar(
     if series is None:
         nothing_yet(NOT_YET)
         return
-    figure = scalar_figure(series, shown, name=title.lower(), unit=signal_spec(signal).unit)
-    chart(figure, shown, f"chart_{signal}", f"{title} over the steps.")
+    unit = signal_spec(signal).unit
+    chart(
+        lambda: scalar_figure(series, shown, name=title.lower(), unit=unit),
+        shown,
+        f"chart_{signal}",
+        f"{title} over the steps.",
+        (title, series.version),
+    )
 
 
 def lines(
@@ -51,8 +57,13 @@ def lines(
         nothing_yet(NOT_YET)
         return
     unit = signal_spec(first).unit
-    figure = lines_figure(drawn, shown, unit=unit, levels=levels, is_peak=is_peak)
-    chart(figure, shown, f"chart_{title}", f"{title}: {', '.join(drawn)} over the steps.")
+    chart(
+        lambda: lines_figure(drawn, shown, unit=unit, levels=levels, is_peak=is_peak),
+        shown,
+        f"chart_{title}",
+        f"{title}: {', '.join(drawn)} over the steps.",
+        tuple((name, series.version) for name, series in drawn.items()),
+    )
 
 
 def per_layer(
@@ -69,10 +80,14 @@ def per_layer(
     if series is None:
         nothing_yet(NOT_YET)
         return
-    figure = per_layer_figure(
-        series, window, layer=layer, unit=signal_spec(signal).unit, levels=levels
+    unit = signal_spec(signal).unit
+    chart(
+        lambda: per_layer_figure(series, window, layer=layer, unit=unit, levels=levels),
+        window,
+        f"chart_{signal}",
+        f"{title}: a line per {layer} over the steps.",
+        series.version,
     )
-    chart(figure, window, f"chart_{signal}", f"{title}: a line per {layer} over the steps.")
 
 
 def statistic(
@@ -102,13 +117,13 @@ def statistic(
     if series is None:
         nothing_yet(NOT_YET)
         return
-    figure = per_modality_figure(
-        series,
+    num_layers = reader.num_rows(signal)
+    chart(
+        lambda: per_modality_figure(
+            series, shown, num_layers=num_layers, layer=layer, unit=spec.unit, levels=levels
+        ),
         shown,
-        num_layers=reader.num_rows(signal),
-        layer=layer,
-        unit=spec.unit,
-        levels=levels,
+        f"chart_{signal}",
+        f"{title}: a line per {layer} and modality over the steps.",
+        series.version,
     )
-    says = f"{title}: a line per {layer} and modality over the steps."
-    chart(figure, shown, f"chart_{signal}", says)

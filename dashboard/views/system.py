@@ -58,8 +58,14 @@ def _time(reader: RunReader, window: Window) -> None:
     if not parts:
         nothing_yet(NOT_YET)
         return
-    figure = stacked_figure(parts, window, unit=CATALOGUE[catalogue.STEP_TIME_S].unit)
-    chart(figure, window, "chart_time", f"Time of a step, split into {', '.join(parts)}.")
+    unit = CATALOGUE[catalogue.STEP_TIME_S].unit
+    chart(
+        lambda: stacked_figure(parts, window, unit=unit),
+        window,
+        "chart_time",
+        f"Time of a step, split into {', '.join(parts)}.",
+        tuple(series.version for series in parts.values()),
+    )
 
 
 def _way_to_the_store(reader: RunReader) -> None:
