@@ -82,8 +82,8 @@ def column(bands: Bands, index: int) -> Bands:
     )
 
 
-def selected(bands: Bands, is_kept: NDArray[np.bool_]) -> Bands:
-    """Returns the buckets where the mask is true. is_kept: (B,)."""
+def selected(bands: Bands, is_kept: NDArray[np.bool_] | NDArray[np.intp]) -> Bands:
+    """Returns the buckets where the mask is true, or those of these places. is_kept: (B,)."""
     return Bands(
         bands.signal,
         bands.width,
@@ -99,7 +99,7 @@ def selected(bands: Bands, is_kept: NDArray[np.bool_]) -> Bands:
 
 def middles(bands: Bands) -> NDArray[np.float64]:
     """Returns the step in the middle of each bucket. Returns (B,)."""
-    return bands.steps + (bands.width - 1) / 2
+    return bands.steps.astype(np.float64) + (bands.width - 1) / 2
 
 
 def without_zeros(bands: Bands) -> Bands:
