@@ -1,13 +1,13 @@
 """The router, and nothing else: who may see anything, which store, which page.
 
-`moescope up` starts it with `python -m streamlit run dashboard/app.py` and MOESCOPE_HOME,
-MOESCOPE_STORE and MOESCOPE_TOKEN in the environment. `.streamlit/config.toml` lies beside it.
+`moescope up` starts it by `python -m streamlit run dashboard/door.py` with MOESCOPE_HOME,
+MOESCOPE_STORE and the tokens in the environment. `.streamlit/config.toml` lies beside it.
 """
 
 import streamlit as st
 
 from moescope.dashboard.reads import open_for_reading
-from moescope.dashboard.sign_in import is_admitted
+from moescope.dashboard.sign_in import is_admitted, who_asks
 from moescope.dashboard.theme import ICON, PAGE_STYLE
 from moescope.dashboard.views import (
     alerts,
@@ -18,6 +18,8 @@ from moescope.dashboard.views import (
     run,
     studies,
     study,
+    tab,
+    you,
 )
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
@@ -30,13 +32,15 @@ def main() -> None:
     settings = Settings()
     if not is_admitted(settings):
         return
+    # where the dashboard has a role of its own, nothing here knows the store's owner
+    store_url = settings.dashboard_store or settings.store_url
     try:
-        store = open_for_reading(settings.store_url)
+        store = open_for_reading(store_url)
     except MoescopeError as error:
-        no_store.render(settings.store_url, str(error))
+        no_store.render(store_url, str(error))
         return
     if store is None:
-        no_store.render(settings.store_url)
+        no_store.render(store_url)
         return
     _route(store)
 
@@ -96,7 +100,10 @@ def _route(store: Store) -> None:
         the_incidents,
         st.Page(rules_page, title="Rules", url_path="rules", icon=":material/rule:"),
     ]
-    st.navigation(pages, position="top").run()
+    page = st.navigation(pages, position="top")
+    tab.render(store, page.title)
+    you.render(who_asks())
+    page.run()
 
 
 main()

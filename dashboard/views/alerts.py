@@ -11,9 +11,10 @@ from ...platform.records import FOREVER_S, Alert, AlertState
 from ...platform.silences import silences
 from ...platform.store import Store
 from .. import asks
+from ..sign_in import who_asks
 from ..theme import SEVERITIES
 from ..words import age, number, plain, plain_with_code
-from .panel import LIVE_S, LinkToIncident, LinkToRun, badge, live
+from .panel import LIVE_S, LinkToIncident, LinkToRun, act, badge, live
 
 MOST_SHOWN = 50
 SILENCES_S = {
@@ -88,7 +89,8 @@ def _silences(store: Store, names: dict[str, str], link_to_run: LinkToRun) -> No
                 st.markdown(plain(silence.rule, 60), width="content")
                 link_to_run(names.get(silence.run_id, silence.run_id), silence.run_id)
                 st.markdown(f":gray[{_until(silence.until_s, now_s)}]", width="content")
-                _end_silence(store, silence.run_id, silence.rule, "held")
+                if who_asks().may_act:
+                    _end_silence(store, silence.run_id, silence.rule, "held")
 
 
 def feed(
@@ -137,11 +139,14 @@ def _alert(
     _words(alert)
     if link_to_incident is not None and "record" in alert.evidence:
         link_to_incident("How it came about, and why", alert.id)
+    may_act = who_asks().may_act
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        if alert.state == "open":
-            _button(store, alert, "acknowledged", "Acknowledge", ":material/done:")
-        else:
+        if alert.state != "open":
             st.markdown(f":gray[{_state(alert, now_s)}]", width="content")
+        elif may_act:
+            _button(store, alert, "acknowledged", "Acknowledge", ":material/done:")
+        if not may_act:
+            return
         if alert.state == "silenced":
             _end_silence(store, alert.run_id, alert.rule, alert.id)
         elif alert.state != "resolved":
@@ -186,8 +191,8 @@ def _end_silence(store: Store, run_id: str, rule: str, where: str) -> None:
         "End silence",
         key=f"end_silence_{where}_{run_id}_{rule}",
         icon=":material/notifications_active:",
-        on_click=asks.end_silence,
-        args=(store, run_id, rule),
+        on_click=act,
+        args=(asks.end_silence, store, run_id, rule),
     )
 
 
@@ -215,7 +220,7 @@ def _button(store: Store, alert: Alert, state: AlertState, label: str, icon: str
 
 def _tell(ask: Callable[..., bool], store: Store, alert: Alert, *args: object) -> None:
     """Asks, and says where the alert that the page shows is no longer there to decide about."""
-    if not ask(store, alert, *args):
+    if act(ask, store, alert, *args) is False:
         st.toast(
             f"{plain(alert.rule, 60)} has healed or was resolved meanwhile: nothing was changed.",
             icon=":material/check_circle:",

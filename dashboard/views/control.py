@@ -5,14 +5,14 @@ from typing import get_args
 
 import streamlit as st
 
-from ...platform.errors import MoescopeError
 from ...platform.records import Checkpoint, Command, Mode
 from ...platform.store import Store
 from .. import asks
 from ..reads import RunNow, recent_commands
+from ..sign_in import who_asks
 from ..theme import CHECKPOINTS
 from ..words import age, number, plain
-from .panel import store_may_be_away
+from .panel import act
 
 MODES: dict[Mode, str] = {
     "on": "It skips data, damps or rolls back by itself, within its budget.",
@@ -61,8 +61,7 @@ def render(store: Store, now: RunNow) -> None:
                 disabled=bool(why_not),
                 help=why_not or "The trainer writes its state to disk at the next step.",
             ):
-                with store_may_be_away():
-                    asks.save_checkpoint(store, run.id)
+                act(asks.save_checkpoint, store, run.id)
         if why_not:
             st.caption(why_not)
         elif st.session_state.get(asking):
@@ -70,6 +69,8 @@ def render(store: Store, now: RunNow) -> None:
 
 
 def _why_not(now: RunNow) -> str:
+    if not (who := who_asks()).may_act:
+        return who.why_not
     if not now.is_live:
         return f"The run has {now.run.status}; there is no trainer that could take a command."
     if now.lamp == "silent":
@@ -91,10 +92,9 @@ def _mode_switch(store: Store, now: RunNow, why_not: str) -> None:
     )
     if mode is None or mode == now.run.mode:
         return
-    if st.button(f"Set to {mode}", key="set_mode", type="primary", help=MODES[mode]):
-        with store_may_be_away():
-            asks.set_mode(store, now.run.id, mode)
-            st.toast(f"Asked: automatic action {mode}.")
+    is_sent = st.button(f"Set to {mode}", key="set_mode", type="primary", help=MODES[mode])
+    if is_sent and act(asks.set_mode, store, now.run.id, mode) is not None:
+        st.toast(f"Asked: automatic action {mode}.")
 
 
 def _question(store: Store, now: RunNow, asking: str) -> None:
@@ -135,10 +135,7 @@ def _question(store: Store, now: RunNow, asking: str) -> None:
 
 def _ask_rollback(store: Store, run_id: str, step: int, asking: str) -> None:
     st.session_state.pop(asking, None)
-    try:
-        asks.roll_back(store, run_id, step)
-    except MoescopeError as error:
-        st.toast(plain(str(error)), icon=":material/cloud_off:")
+    act(asks.roll_back, store, run_id, step)
 
 
 def _target_in_words(checkpoint: Checkpoint) -> str:

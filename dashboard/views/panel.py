@@ -2,14 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from ...platform.catalogue import signal_spec
 from ...platform.errors import MoescopeError
+from ...platform.store import Store
+from ..sign_in import who_asks
 from ..theme import Look
 from ..window import Window
+from ..words import plain
+
+Answer = TypeVar("Answer")
 
 LIVE_S = 3.0
 """Seconds between refreshes of the parts that a person watches."""
@@ -48,6 +54,18 @@ def store_may_be_away() -> Iterator[None]:
             icon=":material/cloud_off:",
         )
         st.text(str(error).splitlines()[0])
+
+
+def act(ask: Callable[..., Answer], store: Store, *args: Any) -> Answer | None:
+    """Asks for something, a function of `asks.py`, as whoever sits at this session at this moment.
+
+    Where that is refused, or the store is away, a toast says so and None comes back.
+    """
+    try:
+        return ask(store, who_asks(), *args)
+    except (MoescopeError, OSError) as error:
+        st.toast(plain(str(error)), icon=":material/block:")
+        return None
 
 
 def heading(title: str, signal: str) -> None:

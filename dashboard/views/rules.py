@@ -9,9 +9,10 @@ from ...platform.store import Store
 from .. import asks
 from ..command_line import Answer
 from ..reads_of_rules import RuleRow, history_of, rules_now, runs_to_choose, tried
+from ..sign_in import who_asks
 from ..theme import SEVERITIES
 from ..words import age, number, plain
-from .panel import badge, store_may_be_away
+from .panel import act, badge, store_may_be_away
 
 ALL_RUNS = ""
 TEMPLATE = """name: my_rule
@@ -60,13 +61,16 @@ def render(store: Store) -> None:
             key="rules_of",
             width=320,
         )
-        st.button(
-            "New rule",
-            key="rule_new",
-            icon=":material/add:",
-            on_click=_edit,
-            args=("", TEMPLATE),
-        )
+        if (who := who_asks()).may_act:
+            st.button(
+                "New rule",
+                key="rule_new",
+                icon=":material/add:",
+                on_click=_edit,
+                args=("", TEMPLATE),
+            )
+    if not who.may_act:
+        st.caption(who.why_not)
     with store_may_be_away():
         _answer()
         _editor(store, run_id, names)
@@ -97,14 +101,17 @@ def _rule(store: Store, row: RuleRow, run_id: str, whose: str) -> None:
 
 
 def _buttons(row: RuleRow, run_id: str) -> None:
+    may_act = who_asks().may_act
     st.button(
-        "Edit",
+        "Edit" if may_act else "Show",
         key=f"edit_{row.name}",
-        icon=":material/edit:",
+        icon=":material/edit:" if may_act else ":material/visibility:",
         type="tertiary",
         on_click=_edit,
         args=(row.name, row.yaml),
     )
+    if not may_act:
+        return
     deeds: list[tuple[asks.RuleDeed, str, str]] = [
         ("on", "Switch on…", ":material/toggle_on:")
         if row.state == "off"
@@ -156,7 +163,7 @@ _WHEN = "Runs that train take it at their next step and answer under Commands."
 
 def _do(store: Store, deed: asks.RuleDeed, name: str, run_id: str) -> None:
     st.session_state.pop(_ASKING, None)
-    st.session_state[_ANSWER] = asks.change_rule(store, deed, name, run_id)
+    st.session_state[_ANSWER] = act(asks.change_rule, store, deed, name, run_id)
 
 
 def _answer() -> None:
@@ -190,6 +197,9 @@ def _editor(store: Store, run_id: str, names: dict[str, str]) -> None:
     with st.container(border=True, key="rule_editor"):
         whose = f"run {plain(names[run_id])}" if run_id else "all runs"
         st.markdown(f"**{plain(name) if name else 'New rule'}** of {whose}")
+        if not who_asks().may_act:
+            _shown(store, name, before, names)
+            return
         yaml = st.text_area(
             "Rule as YAML",
             before,
@@ -236,13 +246,20 @@ def _editor(store: Store, run_id: str, names: dict[str, str]) -> None:
             _history(store, name, names)
 
 
+def _shown(store: Store, name: str, yaml: str, names: dict[str, str]) -> None:
+    """What a viewer sees of a rule: a replay would take the machine's time, so it is left out."""
+    st.code(yaml, language="yaml")
+    st.button("Close", key="rule_close", on_click=_close)
+    _history(store, name, names)
+
+
 def _ask_no_more() -> None:
     st.session_state.pop(_ASKING, None)
 
 
 def _save(store: Store, yaml: str, run_id: str) -> None:
-    answer = asks.set_rules(store, yaml, run_id)
-    if answer.is_done:
+    answer = act(asks.set_rules, store, yaml, run_id)
+    if answer is not None and answer.is_done:
         _close()
     else:
         _ask_no_more()

@@ -6,7 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import moescope.dashboard
-from moescope.dashboard.sign_in import is_right
+from moescope.dashboard.guesses import is_right
 from moescope.platform.records import Run
 from moescope.platform.settings import Settings
 
@@ -41,7 +41,7 @@ def test_only_the_very_token_is_right(given: str) -> None:
 
 def test_without_the_token_nothing_of_a_run_is_shown(app: AppTest, spiked_run: Run) -> None:
     said = _all(app.run())
-    assert "wants its token" in said
+    assert "wants a token" in said
     assert spiked_run.name not in said
     assert [button.label for button in app.button] == ["Sign in"]
 
@@ -61,7 +61,7 @@ def test_the_token_in_the_address_admits_and_leaves_the_address(
 def test_a_wrong_token_in_the_address_is_told(app: AppTest, spiked_run: Run) -> None:
     app.query_params["token"] = "wrong"
     said = _all(app.run())
-    assert "not the token" in said
+    assert "not a token" in said
     assert "loss" not in said
 
 
@@ -69,7 +69,7 @@ def test_the_token_can_be_typed(app: AppTest, spiked_run: Run) -> None:
     app.run()
     app.text_input(key="moescope_typed_token").input("wrong")
     app.button[0].click().run()
-    assert "not the token" in _all(app)
+    assert "not a token" in _all(app)
     app.text_input(key="moescope_typed_token").input(f" {TOKEN} ")
     app.button[0].click().run()
     assert "loss **0.9**" in _all(app)
@@ -81,7 +81,7 @@ def test_a_changed_token_ends_what_was_admitted_before(
     app.query_params["token"] = TOKEN
     assert "loss" in _all(app.run())
     monkeypatch.setenv("MOESCOPE_TOKEN", "another")
-    assert "wants its token" in _all(app.run())
+    assert "wants a token" in _all(app.run())
 
 
 def test_without_a_token_in_the_environment_the_one_in_home_counts(
