@@ -7,7 +7,7 @@ MOESCOPE_STORE and the tokens in the environment. `.streamlit/config.toml` lies 
 import streamlit as st
 
 from moescope.dashboard.reads import open_for_reading
-from moescope.dashboard.sign_in import is_admitted, who_asks
+from moescope.dashboard.sign_in import ask, is_admitted, remember, who_asks
 from moescope.dashboard.theme import ICON, PAGE_STYLE
 from moescope.dashboard.views import (
     alerts,
@@ -25,24 +25,35 @@ from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store
 
+ADDRESSES = ("runs", "run", "studies", "alerts", "incidents", "rules")
+
 
 def main() -> None:
     st.set_page_config(page_title="moescope", page_icon=ICON, layout="wide")
     st.html(PAGE_STYLE)
     settings = Settings()
-    if not is_admitted(settings):
+    if not is_admitted():
+        # a page of each address: else Streamlit forgets which one was asked for
+        pages = [st.Page(_sign_in, title="Sign in", url_path=path) for path in ADDRESSES]
+        st.navigation(pages, position="hidden").run()
         return
     # where the dashboard has a role of its own, nothing here knows the store's owner
     store_url = settings.dashboard_store or settings.store_url
     try:
         store = open_for_reading(store_url)
     except MoescopeError as error:
+        remember()
         no_store.render(store_url, str(error))
         return
     if store is None:
+        remember()
         no_store.render(store_url)
         return
     _route(store)
+
+
+def _sign_in() -> None:
+    ask()
 
 
 def _route(store: Store) -> None:
@@ -101,6 +112,7 @@ def _route(store: Store) -> None:
         st.Page(rules_page, title="Rules", url_path="rules", icon=":material/rule:"),
     ]
     page = st.navigation(pages, position="top")
+    remember()
     tab.render(store, page.title)
     you.render(who_asks())
     page.run()

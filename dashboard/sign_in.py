@@ -10,6 +10,7 @@ from says nothing.
 
 import math
 import time
+from contextlib import suppress
 
 import streamlit as st
 
@@ -22,6 +23,7 @@ from .keeper import browser_keeps
 SHOWN_TOKEN, NAME = "moescope_shown_token", "moescope_name"
 """Where a session keeps the token that admitted it, and its person's name."""
 _FORGET = "moescope_browser_forgets"
+_FOUND = "moescope_token_of_the_address"
 _GUESSES = "moescope_wrong_guesses"
 _TYPED = "moescope_typed_token"
 
@@ -39,40 +41,64 @@ def who_asks() -> Asker:
     return NOBODY if role == "nobody" else Asker(st.session_state.get(NAME, ""), role)
 
 
-def is_admitted(settings: Settings) -> bool:
-    """Says whether this session may see anything; if not, draws the page that asks for a token."""
-    try:
-        tokens = _tokens(settings)
-    except (MoescopeError, OSError) as error:
-        st.title("moescope")
-        st.error("The dashboard's tokens cannot be read, so nobody can sign in.")
-        st.text(str(error))
-        return False
-    shown = st.session_state.get(SHOWN_TOKEN, "")
-    found = Judgement("nobody")
-    is_wrong = False
+def is_admitted() -> bool:
+    """Says whether this session may see anything; takes a token out of the address, and draws
+    nothing."""
     given = st.query_params.get("token", "")
     if given:
         # a right one changes who sits here, too: an operator's address opened by a viewer
         st.query_params.pop("token", None)
-        found = _judged(given, tokens)
-        is_wrong = found.role == "nobody"
-        if not is_wrong:
-            shown = _admit(given)
-    if role_of(shown, tokens) != "nobody":
-        _remember(shown)
-        return True
-    kept = browser_keeps(forget=st.session_state.get(_FORGET, ())).token
-    if kept and not st.session_state.get(_FORGET):
+        with suppress(MoescopeError, OSError):
+            st.session_state[_FOUND] = _judged(given, _tokens(Settings()))
+    return who_asks() is not NOBODY
+
+
+def ask() -> None:
+    """Draws the page that wants a token; a right one, typed or kept by the browser, admits."""
+    st.title("moescope")
+    try:
+        tokens = _tokens(Settings())
+    except (MoescopeError, OSError) as error:
+        st.error("The dashboard's tokens cannot be read, so nobody can sign in.")
+        st.text(str(error))
+        return
+    found: Judgement | None = st.session_state.pop(_FOUND, None)
+    forgotten = st.session_state.get(_FORGET, ())
+    kept = browser_keeps(forget=forgotten).token
+    if kept and not forgotten:
         found = _judged(kept, tokens)
-        if found.role != "nobody":
-            _admit(kept)
-            st.rerun()
-        if not found.wait_s:
+        if found.role == "nobody" and not found.wait_s:
             # of an earlier service on this address: taken out of the browser at the next run
             st.session_state[_FORGET] = ("token",)
-    _ask(tokens, found, is_wrong=is_wrong)
-    return False
+    st.write(
+        "This dashboard wants a token. Open the address that `moescope up` printed, which carries "
+        "it, or paste it here. The files `token` (of operators, who look and act) and "
+        "`viewer-token` (of viewers, who look) in moescope's home folder hold them."
+    )
+    with st.form("sign_in", border=False, width=520):
+        st.text_input("Token", type="password", key=_TYPED, autocomplete="off")
+        is_sent = st.form_submit_button("Sign in", type="primary")
+    if is_sent:
+        found = _judged(st.session_state[_TYPED].strip(), tokens)
+    if found is not None and found.role != "nobody":
+        st.rerun()
+    if found is not None and found.wait_s > 0:
+        st.error(
+            "Too many wrong tokens. This one was not looked at; the next one is in "
+            f"{math.ceil(found.wait_s)} s.",
+            icon=":material/hourglass:",
+        )
+    elif found is not None:
+        st.error("That is not a token of this dashboard.", icon=":material/lock:")
+
+
+def remember() -> None:
+    """Has the browser keep token and name, and takes a name over that it kept from before."""
+    name, forgotten = st.session_state.get(NAME, ""), st.session_state.get(_FORGET, ())
+    kept = browser_keeps(st.session_state.get(SHOWN_TOKEN, ""), name, forgotten).name
+    if kept and not name and not forgotten:
+        st.session_state[NAME] = cleaned_name(kept)
+        st.rerun()
 
 
 def sign_out() -> None:
@@ -98,47 +124,11 @@ def _everybodys() -> Guesses:
 
 
 def _judged(given: str, tokens: Tokens) -> Judgement:
+    """Judges a token; a right one admits this session."""
     mine: Guesses = st.session_state.setdefault(_GUESSES, of_a_session())
-    return judged(given, tokens, mine, _everybodys(), time.monotonic())
-
-
-def _admit(token: str) -> str:
-    # the token and not its role: see `who_asks`
-    st.session_state[SHOWN_TOKEN] = token
-    st.session_state.pop(_FORGET, None)
-    return token
-
-
-def _remember(token: str) -> None:
-    """Has the browser keep token and name, and takes a name over that it kept from before."""
-    name = st.session_state.get(NAME, "")
-    kept = browser_keeps(token, name, st.session_state.get(_FORGET, ())).name
-    if kept and not name and not st.session_state.get(_FORGET):
-        st.session_state[NAME] = cleaned_name(kept)
-        st.rerun()
-
-
-def _ask(tokens: Tokens, found: Judgement, *, is_wrong: bool) -> None:
-    st.title("moescope")
-    st.write(
-        "This dashboard wants a token. Open the address that `moescope up` printed, which carries "
-        "it, or paste it here. The files `token` (of operators, who look and act) and "
-        "`viewer-token` (of viewers, who look) in moescope's home folder hold them."
-    )
-    with st.form("sign_in", border=False):
-        st.text_input("Token", type="password", key=_TYPED, autocomplete="off")
-        is_sent = st.form_submit_button("Sign in", type="primary")
-    typed = st.session_state[_TYPED].strip()
-    if is_sent and typed:
-        found = _judged(typed, tokens)
-        if found.role != "nobody":
-            _admit(typed)
-            st.rerun()
-    if found.wait_s > 0:
-        st.error(
-            "Too many wrong tokens: the next one is looked at in "
-            f"{math.ceil(found.wait_s)} s. This one was not.",
-            icon=":material/hourglass:",
-        )
-    elif is_sent or is_wrong:
-        st.error("That is not a token of this dashboard.", icon=":material/lock:")
+    found = judged(given, tokens, mine, _everybodys(), time.monotonic())
+    if found.role != "nobody":
+        # the token and not its role: see `who_asks`
+        st.session_state[SHOWN_TOKEN] = given
+        st.session_state.pop(_FORGET, None)
+    return found

@@ -51,12 +51,17 @@ PAGE_STYLE = """<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
 [data-testid="stMetricValue"] { font-size: 1.6rem; }
 .st-key-rule_editor textarea { font-family: monospace; font-size: 0.85rem; }
+.stAppToolbar { padding-right: 9.5rem; }
+.st-key-you { position: fixed; top: 0.6rem; right: 0.75rem; width: 9rem; z-index: 999991; }
+.st-key-moescope_keeper { position: absolute; }
+.st-key-you button { max-width: 9rem; }
 @media (max-width: 640px) {
   .stMainBlockContainer { padding-left: 0.9rem; padding-right: 0.9rem; }
   [data-testid="stMetricValue"] { font-size: 1.25rem; }
 }
 </style>"""
-"""Less empty space than Streamlit leaves above a page, and numbers that fit a phone."""
+"""Less empty space than Streamlit leaves above a page, who you are in its bar, and numbers that fit
+a phone."""
 
 LampWord = Literal[
     "healthy", "warning", "critical", "silent", "finished", "stopped", "crashed", "halted"

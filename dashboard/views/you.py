@@ -4,14 +4,17 @@ import streamlit as st
 
 from ..asker import MOST_OF_A_NAME, Asker
 from ..sign_in import call_me, sign_out
+from ..words import plain
+
+MOST_SHOWN = 12
 
 _TYPED = "moescope_typed_name"
 
 
 def render(who: Asker) -> None:
-    """Draws a small button at the right that opens the rest."""
+    """Draws a small button at the right of the bar above, which opens the rest."""
     icon = ":material/edit_square:" if who.may_act else ":material/visibility:"
-    label = who.name or ("Operator" if who.may_act else "Viewer")
+    label = plain(who.name, MOST_SHOWN) or ("Operator" if who.may_act else "Viewer")
     with (
         st.container(horizontal=True, horizontal_alignment="right", key="you"),
         st.popover(label, icon=icon, type="tertiary"),
