@@ -66,7 +66,10 @@ def prepare(
         database.write(lambda connection: None)
         return newest, newest
     if not found and not may_make:
-        raise MoescopeError(f"store {database.shown} is empty: run `moescope db upgrade`")
+        grant = "" if database.is_embedded else ", or `moescope db grant-dashboard` for this user"
+        raise MoescopeError(
+            f"store {database.shown} shows no tables: run `moescope db upgrade`{grant}"
+        )
     if found and not (may_upgrade or (may_make and database.is_embedded)):
         raise MoescopeError(
             f"store {database.shown} is at version {found}, this program needs {newest}: "
