@@ -271,7 +271,7 @@ def up(
         settings = settings.model_copy(update={"host": host})
 
     def ready(addresses: ServiceAddresses) -> None:
-        say(f"dashboard {addresses.dashboard_url}\nto look   {addresses.viewer_url}")
+        say(f"dashboard {addresses.dashboard_url}\nviewers   {addresses.viewer_url}")
         kept_here = " (this machine only: it asks nobody who they are; see MOESCOPE_MLFLOW_AUTH)"
         say(f"mlflow    {addresses.mlflow_url}{kept_here if addresses.is_mlflow_kept_here else ''}")
         if addresses.metrics_url:

@@ -3,9 +3,12 @@
 The title says the state in a word and how many runs are in it; the icon has its colour besides.
 """
 
+from contextlib import suppress
+
 import streamlit as st
 
 from ...platform.attention import Attention
+from ...platform.errors import MoescopeError
 from ...platform.store import Store
 from ..reads_of_attention import attention_now
 from ..theme import icon_of
@@ -16,8 +19,10 @@ def render(store: Store, page_title: str) -> None:
     """Sets title and icon, and again every few seconds by itself."""
 
     def tell() -> None:
-        now = attention_now(store)
-        st.set_page_config(page_title=title_of(now, page_title), page_icon=icon_of(now.worst))
+        # a store that is away is told on the page; the tab stays as it was
+        with suppress(MoescopeError, OSError):
+            now = attention_now(store)
+            st.set_page_config(page_title=title_of(now, page_title), page_icon=icon_of(now.worst))
 
     live(tell, CALM_S)
 
