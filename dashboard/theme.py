@@ -53,7 +53,7 @@ PAGE_STYLE = """<style>
 .st-key-rule_editor textarea { font-family: monospace; font-size: 0.85rem; }
 .stAppToolbar { padding-right: 9.5rem; }
 .st-key-you { position: fixed; top: 0.6rem; right: 0.75rem; width: 9rem; z-index: 999991; }
-.st-key-moescope_keeper { position: absolute; }
+.st-key-moescope_keeper { position: absolute; width: 1px; overflow: hidden; }
 .st-key-you button { max-width: 9rem; }
 @media (max-width: 640px) {
   .stMainBlockContainer { padding-left: 0.9rem; padding-right: 0.9rem; }

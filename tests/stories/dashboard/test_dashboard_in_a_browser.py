@@ -50,7 +50,7 @@ from moescope.platform.store import Store, open_store
 pytestmark = pytest.mark.story
 
 TOKEN = "a-token-for-the-story"
-APP = Path(moescope.dashboard.__file__).parent / "app.py"
+APP = Path(moescope.dashboard.__file__).parent / "door.py"
 expect.set_options(timeout=20_000)  # two cores may have more to do than this test
 PICTURES = os.environ.get("MOESCOPE_SCREENSHOTS")
 RUN = "amber-finch"
@@ -410,7 +410,7 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
 
     # without the token there is nothing to see
     page, complaints = _opened(browser, address, width=1440, scheme="light")
-    expect(page.get_by_text("wants its token")).to_be_visible()
+    expect(page.get_by_text("wants a token")).to_be_visible()
     assert RUN not in page.content()
 
     # with it: the list of runs, and one click to the run
