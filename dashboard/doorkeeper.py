@@ -14,7 +14,9 @@ import socket
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from google.protobuf.message import DecodeError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit.proto.BackMsg_pb2 import BackMsg
 
 from ..platform.settings import Settings
 
@@ -27,6 +29,10 @@ HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"cross-origin-resource-policy": b"same-origin",
 }
+
+
+FOR_DEVELOPERS = frozenset({"clear_cache", "set_run_on_save"})
+"""Messages that Streamlit obeys whoever sends them: the first empties what it keeps for all."""
 
 
 def names_of(settings: Settings) -> frozenset[str]:
@@ -86,6 +92,18 @@ def _is_numbers(name: str) -> bool:
     return True
 
 
+def is_for_developers(sent: bytes | None) -> bool:
+    """Whether a message of a socket is one that no page of the dashboard sends."""
+    if not sent:
+        return False
+    message = BackMsg()
+    try:
+        message.ParseFromString(sent)
+    except DecodeError:
+        return False  # the server ends the socket
+    return message.WhichOneof("type") in FOR_DEVELOPERS
+
+
 class Doorkeeper:
     """Stands before Streamlit's server: turns away what may not come in, and adds the headers."""
 
@@ -118,7 +136,15 @@ class Doorkeeper:
                 message = {**message, "headers": [*message.get("headers", ()), *added]}
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        async def receive_what_is_for_users() -> Message:
+            while True:
+                message = await receive()
+                if not is_for_developers(message.get("bytes")):
+                    return message
+
+        await self._app(
+            scope, receive_what_is_for_users if is_socket else receive, send_with_headers
+        )
 
 
 async def _refuse(why: str, receive: Receive, send: Send, *, is_socket: bool) -> None:

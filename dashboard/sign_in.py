@@ -22,6 +22,9 @@ from .keeper import browser_keeps
 
 SHOWN_TOKEN, NAME = "moescope_shown_token", "moescope_name"
 """Where a session keeps the token that admitted it, and its person's name."""
+EVERYBODYS = of_all_sessions()
+"""One for the process, since a new session is no new chance; not in Streamlit's cache, which may be
+emptied."""
 _FORGET = "moescope_browser_forgets"
 _FOUND = "moescope_token_of_the_address"
 _GUESSES = "moescope_wrong_guesses"
@@ -117,16 +120,10 @@ def _tokens(settings: Settings) -> Tokens:
     return Tokens(settings.read_token(), settings.read_viewer_token())
 
 
-@st.cache_resource(show_spinner=False)
-def _everybodys() -> Guesses:
-    """One for the process: a new session is no new chance."""
-    return of_all_sessions()
-
-
 def _judged(given: str, tokens: Tokens) -> Judgement:
     """Judges a token; a right one admits this session."""
     mine: Guesses = st.session_state.setdefault(_GUESSES, of_a_session())
-    found = judged(given, tokens, mine, _everybodys(), time.monotonic())
+    found = judged(given, tokens, mine, EVERYBODYS, time.monotonic())
     if found.role != "nobody":
         # the token and not its role: see `who_asks`
         st.session_state[SHOWN_TOKEN] = given

@@ -103,10 +103,10 @@ def feed(
 ) -> None:
     """Draws alerts, newest first. names, link_to_run: where they belong to several runs."""
     newest = sorted(alerts, key=lambda a: a.created_s, reverse=True)
-    now_s = time.time()
+    now_s, may_act = time.time(), who_asks().may_act
     for alert in newest[:most]:
         with st.container(border=True, gap="small", key=f"alert_{alert.id}"):
-            _alert(store, alert, now_s, names, link_to_run, link_to_incident)
+            _alert(store, alert, now_s, names, link_to_run, link_to_incident, may_act)
     if len(newest) > most:
         st.caption(f"{len(newest) - most} older ones are not shown.")
 
@@ -118,6 +118,7 @@ def _alert(
     names: dict[str, str] | None,
     link_to_run: LinkToRun | None,
     link_to_incident: LinkToIncident | None,
+    may_act: bool,
 ) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         badge(SEVERITIES[alert.severity])
@@ -139,7 +140,6 @@ def _alert(
     _words(alert)
     if link_to_incident is not None and "record" in alert.evidence:
         link_to_incident("How it came about, and why", alert.id)
-    may_act = who_asks().may_act
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if alert.state != "open":
             st.markdown(f":gray[{_state(alert, now_s)}]", width="content")

@@ -4,8 +4,16 @@ import asyncio
 from typing import Any
 
 import pytest
+from streamlit.proto.BackMsg_pb2 import BackMsg
 
-from moescope.dashboard.doorkeeper import HEADERS, Doorkeeper, names_of, reached_host, why_refused
+from moescope.dashboard.doorkeeper import (
+    HEADERS,
+    Doorkeeper,
+    is_for_developers,
+    names_of,
+    reached_host,
+    why_refused,
+)
 from moescope.platform.settings import Settings
 
 NAMES = frozenset({"localhost", "127.0.0.1", "node1"})
@@ -76,6 +84,20 @@ def test_on_all_interfaces_it_answers_to_the_machines_name_and_not_to_any() -> N
     assert "localhost" in names
     assert names & {"0.0.0.0", ""} == set()
     assert why_refused("evil.example", None, names, is_socket=False)
+
+
+def test_messages_for_developers_are_told_from_those_of_a_page() -> None:
+    asked, cleared, other = BackMsg(), BackMsg(), BackMsg()
+    asked.rerun_script.query_string = "run=x"
+    cleared.clear_cache = True
+    other.set_run_on_save = True
+    assert [is_for_developers(m.SerializeToString()) for m in (asked, cleared, other)] == [
+        False,
+        True,
+        True,
+    ]
+    assert not is_for_developers(None)
+    assert not is_for_developers(b"no message")
 
 
 async def _served(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -45,9 +45,20 @@ class Session:
     def __init__(self, to: ClientConnection) -> None:
         self._socket = to
 
-    def ask(self, address: str = "", page: str = "", widgets: Sequence[WidgetState] = ()) -> Seen:
+    def ask(
+        self,
+        address: str = "",
+        page: str = "",
+        widgets: Sequence[WidgetState] = (),
+        *,
+        is_clearing: bool = False,
+    ) -> Seen:
         """Asks for a page as it is after these widgets changed; waits until it is drawn."""
         message = BackMsg()
+        if is_clearing:
+            message.clear_cache = True
+            self._socket.send(message.SerializeToString())
+            message = BackMsg()
         message.rerun_script.query_string = address
         message.rerun_script.page_name = page
         message.rerun_script.widget_states.widgets.extend(widgets)
@@ -55,7 +66,7 @@ class Session:
         seen = Seen()
         while True:
             got = ForwardMsg()
-            got.ParseFromString(self._socket.recv(timeout=20))  # type: ignore[arg-type]
+            got.ParseFromString(self._socket.recv(timeout=60))  # type: ignore[arg-type]
             kind = got.WhichOneof("type")
             if kind == "new_session":
                 seen = Seen()  # a run that was begun anew
@@ -159,9 +170,12 @@ def test_a_forged_or_replayed_message_of_anybody_else_brings_nothing_about(
         ]
         for token in ("", VIEWER_TOKEN, "wrong"):
             with session(port) as other:
-                text = _shown(other, token, spiked_run).text
-                assert ("wants a token" in text) == (token != VIEWER_TOKEN)
-                for press in everything:
+                seen = _shown(other, token, spiked_run)
+                assert ("wants a token" in seen.text) == (token != VIEWER_TOKEN)
+                assert ("Save checkpoint" in seen.buttons) == (token == VIEWER_TOKEN)
+                # a viewer's own are switched off, which a message need not mind
+                own = [pressed(widget_id) for widget_id in seen.buttons.values()]
+                for press in (*everything, *own):
                     other.ask(address, "run", [press])
                 seen = other.ask(address, "run", [*everything, *claims])
                 assert "Acknowledge" not in seen.buttons
@@ -183,6 +197,16 @@ def test_nothing_of_a_run_is_said_without_a_token(port: int, store: Store, spike
         assert list(seen.buttons) == ["Sign in"]
         for page in ("", "runs", "alerts", "rules", "no-such-page"):
             assert spiked_run.name not in stranger.ask("", page).text
+
+
+def test_nobody_empties_what_the_server_keeps_for_all(
+    port: int, store: Store, spiked_run: Run
+) -> None:
+    with session(port) as viewer:
+        assert "Save checkpoint" in _shown(viewer, VIEWER_TOKEN, spiked_run).buttons
+        seen = viewer.ask(f"run={spiked_run.id}", "run", is_clearing=True)
+        # it would have emptied this session's memory, too
+        assert "Save checkpoint" in seen.buttons
 
 
 def test_only_a_page_of_the_dashboard_may_open_a_socket(port: int, store: Store) -> None:

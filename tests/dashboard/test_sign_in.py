@@ -7,6 +7,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import moescope.dashboard
+from moescope.dashboard import sign_in
+from moescope.dashboard.guesses import of_all_sessions
 from moescope.dashboard.sign_in import NAME, SHOWN_TOKEN
 from moescope.platform.records import Run
 from moescope.platform.settings import Settings
@@ -20,6 +22,7 @@ TOKEN, VIEWER_TOKEN = "the-right-token", "the-token-to-look"
 def app(monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv("MOESCOPE_TOKEN", TOKEN)
     monkeypatch.setenv("MOESCOPE_VIEWER_TOKEN", VIEWER_TOKEN)
+    monkeypatch.setattr(sign_in, "EVERYBODYS", of_all_sessions())
     return AppTest.from_file(APP, default_timeout=20)
 
 
