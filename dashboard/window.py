@@ -80,8 +80,8 @@ def column(bands: Bands, index: int) -> Bands:
     )
 
 
-def selected(bands: Bands, is_kept: NDArray[np.bool_]) -> Bands:
-    """Returns the buckets where the mask is true. is_kept: (B,)."""
+def selected(bands: Bands, is_kept: NDArray[np.bool_] | NDArray[np.signedinteger]) -> Bands:
+    """Returns the buckets where a mask is true, or those at some places. is_kept: (B,)."""
     return Bands(
         bands.signal,
         bands.width,
@@ -97,7 +97,7 @@ def selected(bands: Bands, is_kept: NDArray[np.bool_]) -> Bands:
 
 def middles(bands: Bands) -> NDArray[np.float64]:
     """Returns the step in the middle of each bucket. Returns (B,)."""
-    return bands.steps + (bands.width - 1) / 2
+    return np.asarray(bands.steps + (bands.width - 1) / 2, np.float64)
 
 
 def without_zeros(bands: Bands) -> Bands:
