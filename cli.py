@@ -271,9 +271,11 @@ def up(
         settings = settings.model_copy(update={"host": host})
 
     def ready(addresses: ServiceAddresses) -> None:
-        say(f"dashboard {addresses.dashboard_url}\nmlflow    {addresses.mlflow_url}")
+        say(f"dashboard {addresses.dashboard_url}\nviewers   {addresses.viewer_url}")
+        kept_here = " (this machine only: it asks nobody who they are; see MOESCOPE_MLFLOW_AUTH)"
+        say(f"mlflow    {addresses.mlflow_url}{kept_here if addresses.is_mlflow_kept_here else ''}")
         if addresses.metrics_url:
-            say(f"metrics   {addresses.metrics_url} (bearer token: that of the dashboard)")
+            say(f"metrics   {addresses.metrics_url} (bearer token: the viewers' or the operators')")
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,13 +1,13 @@
 """The router, and nothing else: who may see anything, which store, which page.
 
-`moescope up` starts it with `python -m streamlit run dashboard/app.py` and MOESCOPE_HOME,
-MOESCOPE_STORE and MOESCOPE_TOKEN in the environment. `.streamlit/config.toml` lies beside it.
+`moescope up` starts it by `python -m streamlit run dashboard/door.py` with MOESCOPE_HOME,
+MOESCOPE_STORE and the tokens in the environment. `.streamlit/config.toml` lies beside it.
 """
 
 import streamlit as st
 
 from moescope.dashboard.reads import open_for_reading
-from moescope.dashboard.sign_in import is_admitted
+from moescope.dashboard.sign_in import ask, is_admitted, remember, who_asks
 from moescope.dashboard.theme import ICON, PAGE_STYLE
 from moescope.dashboard.views import (
     alerts,
@@ -20,27 +20,42 @@ from moescope.dashboard.views import (
     studies,
     study,
     system_page,
+    tab,
+    you,
 )
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store
+
+ADDRESSES = ("runs", "run", "control", "alerts", "incidents", "rules", "studies", "system")
 
 
 def main() -> None:
     st.set_page_config(page_title="moescope", page_icon=ICON, layout="wide")
     st.html(PAGE_STYLE)
     settings = Settings()
-    if not is_admitted(settings):
+    if not is_admitted():
+        # a page of each address: else Streamlit forgets which one was asked for
+        pages = [st.Page(_sign_in, title="Sign in", url_path=path) for path in ADDRESSES]
+        st.navigation(pages, position="hidden").run()
         return
+    # where the dashboard has a role of its own, nothing here knows the store's owner
+    store_url = settings.dashboard_store or settings.store_url
     try:
-        store = open_for_reading(settings.store_url)
+        store = open_for_reading(store_url)
     except MoescopeError as error:
-        no_store.render(settings.store_url, str(error))
+        remember()
+        no_store.render(store_url, str(error))
         return
     if store is None:
-        no_store.render(settings.store_url)
+        remember()
+        no_store.render(store_url)
         return
     _route(store, settings)
+
+
+def _sign_in() -> None:
+    ask()
 
 
 def _route(store: Store, settings: Settings) -> None:
@@ -129,7 +144,11 @@ def _route(store: Store, settings: Settings) -> None:
         the_studies,
         st.Page(the_system_page, title="System", url_path="system", icon=":material/dns:"),
     ]
-    st.navigation(pages, position="top").run()
+    page = st.navigation(pages, position="top")
+    remember()
+    tab.render(store, page.title)
+    you.render(who_asks())
+    page.run()
 
 
 main()

@@ -32,7 +32,7 @@ _SQLITE = "sqlite:///"
 def open_for_reading(url: str) -> Store | None:
     """Opens the store once per process. Returns None where an embedded store does not exist yet.
 
-    The dashboard never creates a store. Raises MoescopeError as `open_store` does.
+    The dashboard never makes or upgrades a store. Raises MoescopeError as `open_store` does.
     """
     if not url.startswith(_SQLITE):
         return _opened(url, 0)
@@ -43,7 +43,7 @@ def open_for_reading(url: str) -> Store | None:
 
 @st.cache_resource(show_spinner=False, max_entries=4)
 def _opened(url: str, file_number: int) -> Store:
-    return open_store(url)
+    return open_store(url, may_make=False)
 
 
 @dataclass(frozen=True, slots=True)

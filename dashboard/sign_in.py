@@ -1,98 +1,131 @@
-"""The dashboard's token, as Jupyter has one: on a shared login node everybody reaches the port.
+"""Who sits at a session: by a token, as Jupyter has one, since on a shared login node everybody
+reaches the port.
 
-The token comes with the printed address (`?token=...`) or is typed in. It leaves the address bar at
-once, since addresses get copied, and the browser's storage keeps it, so that a reload or a link in
-a new tab asks for nothing. That storage belongs to one origin, port included; a cookie would be
-sent to every port of the host, and so to other people's servers.
+There are two, the operators' and the viewers'. A token comes with the printed address
+(`?token=...`) or is typed in. It leaves the address bar at once, since addresses get copied, and
+the browser keeps it, so that a reload or a link in a new tab asks for nothing. The role belongs to
+the session and comes from the token that it holds, each time it is asked for; where a request comes
+from says nothing.
 """
 
-import hmac
+import math
+import time
+from contextlib import suppress
 
 import streamlit as st
 
 from ..platform.errors import MoescopeError
 from ..platform.settings import Settings
+from .asker import NOBODY, Asker, cleaned_name
+from .guesses import Guesses, Judgement, Tokens, judged, of_a_session, of_all_sessions, role_of
+from .keeper import browser_keeps
 
-_ADMITTED = "moescope_is_admitted"
-_HAS_WRONG = "moescope_browser_has_wrong_token"
+SHOWN_TOKEN, NAME = "moescope_shown_token", "moescope_name"
+"""Where a session keeps the token that admitted it, and its person's name."""
+EVERYBODYS = of_all_sessions()
+"""One for the process, since a new session is no new chance; not in Streamlit's cache, which may be
+emptied."""
+_FORGET = "moescope_browser_forgets"
+_FOUND = "moescope_token_of_the_address"
+_GUESSES = "moescope_wrong_guesses"
 _TYPED = "moescope_typed_token"
 
-_KEEPER_JS = """
-export default function ({ data, setTriggerValue }) {
-  const name = "moescope-token";
-  try {
-    if (data.keep) window.localStorage.setItem(name, data.keep);
-    else if (data.forget) window.localStorage.removeItem(name);
-    else {
-      const kept = window.localStorage.getItem(name);
-      if (kept) setTriggerValue("kept", kept);
-    }
-  } catch (error) { /* storage is switched off: the session alone remembers */ }
-}
-"""
 
-
-def is_right(given: str, token: str) -> bool:
-    """Compares in constant time; an empty token admits nobody."""
-    return bool(token) and hmac.compare_digest(given.encode(), token.encode())
-
-
-def is_admitted(settings: Settings) -> bool:
-    """Says whether this session may see anything; if not, draws the page that asks for a token."""
+def who_asks() -> Asker:
+    """Who sits at this session now: by the token that it was admitted with, as the tokens are at
+    this moment, so that a changed token ends what was admitted before."""
+    shown = st.session_state.get(SHOWN_TOKEN, "")
+    if not shown:
+        return NOBODY
     try:
-        token = settings.read_token()
-    except (MoescopeError, OSError) as error:
-        st.title("moescope")
-        st.error("The dashboard's token cannot be read, so nobody can sign in.")
-        st.text(str(error))
-        return False
-    if is_right(st.session_state.get(_ADMITTED, ""), token):
-        _browser_storage(keep=token)
-        return True
+        role = role_of(shown, _tokens(Settings()))
+    except (MoescopeError, OSError):
+        return NOBODY
+    return NOBODY if role == "nobody" else Asker(st.session_state.get(NAME, ""), role)
+
+
+def is_admitted() -> bool:
+    """Says whether this session may see anything; takes a token out of the address, and draws
+    nothing."""
     given = st.query_params.get("token", "")
-    if is_right(given, token):
-        _admit(token)
-        _browser_storage(keep=token)
-        return True
-    kept = _browser_storage(forget=bool(st.session_state.get(_HAS_WRONG)))
-    if is_right(kept, token):
-        _admit(token)
-        st.rerun()
-    # the token of an earlier service on this address: taken out of the browser at the next run
-    st.session_state[_HAS_WRONG] = bool(kept)
-    _ask(token, is_wrong=bool(given))
-    return False
+    if given:
+        # a right one changes who sits here, too: an operator's address opened by a viewer
+        st.query_params.pop("token", None)
+        with suppress(MoescopeError, OSError):
+            st.session_state[_FOUND] = _judged(given, _tokens(Settings()))
+    return who_asks() is not NOBODY
 
 
-def _admit(token: str) -> None:
-    # the token and not a flag: a service that changed its token admits nobody from before
-    st.session_state[_ADMITTED] = token
-    st.query_params.pop("token", None)
-
-
-def _browser_storage(keep: str = "", forget: bool = False) -> str:
-    """Writes to the browser's storage, or returns what it kept (empty until it has answered)."""
-    keeper = st.components.v2.component("moescope_token_keeper", js=_KEEPER_JS)
-    answer = keeper(
-        key="moescope_token_keeper",
-        data={"keep": keep, "forget": forget},
-        on_kept_change=lambda: None,
-        height=1,
-    )
-    return str(answer.get("kept") or "")
-
-
-def _ask(token: str, is_wrong: bool) -> None:
+def ask() -> None:
+    """Draws the page that wants a token; a right one, typed or kept by the browser, admits."""
     st.title("moescope")
+    try:
+        tokens = _tokens(Settings())
+    except (MoescopeError, OSError) as error:
+        st.error("The dashboard's tokens cannot be read, so nobody can sign in.")
+        st.text(str(error))
+        return
+    found: Judgement | None = st.session_state.pop(_FOUND, None)
+    forgotten = st.session_state.get(_FORGET, ())
+    kept = browser_keeps(forget=forgotten).token
+    if kept and not forgotten:
+        found = _judged(kept, tokens)
+        if found.role == "nobody" and not found.wait_s:
+            # of an earlier service on this address: taken out of the browser at the next run
+            st.session_state[_FORGET] = ("token",)
     st.write(
-        "This dashboard wants its token. Open the address that `moescope up` printed, which "
-        "carries it, or paste it here; the file `token` in moescope's home folder holds it."
+        "This dashboard wants a token. Open the address that `moescope up` printed, which carries "
+        "it, or paste it here. The files `token` (of operators, who look and act) and "
+        "`viewer-token` (of viewers, who look) in moescope's home folder hold them."
     )
-    with st.form("sign_in", border=False):
+    with st.form("sign_in", border=False, width=520):
         st.text_input("Token", type="password", key=_TYPED, autocomplete="off")
         is_sent = st.form_submit_button("Sign in", type="primary")
-    if is_sent and is_right(st.session_state[_TYPED].strip(), token):
-        _admit(token)
+    if is_sent:
+        found = _judged(st.session_state[_TYPED].strip(), tokens)
+    if found is not None and found.role != "nobody":
         st.rerun()
-    if is_sent or is_wrong:
-        st.error("That is not the token of this dashboard.", icon=":material/lock:")
+    if found is not None and found.wait_s > 0:
+        st.error(
+            "Too many wrong tokens. This one was not looked at; the next one is in "
+            f"{math.ceil(found.wait_s)} s.",
+            icon=":material/hourglass:",
+        )
+    elif found is not None:
+        st.error("That is not a token of this dashboard.", icon=":material/lock:")
+
+
+def remember() -> None:
+    """Has the browser keep token and name, and takes a name over that it kept from before."""
+    name, forgotten = st.session_state.get(NAME, ""), st.session_state.get(_FORGET, ())
+    kept = browser_keeps(st.session_state.get(SHOWN_TOKEN, ""), name, forgotten).name
+    if kept and not name and not forgotten:
+        st.session_state[NAME] = cleaned_name(kept)
+        st.rerun()
+
+
+def sign_out() -> None:
+    """Ends this session's sign-in, and takes the token out of its browser."""
+    st.session_state.pop(SHOWN_TOKEN, None)
+    st.session_state[_FORGET] = ("token",)
+
+
+def call_me(typed: str) -> None:
+    """Keeps the name under which this person's deeds are recorded."""
+    st.session_state[NAME] = cleaned_name(typed)
+    st.session_state[_FORGET] = () if st.session_state[NAME] else ("name",)
+
+
+def _tokens(settings: Settings) -> Tokens:
+    return Tokens(settings.read_token(), settings.read_viewer_token())
+
+
+def _judged(given: str, tokens: Tokens) -> Judgement:
+    """Judges a token; a right one admits this session."""
+    mine: Guesses = st.session_state.setdefault(_GUESSES, of_a_session())
+    found = judged(given, tokens, mine, EVERYBODYS, time.monotonic())
+    if found.role != "nobody":
+        # the token and not its role: see `who_asks`
+        st.session_state[SHOWN_TOKEN] = given
+        st.session_state.pop(_FORGET, None)
+    return found

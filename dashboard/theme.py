@@ -9,6 +9,7 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
+from ..platform.attention import Worst
 from ..platform.palette import AMBER, BLUE, GREEN, GREY, ORANGE, RED, SERIES
 from ..platform.records import Health, RunStatus, Severity
 
@@ -25,22 +26,42 @@ LOAD_SCALE = (
 """Load of an expert: dark is idle, pale its fair share, red overloaded."""
 LEVEL_SCALE = "Cividis"
 
-ICON = (
-    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E"
-    "%3Crect width='32' height='32' rx='7' fill='%230E7ABF'/%3E%3Cpath d='M4 18h6l3-9 5 15 3-6h7' "
-    "fill='none' stroke='white' stroke-width='2.6' stroke-linejoin='round'/%3E%3C/svg%3E"
-)
-"""A pulse, drawn here: Streamlit would fetch a Material symbol's picture from the internet."""
+_TABS: dict[Worst, tuple[str, str]] = {
+    "fine": ("0E7ABF", "M4 18h6l3-9 5 15 3-6h7"),
+    "warning": ("B25E00", "M4 18h6l3-9 5 15 3-6h7"),
+    "critical": ("B3261E", "M3 20l5-13 4 19 4-21 4 18 4-12 5 9"),
+    "silent": ("5B6470", "M4 18h24"),
+}
+"""{state: colour, line}: a pulse, a wild one, and none."""
+
+
+def icon_of(state: Worst) -> str:
+    """A tab's icon, drawn here: Streamlit would fetch a Material symbol's picture from the
+    internet."""
+    colour, line = _TABS[state]
+    return (
+        "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E"
+        f"%3Crect width='32' height='32' rx='7' fill='%23{colour}'/%3E%3Cpath d='{line}' "
+        "fill='none' stroke='white' stroke-width='2.6' stroke-linejoin='round'/%3E%3C/svg%3E"
+    )
+
+
+ICON = icon_of("fine")
 PAGE_STYLE = """<style>
 .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
 [data-testid="stMetricValue"] { font-size: 1.6rem; }
 .st-key-rule_editor textarea { font-family: monospace; font-size: 0.85rem; }
+.stAppToolbar { padding-right: 9.5rem; }
+.st-key-you { position: fixed; top: 0.6rem; right: 0.75rem; width: 9rem; z-index: 999991; }
+.st-key-moescope_keeper { position: absolute; width: 1px; overflow: hidden; }
+.st-key-you button { max-width: 9rem; }
 @media (max-width: 640px) {
   .stMainBlockContainer { padding-left: 0.9rem; padding-right: 0.9rem; }
   [data-testid="stMetricValue"] { font-size: 1.25rem; }
 }
 </style>"""
-"""Less empty space than Streamlit leaves above a page, and numbers that fit a phone."""
+"""Less empty space than Streamlit leaves above a page, who you are in its bar, and numbers that fit
+a phone."""
 
 LampWord = Literal[
     "healthy", "warning", "critical", "silent", "finished", "stopped", "crashed", "halted"

@@ -82,7 +82,7 @@ def column(bands: Bands, index: int) -> Bands:
     )
 
 
-def selected(bands: Bands, is_kept: NDArray[np.bool_] | NDArray[np.intp]) -> Bands:
+def selected(bands: Bands, is_kept: NDArray[np.bool_] | NDArray[np.signedinteger]) -> Bands:
     """Returns the buckets where the mask is true, or those of these places. is_kept: (B,)."""
     return Bands(
         bands.signal,

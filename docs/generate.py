@@ -49,7 +49,8 @@ Written by `make docs` from the command line itself. A mistake is told on one li
 code 2; a command that did not reach its aim gives 1. Settings come from the environment
 (`MOESCOPE_HOME`, `MOESCOPE_STORE`, `MOESCOPE_MLFLOW`, `MOESCOPE_NOTIFY`, `MOESCOPE_HOST`,
 `MOESCOPE_DASHBOARD_PORT`, `MOESCOPE_MLFLOW_PORT`, `MOESCOPE_METRICS_PORT`, `MOESCOPE_TOKEN`,
-`MOESCOPE_ALLOW_NETWORK_STORE`); an option wins over them.
+`MOESCOPE_VIEWER_TOKEN`, `MOESCOPE_DASHBOARD_URL`, `MOESCOPE_DASHBOARD_STORE`,
+`MOESCOPE_MLFLOW_AUTH`, `MOESCOPE_ALLOW_NETWORK_STORE`); an option wins over them.
 """
 ALERTS_HEAD = """# Alerts
 
@@ -112,11 +113,13 @@ FILES = {
     "dashboard/browser/fleet.css": "how the table of runs looks, on a phone too",
     "dashboard/browser/fleet_cells.js": "its columns: order, and how a cell is drawn",
     "dashboard/browser/fleet_table.js": "the table: rows, order and choice outlast a refresh",
+    "dashboard/browser/plot.js": "draws a chart into a node that stays, and tells of a zoom",
     "dashboard/.streamlit/config.toml": "address, look and manners of the dashboard's server",
     "docker-compose.yml": "postgres, mlflow, the service, and a trainer under profile gpu",
     "docs/alerts.md": "every alert: what it means, what is done, what to do (generated)",
     "docs/benchmarks.md": "what was measured, on which machine",
     "docs/commands.md": "every command and option (generated)",
+    "docs/dashboard-access.md": "who may do what: tokens, names, addresses, a role in PostgreSQL",
     "docs/detectors.md": "what the loss rules find on recorded curves, and those of other systems",
     "docs/in_and_out.md": "histories of other trackers, exports, and the page for Prometheus",
     "docs/store.md": "where the data is, and how to look after it; many trainers, PostgreSQL",

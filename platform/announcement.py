@@ -74,7 +74,10 @@ def mlflow_address(settings: Settings) -> str:
 
 
 def dashboard_address(settings: Settings) -> str:
-    """Returns the living service's dashboard, without a token; empty where there is none."""
+    """Returns the dashboard as people reach it, without a token: as set, else the living service's;
+    empty where there is none."""
+    if settings.dashboard_url:
+        return settings.dashboard_url.rstrip("/")
     service = living_service(settings.home_path)
     return service.dashboard_url if service else ""
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import apprise
 
@@ -49,8 +50,11 @@ class Tried:
 class Deliverer:
     """Sends one alert to every address; knows nothing of the store."""
 
-    def __init__(self, urls: Sequence[str]) -> None:
-        """urls: apprise addresses. Raises MoescopeError on one that apprise cannot read."""
+    def __init__(self, urls: Sequence[str], dashboard_url: str = "") -> None:
+        """urls: apprise addresses. dashboard_url: where people look an alert up, without a token;
+        empty: nowhere. Raises MoescopeError on an address that apprise cannot read.
+        """
+        self._dashboard_url = dashboard_url.rstrip("/")
         self._services: list[apprise.NotifyBase] = []
         for url in urls:
             service = apprise.Apprise.instantiate(url)
@@ -74,6 +78,9 @@ class Deliverer:
         _, advice = words_of(alert)
         if advice:
             body = f"{body}\n{advice}"
+        if self._dashboard_url:
+            # the page of the incident says what is known of any alert; whoever opens it signs in
+            body = f"{body}\n{self._dashboard_url}/incidents?alert={quote(alert.id, safe='')}"
         tried = self.send_text(title, body, _TYPES[alert.severity])
         return "; ".join(f"{one.channel}: {one.failure}" for one in tried if one.failure)
 
@@ -148,13 +155,14 @@ class DeliveryThread:
         urls: Sequence[str],
         holder: str,
         *,
+        dashboard_url: str = "",
         every_s: float = 2.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Raises MoescopeError on an address that apprise cannot read. Without addresses there is
-        nothing to do.
+        nothing to do. dashboard_url: as of `Deliverer`.
         """
-        self._round = DeliveryRound(Deliverer(urls))
+        self._round = DeliveryRound(Deliverer(urls, dashboard_url))
         self._door = StoreDoor(store_url)
         self._holder = holder
         self._every_s = every_s

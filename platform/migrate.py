@@ -49,16 +49,28 @@ def upgrade_store(url: str) -> tuple[str, str]:
 
 
 def prepare(
-    database: Database, *, may_upgrade: bool = False, migrations: Path = MIGRATIONS
+    database: Database,
+    *,
+    may_upgrade: bool = False,
+    may_make: bool = True,
+    migrations: Path = MIGRATIONS,
 ) -> tuple[str, str]:
-    """Makes a store ready for this program; returns (version before, version now)."""
+    """Makes a store ready for this program; returns (version before, version now).
+
+    may_make: whether this process may make tables, or only use those that are there.
+    """
     newest = versions(migrations)[-1]
     found = checked_version(database, migrations)
     if found == newest:
         # told now rather than at the first write
         database.write(lambda connection: None)
         return newest, newest
-    if found and not (may_upgrade or database.is_embedded):
+    if not found and not may_make:
+        grant = "" if database.is_embedded else ", or `moescope db grant-dashboard` for this user"
+        raise MoescopeError(
+            f"store {database.shown} shows no tables: run `moescope db upgrade`{grant}"
+        )
+    if found and not (may_upgrade or (may_make and database.is_embedded)):
         raise MoescopeError(
             f"store {database.shown} is at version {found}, this program needs {newest}: "
             "run `moescope db upgrade`"

@@ -203,6 +203,28 @@ class Command:
     answered_s: float | None = None
 
 
+DeedAbout = Literal["run", "alert", "study", "rule"]
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What a person did in the dashboard; see `platform/deeds.py`."""
+
+    id: str
+    asked_s: float
+    who: str
+    """As it stands in commands, alerts and rules too: `ann (operator)`."""
+    role: str
+    what: str
+    """One word: rollback, acknowledge, cancel."""
+    about: DeedAbout
+    about_id: str
+    """Id of the run or alert, name of the study or rule; empty: rules of a whole file."""
+    args: Mapping[str, Any]
+    outcome: str = ""
+    """`done`, or why not; empty while it is being done, and where its process died."""
+
+
 @dataclass(frozen=True, slots=True)
 class RuleVersion:
     """One version of a rule of all runs or of one; see `platform/rule_versions.py`."""

@@ -10,11 +10,10 @@ import fcntl
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,14 +24,15 @@ from typing import Protocol
 from . import leases
 from .announcement import Announcement, announce, announced, own_process
 from .children import Child, end_orphans
+from .dashboard_role import grant_dashboard, role_of
 from .delivery import LEASE as DELIVERY_LEASE
 from .errors import MoescopeError
-from .mlflow_door import ARTIFACTS
 from .prometheus.page import Page
 from .prometheus.readings import Readings
 from .prometheus.server import PATH as METRICS_PATH
 from .prometheus.server import MetricsServer
 from .scheduler import Ticker
+from .service_children import dashboard_server, mlflow_host_of, mlflow_server, shown_host
 from .service_ticks import ServiceTicks
 from .settings import Settings
 from .store import Store, open_store
@@ -67,11 +67,16 @@ class LeaderTicks(Protocol):
 @dataclass(frozen=True, slots=True)
 class ServiceAddresses:
     dashboard_url: str
-    """With the token: for the eyes of whoever started the service."""
+    """With the operators' token: for the eyes of whoever started the service."""
     mlflow_url: str
     """Empty where MLflow is switched off."""
     metrics_url: str = ""
     """What Prometheus scrapes, without the token; empty where nothing is served to it."""
+    viewer_url: str = ""
+    """The dashboard with the viewers' token: for whoever may look and not act."""
+    is_mlflow_kept_here: bool = False
+    """Whether MLflow listens on the loopback alone, while the dashboard is reached from elsewhere.
+    """
 
 
 def serve(
@@ -99,23 +104,27 @@ def serve(
         stack.enter_context(_alone_in(home))
         store = open_store(open_store_url)
         stack.callback(store.close)
+        if role := role_of(open_store_url, settings.dashboard_store):
+            grant_dashboard(open_store_url, role)
+        tokens = (settings.read_token(), settings.read_viewer_token())
         holder = f"{socket.gethostname()}:{os.getpid()}:{token_hex(3)}"
         stack.callback(_let_go, store, holder)
         before = announced(home)
         if before is not None:
             end_orphans(before.children)
         port = _usable(settings.host, port, "--port")
-        children = [_dashboard(settings, open_store_url, home, port)]
+        children = [dashboard_server(settings, open_store_url, home, port)]
+        mlflow_host = mlflow_host_of(settings)
         if not settings.mlflow:
-            mlflow_port = _usable(settings.host, mlflow_port, "--mlflow-port")
-            children.append(mlflow_server(settings.host, home, mlflow_port))
-        shown = _shown_host(settings.host)
+            mlflow_port = _usable(mlflow_host, mlflow_port, "--mlflow-port")
+            children.append(mlflow_server(mlflow_host, home, mlflow_port, settings.mlflow_auth))
+        shown = shown_host(settings.host)
         metrics_url = ""
         if metrics_port is not None:
             metrics_port = _usable(settings.host, metrics_port, "--metrics-port")
             metrics_url = f"http://{shown}:{metrics_port}{METRICS_PATH}"
         dashboard_url = f"http://{shown}:{port}"
-        mlflow_url = settings.mlflow or f"http://{shown}:{mlflow_port}"
+        mlflow_url = settings.mlflow or f"http://{shown_host(mlflow_host)}:{mlflow_port}"
         if settings.mlflow == "off":
             mlflow_url = ""
         # before anything is started: it reads the addresses to notify, which may be wrong
@@ -126,7 +135,7 @@ def serve(
         if more is not None:
             stack.callback(more.stop)
         if metrics_port is not None:
-            stack.enter_context(_served_metrics(settings, open_store_url, metrics_port))
+            stack.enter_context(_served_metrics(settings, open_store_url, metrics_port, tokens))
         ticker = Ticker()
         stack.callback(ticks.let_go)
         stack.callback(ticker.stop)
@@ -149,8 +158,10 @@ def serve(
         ticker.add("journals left behind", 10.0, ticks.catch_up)
         ticker.add("housekeeping", 10.0, _while(leads, ticks.keep_house))
         if not stop.is_set():
-            with_token = f"{dashboard_url}/?token={settings.read_token()}"
-            ready(ServiceAddresses(with_token, mlflow_url, metrics_url))
+            reached = settings.dashboard_url.rstrip("/") or dashboard_url
+            operators, viewers = (f"{reached}/?token={token}" for token in tokens)
+            is_kept_here = not settings.mlflow and mlflow_host != settings.host
+            ready(ServiceAddresses(operators, mlflow_url, metrics_url, viewers, is_kept_here))
         stop.wait()
 
 
@@ -171,12 +182,14 @@ def _alone_in(home: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _served_metrics(settings: Settings, store_url: str, port: int) -> Iterator[None]:
+def _served_metrics(
+    settings: Settings, store_url: str, port: int, tokens: Sequence[str]
+) -> Iterator[None]:
     # a scrape is over within seconds, so it waits less long for a busy store than others do
     store = open_store(store_url, patience_s=_SCRAPE_PATIENCE_S)
     page = Page(Readings(store, time.time), version("moescope"), time.time)
     try:
-        server = MetricsServer(settings.host, port, page, settings.read_token())
+        server = MetricsServer(settings.host, port, page, tokens)
     except OSError as error:
         store.close()
         raise MoescopeError(
@@ -223,48 +236,6 @@ def _let_go(store: Store, holder: str) -> None:
         _log.warning("the store is away at the end: %s", error)
 
 
-def _dashboard(settings: Settings, store_url: str, home: Path, port: int) -> Child:
-    app = Path(__file__).parent.parent / "dashboard" / "app.py"
-    command = [
-        *(sys.executable, "-m", "streamlit", "run", str(app)),
-        *("--server.headless", "true"),
-        *("--server.address", settings.host),
-        *("--server.port", str(port)),
-        *("--server.fileWatcherType", "none"),
-        *("--browser.gatherUsageStats", "false"),
-    ]
-    environment = {
-        "MOESCOPE_HOME": str(home),
-        "MOESCOPE_STORE": store_url,
-        "MOESCOPE_TOKEN": settings.read_token(),
-    }
-    return Child("dashboard", command, environment, home / "logs" / "dashboard.log")
-
-
-def mlflow_server(host: str, home: Path, port: int) -> Child:
-    """MLflow with a database of its own: its tables `runs` and `alembic_version` would collide with
-    ours.
-    """
-    command = [
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--host", host),
-        *("--port", str(port)),
-        # 2 processes and 0.5 GB in place of 15 and 3.1 (facts: ecosystem.md 2)
-        *("--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"),
-        *("--artifacts-destination", str(home / ARTIFACTS)),
-    ]
-    shown = _shown_host(host)
-    if shown != host or not host.startswith("127."):
-        names = ("localhost", "127.0.0.1", host, shown)
-        command += ["--allowed-hosts", ",".join(f"{n},{n}:*" for n in dict.fromkeys(names))]
-    environment = {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    return Child("MLflow", command, environment, home / "logs" / "mlflow.log")
-
-
 def _usable(host: str, port: int, option: str) -> int:
     """Returns the port, or a free one for 0. Raises MoescopeError where it is in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -281,14 +252,8 @@ def _usable(host: str, port: int, option: str) -> int:
         return bound
 
 
-def _shown_host(host: str) -> str:
-    if host in ("0.0.0.0", "::", ""):
-        return socket.gethostname()
-    return f"[{host}]" if ":" in host else host
-
-
 def _answers(host: str, port: int, path: str) -> bool:
-    probed = "127.0.0.1" if host in ("0.0.0.0", "::", "") else _shown_host(host)
+    probed = "127.0.0.1" if host in ("0.0.0.0", "::", "") else shown_host(host)
     try:
         with urllib.request.urlopen(f"http://{probed}:{port}{path}", timeout=2) as answer:
             return bool(answer.status == 200)

@@ -51,11 +51,11 @@ class ServiceTicks:
         self._store_url = store_url
         self._store = store
         self._holder = holder
-        self._dashboard_url = dashboard_url
+        self._dashboard_url = settings.dashboard_url or dashboard_url
         self._mlflow_url = mlflow_url
         self._watchman = watchman or Watchman()
         self._housekeeping = Housekeeping(store, rule_of(settings), self.stop, clock)
-        self._round = DeliveryRound(Deliverer(settings.notify.split()))
+        self._round = DeliveryRound(Deliverer(settings.notify.split(), self._dashboard_url))
         self._ingest = Ingest(store, holder, clock=clock)
         self._clock = clock
 

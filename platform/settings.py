@@ -1,5 +1,6 @@
 """The only reader of environment variables: where things are kept and which addresses are used."""
 
+import os
 import secrets
 from pathlib import Path
 
@@ -31,7 +32,19 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     """Where Prometheus may scrape `/metrics`; none: nowhere."""
     token: str = ""
-    """Of the dashboard and the page for Prometheus; empty means the one kept in home."""
+    """Of the operators, who look and act, in the dashboard; empty means the one kept in home."""
+    viewer_token: str = ""
+    """Of the viewers, who look; empty means the one kept in home. The page for Prometheus takes
+    either."""
+    dashboard_url: str = ""
+    """Address at which people reach the dashboard, as that of a proxy: what links in alerts begin
+    with, and whose host's name the dashboard answers to; empty: the service's own."""
+    dashboard_store: str = ""
+    """Address of the store for the dashboard's process, with a role of its own in PostgreSQL; empty
+    means that of everybody."""
+    mlflow_auth: Path | None = None
+    """File with the settings of MLflow's sign-in (its `basic_auth.ini`); without one, the server of
+    `moescope up` asks nobody who they are and stays on the loopback."""
     keep_vectors_days: float | None = Field(default=None, ge=0)
     """Days after which the service forgets vectors, as of `moescope db retain`; none: never."""
     keep_vectors_runs: int | None = Field(default=None, ge=0)
@@ -62,13 +75,36 @@ class Settings(BaseSettings):
         return self.home_path
 
     def read_token(self) -> str:
-        """Returns the dashboard's token; makes one in home (mode 600) where there is none."""
-        if self.token:
-            return self.token
-        path = self.make_home() / "token"
+        """Returns the operators' token; makes one in home (mode 600) where there is none."""
+        return self.token or self._kept("token")
+
+    def read_viewer_token(self) -> str:
+        """Returns the viewers' token, as `read_token` does. Raises MoescopeError where it is the
+        operators' too."""
+        token = self.viewer_token or self._kept("viewer-token")
+        if token == self.read_token():
+            raise MoescopeError(
+                "the viewers' token is the operators' token, so whoever may look may act: "
+                "change MOESCOPE_VIEWER_TOKEN, or the file viewer-token in home"
+            )
+        return token
+
+    def _kept(self, name: str) -> str:
+        path = self.home_path / name
         if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_urlsafe(24))
+            new = self.make_home() / f".{name}-{secrets.token_hex(4)}"
+            new.touch(mode=0o600)
+            new.write_text(secrets.token_urlsafe(24))
+            # whole from its first moment, and never in place of one that another process just made
+            try:
+                os.link(new, path)
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links
+                new.replace(path)
+            new.unlink(missing_ok=True)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
         return path.read_text().strip()
 
 

@@ -9,7 +9,9 @@ from .errors import MoescopeError, did_you_mean
 from .shell import Home, Json, StoreUrl, asked_settings, command_group, opened_store
 from .terminal import say, say_json
 
-db_app = command_group("Upgrade, check, vacuum, compact, retain, back up or export the store.")
+db_app = command_group(
+    "Upgrade, check, vacuum, compact, retain, back up or export the store; the dashboard's rights."
+)
 
 
 @db_app.command("upgrade")
@@ -148,3 +150,29 @@ def export_all(
             f"{done.folder}: {done.num_runs} runs{kept}, {done.num_points:,} points, "
             f"{done.num_rows:,} rows of {done.num_tables} tables"
         )
+
+
+@db_app.command("grant-dashboard")
+def grant_rights(
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="Role of the dashboard's process.")],
+    is_shown: Annotated[
+        bool, typer.Option("--print", help="Print the statements, and execute none.")
+    ] = False,
+    home: Home = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Give a role of PostgreSQL what the dashboard needs and no more: to read all, and to write
+    commands, states of alerts and studies, rules and notes. The store's user must own the tables.
+    `moescope up` does it by itself for the role that MOESCOPE_DASHBOARD_STORE names."""
+    from .dashboard_role import grant_dashboard, grants_in_words
+
+    url = asked_settings(home, store).store_url
+    statements = grants_in_words(url, role) if is_shown else grant_dashboard(url, role)
+    if as_json:
+        say_json({"role": role, "is_granted": not is_shown, "statements": statements})
+    elif is_shown:
+        for statement in statements:
+            say(f"{statement};")
+    else:
+        say(f"role {role} may read the store, and write what the dashboard asks for")

@@ -74,7 +74,11 @@ _CHANGEABLE = {
 
 
 def open_store(
-    url: str, *, patience_s: float = PATIENCE_S, mountinfo: str | None = None
+    url: str,
+    *,
+    patience_s: float = PATIENCE_S,
+    mountinfo: str | None = None,
+    may_make: bool = True,
 ) -> "Store":
     """Opens a store: `sqlite:///FILE` (made, and brought up to date, by itself) or
     `postgresql://...` (made where empty).
@@ -82,13 +86,14 @@ def open_store(
     Raises MoescopeError, one line, where the address is wrong, the store unreachable or unwritable,
     newer than this program, (SQLite) on a network file system, or (PostgreSQL) older. `patience_s`:
     how long any call waits for a busy database before it gives up. `mountinfo`: text of a mount
-    table in place of this machine's.
+    table in place of this machine's. `may_make`: False refuses a store that is empty or older, of
+    whatever kind, and makes nothing.
     """
     database = Database(url, patience_s)
     try:
         if database.file is not None:
             refuse_network_store(database.file, mountinfo)
-        prepare(database)
+        prepare(database, may_make=may_make)
     except BaseException:
         database.close()
         raise

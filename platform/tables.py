@@ -282,6 +282,21 @@ commands = Table(
     Index("commands_of_run", "run_id", "state"),
 )
 
+deeds = Table(
+    "deeds",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("asked_s", Moment, nullable=False, index=True),
+    Column("who", Words, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    # no foreign keys: what was done stays on the list when its run is deleted
+    Column("about", Text, nullable=False),
+    Column("about_id", Words, nullable=False),
+    Column("args", Json, nullable=False),
+    Column("outcome", Words, nullable=False),
+)
+
 leases = Table(
     "leases",
     metadata,
@@ -485,3 +500,17 @@ rollups = Table(
 
 OF_SAMPLES = (vector_rows, scalar_rows, chunks, rollups, chunk_steps, spans)
 """Tables keyed by `run_number`, where samples lie."""
+
+DASHBOARD_ADDS = (commands, rule_versions, deeds)
+"""Tables to which the dashboard adds rows: with the next, all that `dashboard/asks.py` writes."""
+DASHBOARD_CHANGES: dict[Table, tuple[str, ...]] = {
+    alerts: (
+        *("state", "changed_by", "changed_s"),
+        *("silenced_until_s", "delivered_s", "num_deliveries"),
+    ),
+    studies: ("state",),
+    trials: ("state", "num_failures", "not_before_s", "result"),
+    runs: ("note", "tags", "is_archived"),
+    deeds: ("outcome",),
+}
+"""{table: columns} of rows that the dashboard changes; it deletes none."""

@@ -263,11 +263,12 @@ def _assemble(
     contact = Contact(settings.store_url, run.id, holder)
     stack.callback(contact.close)
     # closed after the fan-out, so that the last alert is in the store when it delivers once more
-    delivery = DeliveryThread(settings.store_url, settings.notify.split(), holder)
+    addresses, dashboard_url = settings.notify.split(), dashboard_address(settings)
+    delivery = DeliveryThread(settings.store_url, addresses, holder, dashboard_url=dashboard_url)
     stack.callback(delivery.close)
     sinks: list[Sink] = [SqlSink(settings.store_url, run)]
     if settings.mlflow != "off":
-        mlflow_url, dashboard_url = mlflow_address(settings), dashboard_address(settings)
+        mlflow_url = mlflow_address(settings)
         # asked when the sink closes: by then the trainer knows how it ended
         mirror = MlflowSink(mlflow_url, run, dashboard_url, lambda: trainer.status, trial)
         sinks.append(mirror)

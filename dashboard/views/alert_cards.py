@@ -10,6 +10,7 @@ from ...platform.catalogue import CATALOGUE
 from ...platform.records import FOREVER_S, Alert, AlertState
 from ...platform.store import Store
 from .. import asks
+from ..sign_in import who_asks
 from ..theme import SEVERITIES
 from ..words import age, number, plain, plain_with_code
 from .panel import LinkToIncident, LinkToRun, act, badge
@@ -77,10 +78,13 @@ def card(
 
 def decisions(store: Store, alert: Alert, now_s: float) -> None:
     """Draws what was decided of an alert, by whom and when, and what can be decided now."""
-    if alert.state == "open":
-        _button(store, alert, "acknowledged", "Acknowledge", ":material/done:")
-    else:
+    may_act = who_asks().may_act
+    if alert.state != "open":
         st.markdown(f":gray[{state_in_words(alert, now_s)}]", width="content")
+    elif may_act:
+        _button(store, alert, "acknowledged", "Acknowledge", ":material/done:")
+    if not may_act:
+        return
     if alert.state == "silenced":
         end_silence(store, alert.run_id, alert.rule, alert.id)
     elif alert.state != "resolved":
@@ -121,6 +125,9 @@ def until_in_words(until_s: float | None, now_s: float) -> str:
 
 
 def end_silence(store: Store, run_id: str, rule: str, where: str) -> None:
+    """Draws the button that ends a silence, for whoever may."""
+    if not who_asks().may_act:
+        return
     st.button(
         "End silence",
         key=f"end_silence_{where}_{run_id}_{rule}",

@@ -8,6 +8,7 @@ import streamlit as st
 from ...platform.records import Alert
 from ...platform.store import Store
 from .. import asks
+from ..sign_in import who_asks
 from .alert_cards import SILENCES_S
 from .panel import act
 
@@ -53,6 +54,8 @@ def render(store: Store, shown: Sequence[Alert], found: Sequence[Alert]) -> None
     done = st.session_state.pop(_DONE, None)
     if done is not None:
         st.toast(done, icon=":material/done_all:")
+    if not who_asks().may_act:
+        return
     asking = st.session_state.get(_ASKING)
     if asking is not None:
         _question(store, *asking)
@@ -130,6 +133,7 @@ def _question(store: Store, state: str, shown: Sequence[Alert], found: Sequence[
 def _decide(store: Store, state: str, chosen: Sequence[Alert], how_long: str) -> None:
     st.session_state.pop(_ASKING, None)
     num = num_healed = 0
+    is_set: bool | None = None
     for alert in chosen:
         if state == "silenced":
             is_set = act(asks.silence_alert, store, alert, SILENCES_S[how_long])
@@ -138,6 +142,8 @@ def _decide(store: Store, state: str, chosen: Sequence[Alert], how_long: str) ->
         if is_set is None:
             break  # refused, or the store is away: so would the others be
         num, num_healed = num + is_set, num_healed + (not is_set)
+    if is_set is None and not num + num_healed:
+        return
     said = f"{num:,} {_DEEDS[state].past}"
     if num_healed:
         said += f"; {num_healed:,} had healed or were resolved meanwhile"

@@ -9,7 +9,7 @@ from ..reads_of_control import MOST_COMMANDS, ControlNow, control_now
 from ..theme import LAMPS
 from ..words import age, number, plain, plain_with_code
 from ..words_of_commands import why_not
-from . import asked, deeds, going_back
+from . import asked, by_hand, going_back
 from .panel import CALM_S, LIVE_S, LinkToRun, badge, live
 
 
@@ -34,7 +34,7 @@ def render(
     live(lambda: _head(store, run.id, links), LIVE_S)
     left, right = st.columns([3, 2], gap="large")
     with left:
-        live(lambda: deeds.render(store, run.id), LIVE_S)
+        live(lambda: by_hand.render(store, run.id), LIVE_S)
         # a figure that is drawn anew blinks, and states come every few steps
         live(lambda: going_back.render(store, run.id), CALM_S)
     with right:

@@ -8,10 +8,11 @@ from ...platform.store import Store
 from .. import asks
 from ..charts_of_control import clicked_step, look_of, state_in_words, timeline_figure
 from ..reads_of_control import ControlNow, control_now
+from ..sign_in import who_asks
 from ..states_of_a_run import SavedState, open_alert_before
 from ..words import age, gib, plain
 from ..words_of_commands import rollback_in_words, why_not
-from .deeds import asking_key
+from .by_hand import asking_key
 from .panel import act, badge
 
 NEWEST_CERTIFIED = -1
@@ -26,7 +27,7 @@ _CONFIG = {
 
 def render(store: Store, run_id: str) -> None:
     here = control_now(store, run_id)
-    reason = why_not(here.now)
+    reason = who_asks().why_not or why_not(here.now)
     targets = here.targets()
     with st.container(border=True, key="going_back"):
         st.markdown("**Go back to a state**")

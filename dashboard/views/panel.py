@@ -13,6 +13,7 @@ from ...platform.errors import MoescopeError
 from ...platform.store import Store
 from ..browser.drawn import KeptFigures, drawn
 from ..browser.plot import plot
+from ..sign_in import who_asks
 from ..theme import Look
 from ..window import Window
 from ..words import plain
@@ -92,10 +93,13 @@ def _again_soon() -> None:
 
 
 def act(ask: Callable[..., Answer], store: Store, *args: Any) -> Answer | None:
-    """Asks for something, a function of `asks.py`. Where that is refused, or the store is away,
-    None comes back and the page says so when it is drawn next: a callback must draw nothing."""
+    """Asks for something, a function of `asks.py`, as whoever sits at this session at this moment.
+
+    Where that is refused, or the store is away, None comes back and the page says so when it is
+    drawn next: a callback must draw nothing.
+    """
     try:
-        return ask(store, *args)
+        return ask(store, who_asks(), *args)
     except (MoescopeError, OSError) as error:
         st.session_state[_REFUSED] = str(error).splitlines()[0]
         return None

@@ -10,6 +10,7 @@ from ...platform.store import Store
 from .. import asks
 from ..reads_of_rules import history_of, range_of, signals_to_choose, tried
 from ..rule_text import faults, marked, template
+from ..sign_in import who_asks
 from ..words import age, plain
 from . import rule_trial
 from .panel import act
@@ -76,6 +77,9 @@ def render(store: Store, run_id: str, names: dict[str, str]) -> None:
     with st.container(border=True, key="rule_editor"):
         whose = f"run {plain(names[run_id])}" if run_id else "all runs"
         st.markdown(f"**{plain(name) if name else 'New rule'}** of {whose}")
+        if not who_asks().may_act:
+            _shown(store, name, before, names)
+            return
         yaml = st.text_area(
             "Rule as YAML",
             before,
@@ -124,6 +128,14 @@ def render(store: Store, run_id: str, names: dict[str, str]) -> None:
                 st.button("No", key="rule_save_no", on_click=_ask_no_more)
         if name:
             _history(store, name, names)
+
+
+def _shown(store: Store, name: str, yaml: str, names: dict[str, str]) -> None:
+    """What a viewer sees of a rule: a replay would take the machine's time, so it is left out."""
+    st.code(yaml, language="yaml")
+    st.button("Close", key="rule_close", on_click=_close)
+    if name:
+        _history(store, name, names)
 
 
 def _refusal(yaml: str) -> None:

@@ -7,6 +7,7 @@ from ...platform.store import Store
 from .. import asks
 from ..command_line import Answer
 from ..reads_of_rules import RuleRow, num_alerts_by_rule, rules_now, runs_to_choose
+from ..sign_in import who_asks
 from ..theme import SEVERITIES
 from ..words import number, plain
 from . import rule_editor
@@ -41,7 +42,10 @@ def render(store: Store) -> None:
         names = {ALL_RUNS: "All runs"} | {run.id: run.name for run in runs_to_choose(store)}
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
             run_id = _whose(store, names)
-            rule_editor.new_rule(store, run_id)
+            if (who := who_asks()).may_act:
+                rule_editor.new_rule(store, run_id)
+        if not who.may_act:
+            st.caption(who.why_not)
         _answer()
         rule_editor.render(store, run_id, names)
         try:
@@ -139,19 +143,22 @@ def _rule(store: Store, row: RuleRow, run_id: str, whose: str, num_alerts: int) 
     raised = f" · {num_alerts:,} alert{'s' if num_alerts > 1 else ''} so far" if num_alerts else ""
     st.markdown(f"{_in_words(row)}{raised}")
     asking = st.session_state.get(ASKING)
-    if asking is not None and asking[1] == row.name:
+    if asking is not None and asking[1] == row.name and who_asks().may_act:
         _question(store, asking[0], row.name, run_id, whose)
 
 
 def _buttons(row: RuleRow, run_id: str) -> None:
+    may_act = who_asks().may_act
     st.button(
-        "Edit",
+        "Edit" if may_act else "Show",
         key=f"edit_{row.name}",
-        icon=":material/edit:",
+        icon=":material/edit:" if may_act else ":material/visibility:",
         type="tertiary",
         on_click=rule_editor.edit,
         args=(row.name, row.yaml),
     )
+    if not may_act:
+        return
     deeds: list[tuple[asks.RuleDeed, str, str]] = [
         ("on", "Switch on…", ":material/toggle_on:")
         if row.state == "off"

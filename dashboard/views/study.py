@@ -20,8 +20,9 @@ from ..reads_of_studies import (
     trial_rows,
     trials_of,
 )
+from ..sign_in import who_asks
 from ..words import age, plain
-from .panel import CALM_S, LIVE_S, live
+from .panel import CALM_S, LIVE_S, act, live
 from .studies import progress, state_badge
 
 MOST_FAILURES = 8
@@ -56,7 +57,10 @@ def _now(store: Store, name: str) -> None:
     with st.container(border=True, key="study_now"):
         state_badge(now)
         progress(now)
-        _buttons(store, now)
+        if (who := who_asks()).may_act:
+            _buttons(store, now)
+        else:
+            st.caption(who.why_not)
 
 
 def _buttons(store: Store, now: StudyNow) -> None:
@@ -75,8 +79,10 @@ def _buttons(store: Store, now: StudyNow) -> None:
                 key=f"study_{state}",
                 icon=icon,
                 help=what,
-                on_click=st.session_state.update if is_asked else asks.set_study_state,
-                args=({asking: True},) if is_asked else (store, study.name, state),
+                on_click=st.session_state.update if is_asked else act,
+                args=({asking: True},)
+                if is_asked
+                else (asks.set_study_state, store, study.name, state),
             )
         if now.counts["failed"]:
             st.button(
@@ -84,8 +90,8 @@ def _buttons(store: Store, now: StudyNow) -> None:
                 key="study_retry",
                 icon=":material/replay:",
                 help="From where they were; what is done stays done.",
-                on_click=asks.retry_trials,
-                args=(store, study.name),
+                on_click=act,
+                args=(asks.retry_trials, store, study.name),
             )
     if st.session_state.get(asking):
         _question(store, study, asking)
@@ -98,7 +104,7 @@ def _question(store: Store, study: Study, asking: str) -> None:
     )
     with st.container(horizontal=True, gap="small"):
         if st.button("Yes, cancel the study", key="study_cancel_yes", type="primary"):
-            asks.set_study_state(store, study.name, "cancelled")
+            act(asks.set_study_state, store, study.name, "cancelled")
             st.session_state.pop(asking)
             st.rerun(scope="fragment")
         if st.button("No", key="study_cancel_no"):

@@ -31,6 +31,7 @@ def render(store: Store, settings: Settings) -> None:
         live(lambda: _who_serves(store, settings), CALM_S)
         live(lambda: _schedules(store), SCHEDULES_S)
     live(lambda: _sinks(store), CALM_S)
+    live(lambda: _deeds(store), CALM_S)
     live(lambda: system_tables.render(store), None)
     with _box("Versions"):
         found = reads.installed()
@@ -76,6 +77,11 @@ def _sinks(store: Store) -> None:
     runs = reads.sinks_now(store)
     with _box("Sinks", system_tables.wants_of_sinks(runs), "keep up" if runs else ""):
         system_tables.sinks(runs, time.time())
+
+
+def _deeds(store: Store) -> None:
+    with _box("What was done here"):
+        system_tables.what_was_done(store)
 
 
 def _store(now: reads.StoreNow) -> None:

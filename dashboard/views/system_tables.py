@@ -8,6 +8,7 @@ from ...platform import catalogue
 from ...platform.store import Store
 from ...platform.store_sizes import RunSize, TableSize
 from .. import reads_of_the_system as reads
+from ..reads_of_deeds import MOST_SHOWN, deed_rows, recent_deeds
 from ..words import age, counted, gib, plain
 
 LAG_S = 30.0
@@ -53,6 +54,27 @@ def sinks(runs: Sequence[reads.SinksOfARun], now_s: float) -> None:
         for name, signal in _SIGNALS.items()
     }
     st.dataframe(rows, key="system_sinks", hide_index=True, column_config=columns)
+
+
+def what_was_done(store: Store) -> None:
+    """Draws the newest deeds: who did what in the dashboard, when, and what came of it."""
+    found = recent_deeds(store)
+    if not found:
+        st.markdown("Nothing yet. What operators do in the dashboard is listed here.")
+        return
+    names = {run.id: run.name for run in store.runs(include_archived=True)}
+    # a table's cells are text: neither Markdown nor HTML of a name or a rule is read in them
+    st.dataframe(
+        deed_rows(found, names),
+        key="system_deeds",
+        hide_index=True,
+        height=min(390, 38 + 35 * len(found)),
+        column_config={
+            "when": st.column_config.DatetimeColumn("when, UTC", format="YYYY-MM-DD HH:mm:ss")
+        },
+    )
+    if len(found) == MOST_SHOWN:
+        st.caption(f"The newest {MOST_SHOWN}.")
 
 
 def wants_of_sinks(runs: Sequence[reads.SinksOfARun]) -> list[str]:

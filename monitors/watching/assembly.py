@@ -119,7 +119,12 @@ def _open(asked: Asked, chance: dict[str, Any]) -> WatchedRun:
         contact = Contact(settings.store_url, run.id, holder)
         stack.callback(contact.close)
         # closed after the fan-out, so that the last alert is there when it delivers once more
-        delivery = DeliveryThread(settings.store_url, settings.notify.split(), holder)
+        delivery = DeliveryThread(
+            settings.store_url,
+            settings.notify.split(),
+            holder,
+            dashboard_url=dashboard_address(settings),
+        )
         stack.callback(delivery.close)
         fan_out = FanOut(folder / "journal", _sinks(settings, run, opened))
         stack.callback(fan_out.close)

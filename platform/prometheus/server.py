@@ -1,7 +1,8 @@
-"""Serves the page at `/metrics` to whoever shows the token, as a bearer token."""
+"""Serves the page at `/metrics` to whoever shows one of the tokens, as a bearer token."""
 
 import hmac
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
 from socketserver import TCPServer
@@ -16,8 +17,8 @@ PATH = "/metrics"
 class MetricsServer:
     """A server in threads of its own. It reads; nothing can be asked of a run through it."""
 
-    def __init__(self, host: str, port: int, page: Page, token: str) -> None:
-        """Raises OSError where the port cannot be had."""
+    def __init__(self, host: str, port: int, page: Page, tokens: Sequence[str]) -> None:
+        """tokens: each lets in. Raises OSError where the port cannot be had."""
 
         class Server(ThreadingHTTPServer):
             address_family = AF_INET6 if ":" in host else AF_INET
@@ -30,7 +31,7 @@ class MetricsServer:
         class Handler(_Handler):
             pass
 
-        Handler.page, Handler.token = page, token
+        Handler.page, Handler.tokens = page, tuple(tokens)
         self._server = Server((host, port), Handler)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="metrics", daemon=True
@@ -52,17 +53,19 @@ class MetricsServer:
 
 class _Handler(BaseHTTPRequestHandler):
     page: Page
-    token: str
+    tokens: tuple[str, ...]
     server_version = "moescope"
     sys_version = ""
     timeout = 10.0
     """Seconds that a connection may stay silent."""
 
     def do_GET(self) -> None:
-        shown = self.headers.get("Authorization", "")
         # as bytes: text of other scripts cannot be compared in constant time
-        if not hmac.compare_digest(shown.encode(), f"Bearer {self.token}".encode()):
-            self._answer(401, b"a bearer token is wanted: the one of the dashboard\n")
+        shown = self.headers.get("Authorization", "").encode()
+        # each is compared, so that the time does not tell which one is near
+        right = [hmac.compare_digest(shown, f"Bearer {t}".encode()) for t in self.tokens if t]
+        if not any(right):
+            self._answer(401, b"a bearer token is wanted: one of the dashboard's\n")
         elif self.path.partition("?")[0] != PATH:
             self._answer(404, f"there is nothing here but {PATH}\n".encode())
         else:

@@ -23,7 +23,7 @@ from moescope.platform.catalogue import EXPERT_TOKENS, LOSS_TOTAL
 from moescope.platform.mlflow_sink import MlflowSink
 from moescope.platform.records import Alert, Frame, Run, Segment
 from moescope.platform.series import read_series
-from moescope.platform.service import mlflow_server
+from moescope.platform.service_children import mlflow_server
 from moescope.platform.sinks import FanOut
 from moescope.platform.sql_sink import SqlSink
 from moescope.platform.store import Store, open_store

@@ -5,14 +5,18 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import streamlit as st
 from streamlit.components.v2 import manifest_scanner
+from streamlit.testing.v1 import AppTest
 
+from moescope.dashboard.sign_in import SHOWN_TOKEN
 from moescope.platform import catalogue
 from moescope.platform.records import Alert, Checkpoint, Event, Frame, Run, Segment
+from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
 
 NUM_LAYERS, NUM_MOE_LAYERS, NUM_EXPERTS, NUM_SAMPLES = 6, 3, 8, 4
@@ -34,6 +38,19 @@ def _packages_are_searched_once() -> Iterator[None]:
         once = cache(manifest_scanner.scan_component_manifests)
         patch.setattr(manifest_scanner, "scan_component_manifests", once)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _pages_are_an_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page made of a function is an operator's; a test that is about others says so."""
+    made = AppTest.from_function
+
+    def by_an_operator(*args: Any, **options: Any) -> AppTest:
+        page = made(*args, **options)
+        page.session_state[SHOWN_TOKEN] = Settings().read_token()
+        return page
+
+    monkeypatch.setattr(AppTest, "from_function", by_an_operator)
 
 
 @pytest.fixture

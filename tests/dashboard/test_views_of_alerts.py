@@ -81,10 +81,10 @@ class TestAlerts:
         page = _seen(_alerts, store)
         page.button(key=f"acknowledged_{alert.id}").click().run()
         assert store.alert(alert.id).state == "acknowledged"
-        assert store.alert(alert.id).changed_by == "dashboard"
+        assert store.alert(alert.id).changed_by == "operator"
         assert "No open alert" in _words(page)
         page.button_group(key="alerts_state").set_value("Acknowledged").run()
-        assert r"acknowledged by dashboard" in _words(page)
+        assert r"acknowledged by operator" in _words(page)
 
     def test_it_says_what_an_alert_means_and_what_to_do(
         self, store: Store, spiked_run: Run, make: Any
@@ -103,10 +103,10 @@ class TestAlerts:
         alert_id = f"alert-{spiked_run.id}"
         page.button(key=f"silence_28800_{alert_id}").click().run()
         found = store.alert(alert_id)
-        assert (found.state, found.changed_by) == ("silenced", "dashboard")
+        assert (found.state, found.changed_by) == ("silenced", "operator")
         assert found.silenced_until_s == pytest.approx(time.time() + 8 * 3600, abs=60)
         page.segmented_control(key="alerts_state").set_value("Silenced").run()
-        assert "silenced for another 7 h 59 min by dashboard, 0 s ago" in _words(page).replace(
+        assert "silenced for another 7 h 59 min by operator, 0 s ago" in _words(page).replace(
             "1 s ago", "0 s ago"
         ).replace("8 h by", "7 h 59 min by")
         page.button(key=f"end_silence_{alert_id}_{spiked_run.id}_loss_spike").click().run()
@@ -249,7 +249,7 @@ class TestSeveralAtOnce:
         page.button(key="at_once_acknowledged").click().run()
         page.button(key="at_once_yes_acknowledged_20").click().run()
         decided = store.alerts(states=["acknowledged"])
-        assert {(a.run_id, a.changed_by) for a in decided} == {("id-blue-fox", "dashboard")}
+        assert {(a.run_id, a.changed_by) for a in decided} == {("id-blue-fox", "operator")}
         assert len(decided) == 20
         assert [toast.value for toast in page.toast] == ["20 acknowledged."]
         assert "2 open alerts" in _words(page)

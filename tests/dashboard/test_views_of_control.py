@@ -60,7 +60,7 @@ class TestGoingBack:
         seen.button(key="rollback_yes_50").click().run()
         (command,) = commands(store, spiked_run.id)
         assert (command.kind, command.args["to_step"]) == ("rollback", 50)
-        assert command.asked_by == "dashboard"
+        assert command.asked_by == "operator"
         assert "roll back (to step 50)" in _words(seen)
 
     def test_it_can_be_cancelled(

@@ -198,7 +198,7 @@ def test_what_is_decided_of_the_alert_is_decided_and_told_here_too(
     page = _seen(_incident, store, recorded.id)
     page.button(key=f"acknowledged_{recorded.id}").click().run()
     assert store.alert(recorded.id).state == "acknowledged"
-    assert "acknowledged by dashboard" in _words(page)
+    assert "acknowledged by operator" in _words(page)
 
 
 def test_the_ways_on_lead_to_the_steps_the_control_and_the_alerts(

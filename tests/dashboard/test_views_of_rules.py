@@ -88,7 +88,7 @@ def test_a_rule_is_switched_off_after_a_second_click(
     seen.button(key="off_loss_spike").click().run()
     seen.button(key="rule_yes").click().run()
     assert [(v.name, v.is_on, v.changed_by) for v in newest(store)] == [
-        ("loss_spike", False, "dashboard")
+        ("loss_spike", False, "operator")
     ]
     said = words(seen)
     assert "rule loss_spike of all runs: version 1, off" in said
@@ -128,7 +128,7 @@ def test_a_rule_is_tried_over_a_run_and_then_saved_for_it(
     (version,) = newest(store, spiked_run.id)
     assert (version.run_id, version.body["threshold"]) == (spiked_run.id, 500.0)
     assert not seen.text_area
-    assert "changed for this run, version 1 by dashboard" in words(seen)
+    assert "changed for this run, version 1 by operator" in words(seen)
     seen.button(key="edit_gradient_spike").click().run()
     assert "threshold 500.0" in words(seen)
 

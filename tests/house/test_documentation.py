@@ -151,7 +151,9 @@ def test_the_compose_file_has_no_default_password(root: Path) -> None:
         "POSTGRES_PASSWORD",
         "MLFLOW_PASSWORD",
         "MOESCOPE_PASSWORD",
+        "DASHBOARD_PASSWORD",
         "MOESCOPE_TOKEN",
+        "MOESCOPE_VIEWER_TOKEN",
     }
     assert [name for name, rest in secrets if not rest.startswith(":?")] == []
 

@@ -14,7 +14,7 @@ ALLOWED = {
     "studies": {"studies", "trainer", "monitors", "platform"},
     "dashboard": {"dashboard", "platform"},
 }
-SCRIPTS = {"dashboard/app.py"}
+SCRIPTS = {"dashboard/app.py", "dashboard/door.py"}
 """Started by their path, where relative imports do not work."""
 DOORS = {"trainer/__main__.py", "studies/__main__.py"}
 """`python -m moescope.trainer`, for launchers of modules: the command by another name."""

@@ -11,6 +11,7 @@ MAKES_SQL = {"text", "literal_column"}
 """Of SQLAlchemy, where they are imported from it."""
 
 NAMES_TABLES = {
+    "platform/dashboard_role.py": "tables of platform/tables.py; the schema and a role, quoted",
     "platform/engines.py": "puts back a whole number that SQLite gave",
     "platform/migrate.py": "asks for settings that the module lists",
     "platform/migrations/versions/0006_chunks.py": "its own tables",

@@ -93,6 +93,15 @@ def test_a_message_says_run_rule_severity_and_steps(receiver: Receiver) -> None:
     assert message["type"] == "failure"
 
 
+def test_a_message_leads_to_the_page_of_its_incident_without_a_token(receiver: Receiver) -> None:
+    Deliverer([receiver.url], "http://node1:8501/").send(alert("a/1?x"), "tiny-1")
+    Deliverer([receiver.url]).send(alert(), "tiny-1")
+    linked, bare = (message["message"] for message in receiver.messages)
+    assert linked.splitlines()[-1] == "http://node1:8501/incidents?alert=a%2F1%3Fx"
+    assert "token" not in linked
+    assert "http" not in bare
+
+
 def test_every_service_that_fails_is_named(receiver: Receiver) -> None:
     receiver.status = 500
     failure = Deliverer([receiver.url]).send(alert(), "tiny-1")

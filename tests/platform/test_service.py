@@ -13,14 +13,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from secrets import token_hex
 
 import psutil
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from moescope.platform import leases
 from moescope.platform.announcement import announced, living_service, mlflow_address
 from moescope.platform.errors import MoescopeError
 from moescope.platform.service import LEASE, TAKE_OVER_S, ServiceAddresses, serve
+from moescope.platform.service_children import mlflow_host_of, mlflow_server
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store, open_store
 
@@ -219,6 +223,103 @@ def test_a_dashboard_that_dies_is_started_again(start: Callable[..., Service]) -
     wait_until(lambda: get(health) == (200, "ok"))
 
 
+def test_it_tells_an_address_for_operators_and_one_for_viewers(tmp_path: Path) -> None:
+    addresses = serve_until_ready(Settings(home=tmp_path, mlflow="off"), port := free_port())
+    token, viewer_token = (
+        (tmp_path / name).read_text().strip() for name in ("token", "viewer-token")
+    )
+    assert addresses.dashboard_url == f"http://127.0.0.1:{port}/?token={token}"
+    assert addresses.viewer_url == f"http://127.0.0.1:{port}/?token={viewer_token}"
+    assert token != viewer_token
+    settings = Settings(home=tmp_path, mlflow="off", dashboard_url="https://moescope.example/")
+    assert serve_until_ready(settings, free_port()).viewer_url == (
+        f"https://moescope.example/?token={viewer_token}"
+    )
+
+
+def test_mlflow_is_reached_from_elsewhere_only_with_a_sign_in_of_its_own(tmp_path: Path) -> None:
+    auth = tmp_path / "auth.ini"
+    for host, has_auth, listens_on in (
+        ("127.0.0.1", False, "127.0.0.1"),
+        ("127.0.0.2", False, "127.0.0.2"),
+        ("localhost", False, "localhost"),
+        ("::1", False, "::1"),
+        ("0.0.0.0", False, "127.0.0.1"),
+        ("10.0.0.7", False, "127.0.0.1"),
+        ("node1", False, "127.0.0.1"),
+        ("::", False, "127.0.0.1"),
+        ("0.0.0.0", True, "0.0.0.0"),
+    ):
+        settings = Settings(home=tmp_path, host=host, mlflow_auth=auth if has_auth else None)
+        assert mlflow_host_of(settings) == listens_on
+    with pytest.raises(MoescopeError, match=r"MLflow's sign-in .*auth\.ini is not there"):
+        mlflow_server("0.0.0.0", tmp_path, 5501, auth)
+
+
+def test_a_dashboard_for_others_keeps_mlflow_to_this_machine_and_says_so(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, host="0.0.0.0")
+    listening: dict[str, set[str]] = {}
+
+    def look(addresses: ServiceAddresses) -> None:
+        assert addresses.is_mlflow_kept_here
+        assert addresses.mlflow_url.startswith("http://127.0.0.1:")
+        port = int(addresses.mlflow_url.rpartition(":")[2])
+        wait_until(lambda: get(f"{addresses.mlflow_url}/health")[0] == 200, 60)
+        listening["mlflow"] = {
+            connection.laddr.ip
+            for child in psutil.Process().children(recursive=True)
+            for connection in child.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        }
+
+    serve_until_ready(settings, free_port(), look)
+    assert listening["mlflow"] == {"127.0.0.1"}
+
+
+@pytest.mark.story
+def test_with_a_sign_in_mlflow_asks_who_it_is(tmp_path: Path) -> None:
+    auth = tmp_path / "auth.ini"
+    auth.write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{tmp_path / 'auth.db'}\n"
+        "admin_username = admin\nadmin_password = a long password of the tests\n"
+    )
+    settings = Settings(home=tmp_path, host="0.0.0.0", mlflow_auth=auth)
+
+    def look(addresses: ServiceAddresses) -> None:
+        assert not addresses.is_mlflow_kept_here
+        own = f"http://127.0.0.1:{addresses.mlflow_url.rpartition(':')[2]}"
+        wait_until(lambda: get(f"{own}/health")[0] == 200, 90)
+        found = get(f"{own}/api/2.0/mlflow/experiments/search?max_results=1")
+        assert "401" in found[1]
+
+    serve_until_ready(settings, free_port(), look)
+
+
+@pytest.mark.postgres
+def test_the_dashboard_gets_the_rights_of_its_own_role_and_no_other_address(
+    tmp_path: Path, postgres_server: str, postgres_url: str
+) -> None:
+    role = f"dash_{token_hex(4)}"
+    with psycopg.connect(postgres_server, autocommit=True) as server:
+        server.execute(f"CREATE ROLE {role} LOGIN")  # type: ignore[arg-type]
+        own = make_url(postgres_url).set(username=role).render_as_string()
+        settings = Settings(home=tmp_path, mlflow="off", store=postgres_url, dashboard_store=own)
+        seen: dict[str, str] = {}
+
+        def look(_: ServiceAddresses) -> None:
+            (dashboard,) = psutil.Process().children()
+            seen.update(dashboard.environ())
+
+        try:
+            serve_until_ready(settings, free_port(), look)
+            assert (seen["MOESCOPE_STORE"], seen["MOESCOPE_DASHBOARD_STORE"]) == (own, "")
+            with open_store(own, may_make=False) as store:
+                assert store.runs() == []
+        finally:
+            server.execute(f"DROP OWNED BY {role}")  # type: ignore[arg-type]
+            server.execute(f"DROP ROLE {role}")  # type: ignore[arg-type]
+
+
 def test_a_port_in_use_is_one_line_and_leaves_nothing_behind(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, mlflow=ELSEWHERE)
     with (
@@ -266,14 +367,18 @@ def test_an_announcement_of_a_dead_service_is_not_believed(tmp_path: Path) -> No
     assert announced(tmp_path) is None
 
 
-def serve_until_ready(settings: Settings, port: int) -> ServiceAddresses:
-    """Serves in this thread until the dashboard answers."""
+def serve_until_ready(
+    settings: Settings, port: int, look: Callable[[ServiceAddresses], None] | None = None
+) -> ServiceAddresses:
+    """Serves in this thread until the dashboard answers, and has somebody look then."""
     stop = threading.Event()
     found: list[ServiceAddresses] = []
 
     def ready(addresses: ServiceAddresses) -> None:
         found.append(addresses)
         stop.set()
+        if look is not None:
+            look(addresses)
 
     serve(settings, settings.store_url, port=port, mlflow_port=free_port(), ready=ready, stop=stop)
     return found[0]

@@ -16,6 +16,7 @@ from sqlalchemy import Table, select
 
 from moescope.platform import leases, tables
 from moescope.platform.commands import commands
+from moescope.platform.deeds import deeds
 from moescope.platform.engines import Database
 from moescope.platform.errors import MoescopeError
 from moescope.platform.incidents import incidents
@@ -25,6 +26,7 @@ from moescope.platform.records import (
     Attempt,
     Checkpoint,
     Command,
+    Deed,
     Event,
     Frame,
     Incident,
@@ -42,7 +44,7 @@ STEPS = 64
 LOSS, NORM, LOAD = "loss/total", "grad/norm", "router/expert_load"
 FIRST_STEPS = {0: 0, 1: 50}
 """{segment: its first step}; the second went back to step 50."""
-VERSIONS = ("0001", "0002", "0003", "0004", "0005")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """Those whose rows this file knows; a later one adds its own to `fill`."""
 
 
@@ -141,6 +143,16 @@ def fill(database: Database, version: str) -> None:
             {
                 "alert_id": "a1", "run_id": "r1", "made_s": 11.0, "verdict": "data",
                 "is_replayed": True, "content": '{"layer":2}',
+            },
+        )  # fmt: skip
+    if version >= "0007":
+        insert(
+            database,
+            "deeds",
+            {
+                "id": "d1", "asked_s": 12.0, "who": "ann (operator)", "role": "operator",
+                "what": "rollback", "about": "run", "about_id": "r1", "args": '{"to_step":20}',
+                "outcome": "asked",
             },
         )  # fmt: skip
 
@@ -286,6 +298,11 @@ def assert_all_is_there(store: Store, version: str) -> None:
         ]
     if version >= "0005":
         assert incidents(store, "r1") == [Incident("a1", "r1", 11.0, "data", True, {"layer": 2})]
+    if version >= "0007":
+        who = ("ann (operator)", "operator")
+        assert deeds(store) == [
+            Deed("d1", 12.0, *who, "rollback", "run", "r1", {"to_step": 20}, "asked")
+        ]
 
 
 def whole(store: Store, table: Table) -> list[tuple[Any, ...]]:

@@ -22,7 +22,7 @@ from typer.testing import Result
 from moescope.platform import catalogue
 from moescope.platform.mlflow_door import be_impatient
 from moescope.platform.series import is_living, read_series
-from moescope.platform.service import mlflow_server
+from moescope.platform.service_children import mlflow_server
 from moescope.platform.store import Store
 
 Invoke = Callable[..., Result]

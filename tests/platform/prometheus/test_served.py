@@ -59,7 +59,7 @@ class Service:
             text=True,
         )
         assert self.process.stdout is not None
-        lines = [self.process.stdout.readline().split(maxsplit=2) for _ in range(3)]
+        lines = [self.process.stdout.readline().split(maxsplit=2) for _ in range(4)]
         self.said = {words[0]: words[1] for words in lines if len(words) > 1}
 
     def end(self) -> int:
@@ -100,6 +100,8 @@ def assert_the_token_opens_the_page_and_nothing_else_does(service: Service) -> N
         assert code == 401
         assert "moescope_" not in body
         assert headers["WWW-Authenticate"].startswith("Bearer")
+    # a page to read wants no more than the token to look
+    assert ask(url, (service.home / "viewer-token").read_text().strip())[0] == 200
     # not by its address either, which ends up in logs
     assert ask(f"{url}?token={token}")[0] == 401
     assert ask(url.removesuffix("/metrics") + "/", token)[0] == 404

@@ -46,7 +46,7 @@ from moescope.platform.records import (
 from moescope.platform.store import Store, open_store
 
 TOKEN = "a-token-for-the-story"
-APP = Path(moescope.dashboard.__file__).parent / "app.py"
+APP = Path(moescope.dashboard.__file__).parent / "door.py"
 expect.set_options(timeout=20_000)  # two cores may have more to do than this test
 RUN = "amber-finch"
 SPIKE = range(230, 242)

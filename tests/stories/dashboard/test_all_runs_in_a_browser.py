@@ -28,7 +28,7 @@ from moescope.platform.store import Store, open_store
 pytestmark = pytest.mark.story
 
 TOKEN = "a-token-for-the-story"
-APP = Path(moescope.dashboard.__file__).parent / "app.py"
+APP = Path(moescope.dashboard.__file__).parent / "door.py"
 PICTURES = os.environ.get("MOESCOPE_SCREENSHOTS")
 NUM_RUNS, NUM_LIVE, NUM_STEPS = 40, 3, 120
 MARKUP = "<img src=x onerror=window.was_run=1>"

@@ -106,7 +106,7 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     # without the token there is nothing to see
     at_desk = opened(address)
     page = at_desk.page
-    expect(page.get_by_text("wants its token")).to_be_visible()
+    expect(page.get_by_text("wants a token")).to_be_visible()
     assert RUN not in page.content()
 
     # with it: the list of runs, and one click to the run
@@ -164,7 +164,7 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     page.get_by_role("link", name="Alerts").click()
     expect(page.get_by_text("No open alert.")).to_be_visible()
     page.get_by_text("All", exact=True).click()
-    expect(page.get_by_text("acknowledged by dashboard")).to_be_visible()
+    expect(page.get_by_text("acknowledged by operator")).to_be_visible()
     _picture(page, tmp_path, "alerts-1440")
 
     # what it was about: the story of the incident, with the autopsy's verdict

@@ -11,6 +11,7 @@ from ...platform.store import Store
 from .. import asks
 from ..reads import RunNow
 from ..reads_of_control import ControlNow, control_now
+from ..sign_in import who_asks
 from ..words_of_commands import MODES, NAMES, mode_in_words, why_not, will_do
 from .asked import waiting
 from .panel import act
@@ -39,11 +40,14 @@ def asking_key(run_id: str) -> str:
 def render(store: Store, run_id: str) -> None:
     here = control_now(store, run_id)
     now = here.now
-    reason = why_not(now)
+    who = who_asks()
+    reason = who.why_not or why_not(now)
     with st.container(border=True, key="control"):
         # what comes and goes has a box of its own: else what is below would change its place
         with st.container(key="control_mode"):
             _mode_switch(store, here, reason)
+        if not who.may_act:
+            st.caption(who.why_not)
         st.markdown("**By hand**")
         kinds: list[CommandKind] = ["checkpoint", "damp", "pause", "stop"]
         if here.is_paused:
