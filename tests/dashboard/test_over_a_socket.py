@@ -245,4 +245,4 @@ def test_without_the_door_streamlit_itself_turns_other_names_away() -> None:
     server = tomllib.loads((DOOR.parent / ".streamlit" / "config.toml").read_text())["server"]
     assert server["allowedHosts"] == ["localhost", "127.0.0.1", "::1"]
     assert (server["enableCORS"], server["enableXsrfProtection"]) == (True, True)
-    assert (server["address"], server["enableAgentApi"]) == ("127.0.0.1", False)
+    assert server["address"] == "127.0.0.1"
