@@ -11,6 +11,7 @@ from moescope.dashboard.sign_in import is_admitted
 from moescope.dashboard.theme import ICON, PAGE_STYLE
 from moescope.dashboard.views import (
     alerts,
+    compare,
     control,
     fleet,
     incident,
@@ -21,6 +22,7 @@ from moescope.dashboard.views import (
     study,
     system_page,
 )
+from moescope.dashboard.words import plain
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store
@@ -76,6 +78,9 @@ def _route(store: Store, settings: Settings) -> None:
     def the_system_page() -> None:
         system_page.render(store, settings)
 
+    def compare_page() -> None:
+        compare.render(store, link_to_run)
+
     def studies_page() -> None:
         wanted = st.query_params.get("study")
         if wanted:
@@ -90,7 +95,7 @@ def _route(store: Store, settings: Settings) -> None:
         st.switch_page(the_run, query_params={"run": run_id})
 
     def link_to_run(label: str, run_id: str) -> None:
-        st.page_link(the_run, label=label, query_params={"run": run_id})
+        st.page_link(the_run, label=plain(label, 80), query_params={"run": run_id})
 
     def link_to_steps(label: str, run_id: str, steps: str) -> None:
         st.page_link(the_run, label=label, query_params={"run": run_id, "steps": steps})
@@ -108,6 +113,9 @@ def _route(store: Store, settings: Settings) -> None:
         st.page_link(the_incidents, label=label, query_params={"alert": alert_id})
 
     the_run = st.Page(run_page, title="Run", url_path="run", icon=":material/monitoring:")
+    the_comparison = st.Page(
+        compare_page, title="Compare", url_path="compare", icon=":material/stacked_line_chart:"
+    )
     the_studies = st.Page(
         studies_page, title="Studies", url_path="studies", icon=":material/science:"
     )
@@ -122,6 +130,7 @@ def _route(store: Store, settings: Settings) -> None:
     pages = [
         st.Page(runs_page, title="Runs", url_path="runs", icon=":material/list:", default=True),
         the_run,
+        the_comparison,
         the_control,
         the_alerts,
         the_incidents,

@@ -1,14 +1,16 @@
-"""The only writer: commands to a run, states of alerts and studies, retries of trials, rules.
+"""The only writer: commands to a run, its note and tags, states of alerts and studies, trials to be
+tried again or skipped, rules, saved views.
 
 Nothing here touches training: the trainer obeys or refuses.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Literal
 
-from ..platform import silences, trials
+from ..platform import saved_views, silences, skipped_trials, trials
 from ..platform.commands import ask
-from ..platform.records import Alert, AlertState, Command, Mode, StudyState
+from ..platform.records import Alert, AlertState, Command, Mode, SavedView, StudyState
 from ..platform.store import Store
 from .command_line import Answer, asked
 
@@ -88,3 +90,34 @@ def set_study_state(store: Store, name: str, state: StudyState) -> None:
 def retry_trials(store: Store, name: str) -> None:
     """Lets a study's failed trials be tried anew."""
     trials.retry(store, name)
+
+
+def retry_trial(store: Store, name: str, key: str) -> int:
+    """Lets one trial, failed or done, be tried anew; returns 0 where it waits or runs already."""
+    return trials.retry(store, name, key)
+
+
+def skip_trial(store: Store, name: str, key: str) -> int:
+    """Takes a trial out of its study, with those that branch off it; returns how many, 0 where it
+    runs or is done meanwhile."""
+    return skipped_trials.skip(store, name, key, WHO)
+
+
+def unskip_trial(store: Store, name: str, key: str) -> int:
+    return skipped_trials.unskip(store, name, key)
+
+
+def note_run(store: Store, run_id: str, note: str, tags: Sequence[str]) -> None:
+    """Writes a person's note on a run, and its tags, each once."""
+    words = dict.fromkeys(" ".join(tag.split()) for tag in tags)
+    store.update_run(run_id, note=note.strip(), tags=[word for word in words if word])
+
+
+def save_view(store: Store, page: str, name: str, query: str) -> None:
+    """Keeps what the address holds by a name; raises MoescopeError where the name will not do."""
+    view = SavedView(page, " ".join(name.split()), query, WHO, time.time())
+    saved_views.save_view(store, view)
+
+
+def remove_view(store: Store, page: str, name: str) -> None:
+    saved_views.remove_view(store, page, name)

@@ -220,6 +220,18 @@ class RuleVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedView:
+    """What a person looked at on a page of the dashboard, by a name; (page, name) is there once."""
+
+    page: str
+    name: str
+    query: str
+    """The address's part behind the question mark."""
+    saved_by: str
+    saved_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     name: str
     spec: Mapping[str, Any]

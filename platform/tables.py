@@ -380,6 +380,16 @@ attempts = Table(
     ForeignKeyConstraint(["study", "key"], ["trials.study", "trials.key"], ondelete="CASCADE"),
 )
 
+views = Table(
+    "views",
+    metadata,
+    Column("page", Text, primary_key=True),
+    Column("name", Words, primary_key=True),
+    Column("query", Words, nullable=False),
+    Column("saved_by", Words, nullable=False),
+    Column("saved_s", Moment, nullable=False),
+)
+
 groups = Table(
     "groups",
     metadata,

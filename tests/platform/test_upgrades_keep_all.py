@@ -30,9 +30,11 @@ from moescope.platform.records import (
     Incident,
     RuleVersion,
     Run,
+    SavedView,
     Segment,
 )
 from moescope.platform.rule_versions import history
+from moescope.platform.saved_views import saved_views
 from moescope.platform.series import known_signals, read_series
 from moescope.platform.store import Store, open_store
 from moescope.platform.store_check import check_store
@@ -42,7 +44,7 @@ STEPS = 64
 LOSS, NORM, LOAD = "loss/total", "grad/norm", "router/expert_load"
 FIRST_STEPS = {0: 0, 1: 50}
 """{segment: its first step}; the second went back to step 50."""
-VERSIONS = ("0001", "0002", "0003", "0004", "0005")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0008")
 """Those whose rows this file knows; a later one adds its own to `fill`."""
 
 
@@ -141,6 +143,15 @@ def fill(database: Database, version: str) -> None:
             {
                 "alert_id": "a1", "run_id": "r1", "made_s": 11.0, "verdict": "data",
                 "is_replayed": True, "content": '{"layer":2}',
+            },
+        )  # fmt: skip
+    if version >= "0008":
+        insert(
+            database,
+            "views",
+            {
+                "page": "compare", "name": "näher", "query": "runs=r1%2Cr2&x=tokens",
+                "saved_by": "ann", "saved_s": 12.0,
             },
         )  # fmt: skip
 
@@ -286,6 +297,9 @@ def assert_all_is_there(store: Store, version: str) -> None:
         ]
     if version >= "0005":
         assert incidents(store, "r1") == [Incident("a1", "r1", 11.0, "data", True, {"layer": 2})]
+    if version >= "0008":
+        view = SavedView("compare", "näher", "runs=r1%2Cr2&x=tokens", "ann", 12.0)
+        assert saved_views(store, "compare") == [view]
 
 
 def whole(store: Store, table: Table) -> list[tuple[Any, ...]]:
