@@ -58,7 +58,8 @@ def _route(store: Store, settings: Settings) -> None:
 
     def run_page() -> None:
         wanted = run.picked(store, st.query_params.get("run", ""))
-        run.render(store, wanted, link_to_incident, link_to_control, link_to_rules)
+        ways = (link_to_incident, link_to_control, link_to_rules, link_to_compare)
+        run.render(store, wanted, *ways)
 
     def control_page() -> None:
         wanted = run.picked(store, st.query_params.get("run", ""))
@@ -108,6 +109,9 @@ def _route(store: Store, settings: Settings) -> None:
 
     def link_to_alerts(label: str, run_id: str) -> None:
         st.page_link(the_alerts, label=label, query_params={"run": run_id})
+
+    def link_to_compare(label: str, run_id: str) -> None:
+        st.page_link(the_comparison, label=plain(label, 80), query_params={"runs": run_id})
 
     def link_to_incident(label: str, alert_id: str) -> None:
         st.page_link(the_incidents, label=label, query_params={"alert": alert_id})
