@@ -7,7 +7,7 @@ import streamlit as st
 from ...platform.run_log import cleaned, end_of
 from ...platform.store import Store
 from ..reads_of_logs import logs_of
-from ..words import plain, short
+from ..words import short
 from .panel import CALM_S, live, nothing_yet
 
 MOST_LINES = 500
@@ -60,7 +60,7 @@ def _end(source: Path | str, words: str) -> None:
             said = f"Lines with these words: {found.num_found:,}"
             said += f", of which the last {len(lines):,} are shown" * (found.num_found > len(lines))
             said += "" if found.is_whole else "; what lies further back was not looked through"
-    st.caption(plain(said, 200))
+    st.caption(said)
     if lines:
         with st.container(height=_HEIGHT, autoscroll=True, key="log_text"):
             # text of a run: never markup
