@@ -4,6 +4,8 @@
 MOESCOPE_STORE and MOESCOPE_TOKEN in the environment. `.streamlit/config.toml` lies beside it.
 """
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from moescope.dashboard.reads import open_for_reading
@@ -54,7 +56,7 @@ def _route(store: Store, settings: Settings) -> None:
             st.switch_page(the_studies, query_params=st.query_params.to_dict())
         if st.query_params.get("alert"):
             st.switch_page(the_incidents, query_params=st.query_params.to_dict())
-        fleet.render(store, open_run)
+        fleet.render(store, open_run, compare_runs)
 
     def run_page() -> None:
         wanted = run.picked(store, st.query_params.get("run", ""))
@@ -91,6 +93,9 @@ def _route(store: Store, settings: Settings) -> None:
 
     def link_to_study(label: str, name: str) -> None:
         st.page_link(the_studies, label=label, query_params={"study": name})
+
+    def compare_runs(run_ids: Sequence[str]) -> None:
+        st.switch_page(the_comparison, query_params={"runs": ",".join(run_ids)})
 
     def open_run(run_id: str) -> None:
         st.switch_page(the_run, query_params={"run": run_id})

@@ -21,7 +21,10 @@ def _run(store: "Store", wanted: str) -> None:
 
     from moescope.dashboard.views import run
 
-    run.render(store, wanted, None, lambda label, run_id: st.text(f"link {label} {run_id}"))
+    def link(label: str, run_id: str) -> None:
+        st.text(f"link {label} {run_id}")
+
+    run.render(store, wanted, link_to_compare=link)
 
 
 def seen(store: Store, wanted: str) -> AppTest:
