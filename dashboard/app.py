@@ -52,6 +52,8 @@ def _route(store: Store, settings: Settings) -> None:
         wanted = st.query_params.get("run")
         if wanted:  # a link to a run works from the root too
             st.switch_page(the_run, query_params=st.query_params.to_dict())
+        if st.query_params.get("runs"):
+            st.switch_page(the_comparison, query_params=st.query_params.to_dict())
         if st.query_params.get("study"):
             st.switch_page(the_studies, query_params=st.query_params.to_dict())
         if st.query_params.get("alert"):

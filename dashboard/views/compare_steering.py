@@ -71,13 +71,13 @@ def render(store: Store) -> Look | None:
     runs = _runs(store)
     if not runs:
         return None
-    state, asked = st.session_state, st.query_params
+    asked = st.query_params
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        state.setdefault("compare_axis", asked.get("x") if asked.get("x") in AXES else "step")
+        begun("compare_axis", asked.get("x") if asked.get("x") in AXES else "step")
         axis: SharedAxis = st.segmented_control("Across", AXES, required=True, key="compare_axis")
         smooth = asked.get("smooth", "")
         known = {str(number) for number in SMOOTHINGS}
-        state.setdefault("compare_smoothing", int(smooth) if smooth in known else 0)
+        begun("compare_smoothing", int(smooth) if smooth in known else 0)
         smoothing = st.selectbox(
             "Smooth",
             SMOOTHINGS,
@@ -86,7 +86,7 @@ def render(store: Store) -> Look | None:
             width=130,
             help="Lines follow the mean of so many steps, of all data and not of what is drawn.",
         )
-        state.setdefault("compare_span", text_of_span(span_of(asked.get("span", ""))))
+        begun("compare_span", text_of_span(span_of(asked.get("span", ""))))
         span = span_of(
             st.text_input(
                 "Range",
@@ -98,8 +98,8 @@ def render(store: Store) -> Look | None:
             )
             or ""
         )
-        state.setdefault("compare_log", asked.get("log") == "1")
-        state.setdefault("compare_log_x", asked.get("logx") == "1")
+        begun("compare_log", asked.get("log") == "1")
+        begun("compare_log_x", asked.get("logx") == "1")
         group = _group(runs)
         with st.container(horizontal=True, gap="small", width="content"):
             is_log = st.toggle("Log values", key="compare_log")
@@ -115,6 +115,15 @@ def render(store: Store) -> Look | None:
     across = Across(TITLES[axis], span, is_log_x, is_log)
     ids = tuple(run.id for run in runs)
     return Look(ids, axis, signals, group, smoothing, across, is_paused or not is_live)
+
+
+def begun(key: str, value: object) -> None:
+    """Keeps a widget's value, or begins with one.
+
+    It is said anew in each run: where a browser takes two runs of a page at once, as when it has
+    just opened, it misses what only the first one said, and shows something else than is drawn.
+    """
+    st.session_state[key] = st.session_state.get(key, value)
 
 
 def zoomed(asked: tuple[float, float] | None) -> None:
@@ -150,7 +159,7 @@ def _runs(store: Store) -> list[Run]:
     known = {run.id: run for run in (*every, *wanted)}
     at_first = wanted if wanted or unknown else every[:_NUM_AT_FIRST]
     state = st.session_state
-    state.setdefault("compare_runs", [run.id for run in at_first][:MOST_RUNS])
+    begun("compare_runs", [run.id for run in at_first][:MOST_RUNS])
     state["compare_runs"] = [run_id for run_id in state["compare_runs"] if run_id in known]
     labels = labels_of(list(known.values()))
     chosen = st.multiselect(
@@ -172,7 +181,7 @@ def _signals(store: Store, runs: Sequence[Run]) -> tuple[str, ...]:
     measured = scalars_of(compared(store, runs, "step"))
     asked = [unquote(word) for word in st.query_params.get("signals", "").split(",") if word]
     state = st.session_state
-    state.setdefault("compare_signals", asked or list(DEFAULT_SIGNALS))
+    begun("compare_signals", asked or list(DEFAULT_SIGNALS))
     # what is asked for and not measured yet stays to be chosen: it may come
     options = sorted({*measured, *DEFAULT_SIGNALS})
     state["compare_signals"] = [name for name in state["compare_signals"] if name in options]
@@ -194,7 +203,7 @@ def _group(runs: Sequence[Run]) -> str:
     ]
     options = [APART, BY_SEED, *keys]
     state = st.session_state
-    state.setdefault("compare_group", st.query_params.get("group", APART))
+    begun("compare_group", st.query_params.get("group", APART))
     if state["compare_group"] not in options:
         state["compare_group"] = APART
     names = {APART: "a line for each run", BY_SEED: "mean over seeds, all else equal"}
