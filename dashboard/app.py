@@ -4,6 +4,8 @@
 MOESCOPE_STORE and the tokens in the environment. `.streamlit/config.toml` lies beside it.
 """
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from moescope.dashboard.reads import open_for_reading
@@ -11,6 +13,7 @@ from moescope.dashboard.sign_in import ask, is_admitted, remember, who_asks
 from moescope.dashboard.theme import ICON, PAGE_STYLE
 from moescope.dashboard.views import (
     alerts,
+    compare,
     control,
     fleet,
     incident,
@@ -23,11 +26,15 @@ from moescope.dashboard.views import (
     tab,
     you,
 )
+from moescope.dashboard.words import plain
 from moescope.platform.errors import MoescopeError
 from moescope.platform.settings import Settings
 from moescope.platform.store import Store
 
-ADDRESSES = ("runs", "run", "control", "alerts", "incidents", "rules", "studies", "system")
+ADDRESSES = (
+    *("runs", "run", "compare", "control", "alerts", "incidents"),
+    *("rules", "studies", "system"),
+)
 
 
 def main() -> None:
@@ -63,15 +70,18 @@ def _route(store: Store, settings: Settings) -> None:
         wanted = st.query_params.get("run")
         if wanted:  # a link to a run works from the root too
             st.switch_page(the_run, query_params=st.query_params.to_dict())
+        if st.query_params.get("runs"):
+            st.switch_page(the_comparison, query_params=st.query_params.to_dict())
         if st.query_params.get("study"):
             st.switch_page(the_studies, query_params=st.query_params.to_dict())
         if st.query_params.get("alert"):
             st.switch_page(the_incidents, query_params=st.query_params.to_dict())
-        fleet.render(store, open_run)
+        fleet.render(store, open_run, compare_runs)
 
     def run_page() -> None:
         wanted = run.picked(store, st.query_params.get("run", ""))
-        run.render(store, wanted, link_to_incident, link_to_control, link_to_rules)
+        ways = (link_to_incident, link_to_control, link_to_rules, link_to_compare)
+        run.render(store, wanted, *ways)
 
     def control_page() -> None:
         wanted = run.picked(store, st.query_params.get("run", ""))
@@ -91,6 +101,9 @@ def _route(store: Store, settings: Settings) -> None:
     def the_system_page() -> None:
         system_page.render(store, settings)
 
+    def compare_page() -> None:
+        compare.render(store, link_to_run)
+
     def studies_page() -> None:
         wanted = st.query_params.get("study")
         if wanted:
@@ -101,11 +114,14 @@ def _route(store: Store, settings: Settings) -> None:
     def link_to_study(label: str, name: str) -> None:
         st.page_link(the_studies, label=label, query_params={"study": name})
 
+    def compare_runs(run_ids: Sequence[str]) -> None:
+        st.switch_page(the_comparison, query_params={"runs": ",".join(run_ids)})
+
     def open_run(run_id: str) -> None:
         st.switch_page(the_run, query_params={"run": run_id})
 
     def link_to_run(label: str, run_id: str) -> None:
-        st.page_link(the_run, label=label, query_params={"run": run_id})
+        st.page_link(the_run, label=plain(label, 80), query_params={"run": run_id})
 
     def link_to_steps(label: str, run_id: str, steps: str) -> None:
         st.page_link(the_run, label=label, query_params={"run": run_id, "steps": steps})
@@ -119,10 +135,16 @@ def _route(store: Store, settings: Settings) -> None:
     def link_to_alerts(label: str, run_id: str) -> None:
         st.page_link(the_alerts, label=label, query_params={"run": run_id})
 
+    def link_to_compare(label: str, run_id: str) -> None:
+        st.page_link(the_comparison, label=plain(label, 80), query_params={"runs": run_id})
+
     def link_to_incident(label: str, alert_id: str) -> None:
         st.page_link(the_incidents, label=label, query_params={"alert": alert_id})
 
     the_run = st.Page(run_page, title="Run", url_path="run", icon=":material/monitoring:")
+    the_comparison = st.Page(
+        compare_page, title="Compare", url_path="compare", icon=":material/stacked_line_chart:"
+    )
     the_studies = st.Page(
         studies_page, title="Studies", url_path="studies", icon=":material/science:"
     )
@@ -137,6 +159,7 @@ def _route(store: Store, settings: Settings) -> None:
     pages = [
         st.Page(runs_page, title="Runs", url_path="runs", icon=":material/list:", default=True),
         the_run,
+        the_comparison,
         the_control,
         the_alerts,
         the_incidents,

@@ -1,4 +1,5 @@
-"""The only writer: commands to a run, states of alerts and studies, retries of trials, rules.
+"""The only writer: commands to a run, its note and tags, states of alerts and studies, trials to be
+tried again or skipped, rules, saved views.
 
 Each function is told who asks, and refuses by itself whoever is no operator: no widget, address or
 message of another session can bring anything about, whatever it holds. What is done is written down
@@ -7,13 +8,13 @@ obeys or refuses.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import uuid4
 
-from ..platform import silences, trials
+from ..platform import saved_views, silences, skipped_trials, trials
 from ..platform.commands import ask
 from ..platform.deeds import add_deed, end_deed
 from ..platform.errors import MoescopeError
@@ -25,6 +26,7 @@ from ..platform.records import (
     Deed,
     DeedAbout,
     Mode,
+    SavedView,
     StudyState,
 )
 from ..platform.store import Store
@@ -127,6 +129,49 @@ def retry_trials(store: Store, who: Asker, name: str) -> None:
     """Lets a study's failed trials be tried anew."""
     with _deed(store, who, "retry", "study", name) as deed:
         deed.outcome = f"done: {trials.retry(store, name)} trials"
+
+
+def retry_trial(store: Store, who: Asker, name: str, key: str) -> int:
+    """Lets one trial, failed or done, be tried anew; returns 0 where it waits or runs already."""
+    with _deed(store, who, "retry", "study", name, trial=key) as deed:
+        number = trials.retry(store, name, key)
+        deed.outcome = f"done: {number} trials"
+    return number
+
+
+def skip_trial(store: Store, who: Asker, name: str, key: str) -> int:
+    """Takes a trial out of its study, with those that branch off it; returns how many, 0 where it
+    runs or is done meanwhile."""
+    with _deed(store, who, "skip", "study", name, trial=key) as deed:
+        number = skipped_trials.skip(store, name, key, str(who))
+        deed.outcome = f"done: {number} trials"
+    return number
+
+
+def unskip_trial(store: Store, who: Asker, name: str, key: str) -> int:
+    with _deed(store, who, "take back in", "study", name, trial=key) as deed:
+        number = skipped_trials.unskip(store, name, key)
+        deed.outcome = f"done: {number} trials"
+    return number
+
+
+def note_run(store: Store, who: Asker, run_id: str, note: str, tags: Sequence[str]) -> None:
+    """Writes a person's note on a run, and its tags, each once."""
+    words = [word for word in dict.fromkeys(" ".join(tag.split()) for tag in tags) if word]
+    with _deed(store, who, "note", "run", run_id, note=note.strip(), tags=words):
+        store.update_run(run_id, note=note.strip(), tags=words)
+
+
+def save_view(store: Store, who: Asker, page: str, name: str, query: str) -> None:
+    """Keeps what the address holds by a name; raises MoescopeError where the name will not do."""
+    view = SavedView(page, " ".join(name.split()), query, str(who), time.time())
+    with _deed(store, who, "save view", "view", view.name, page=page, query=query):
+        saved_views.save_view(store, view)
+
+
+def remove_view(store: Store, who: Asker, page: str, name: str) -> None:
+    with _deed(store, who, "remove view", "view", name, page=page):
+        saved_views.remove_view(store, page, name)
 
 
 @dataclass(slots=True)

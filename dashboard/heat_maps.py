@@ -101,6 +101,16 @@ def working_together(share_EE: NDArray[np.float32]) -> go.Figure:
     return _share_figure(shown_EE, names, x_title="is shared with expert", hover=hover)
 
 
+def shares_over_time(figure: go.Figure, window: Window, *, y_title: str) -> go.Figure:
+    """Gives a heat map of shares, values upwards and steps to the right, the look of the others."""
+    bar = _bar("share") | {"tickformat": ".0%"}
+    figure.update_traces(colorbar=bar, selector={"type": "heatmap"})
+    x_title = window.clock.title
+    _laid_out(figure, "share", x_title=x_title, y_title=y_title, num_rows=_MOST_TICKS + 1)
+    figure.update_yaxes(tickformat="~g")
+    return _over_time(figure, window)
+
+
 def _share_figure(
     share_RE: NDArray[np.float32],
     names: Sequence[str],

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from ..platform import reports, trials
+from ..platform import reports, skipped_trials, trials
 from ..platform.records import Study, StudyReport, Trial, TrialState
 from ..platform.store import Store
 
@@ -72,6 +72,10 @@ def find_study(store: Store, name: str) -> Study | None:
 
 def trials_of(store: Store, name: str) -> list[Trial]:
     return trials.trials(store, name)
+
+
+def skipped_of(store: Store, name: str) -> list[Trial]:
+    return skipped_trials.skipped(store, name)
 
 
 def trial_rows(found: list[Trial]) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import re
 
 _LINK = re.compile(r"://|@|www(?=\.)", re.IGNORECASE)
 """What turns bare text into a link, escaped or not."""
+_LARGE = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&\"'@/])")
 
 
@@ -28,10 +29,10 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def short(value: float) -> str:
-    """Says a large number in three digits: 950, 12.3k, 4.56M; for speeds and counts."""
+    """Says a large number in three digits: 950, 12.3k, 4.56M, 6.4P; for speeds and counts."""
     if not math.isfinite(value):
         return number(value)
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, letter in _LARGE:
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"

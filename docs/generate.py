@@ -276,6 +276,8 @@ def first_sentence(file: str) -> str:
     if file.endswith(".md"):
         return text.lstrip("# ").partition("\n")[0]
     said = ast.get_docstring(ast.parse(text)) if file.endswith(".py") else ""
+    if file.endswith(".js"):
+        said = "".join(re.match(r"(?://[^\n]*\n)*", text)[0].split("//"))
     paragraph = " ".join((said or "").split("\n\n")[0].split())
     sentence = re.split(r"(?<!\.)\. ", paragraph)[0].rstrip(".")
     room = LINE_CHARACTERS - LABEL_CHARACTERS - 1

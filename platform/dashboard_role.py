@@ -2,8 +2,8 @@
 
 `moescope db grant-dashboard ROLE` gives a role these rights, and `moescope up` does by itself where
 MOESCOPE_DASHBOARD_STORE names another user than the store's. What the role may write is one list,
-`tables.DASHBOARD_ADDS` and `tables.DASHBOARD_CHANGES`; whatever else it was granted on moescope's
-tables before is taken back.
+`tables.DASHBOARD_ADDS`, `DASHBOARD_CHANGES` and `DASHBOARD_REMOVES`; whatever else it was granted on
+moescope's tables before is taken back.
 """
 
 from sqlalchemy import Connection, text
@@ -102,6 +102,8 @@ def _statements(connection: Connection, role: str) -> list[str]:
         f"GRANT SELECT ON {every} TO {whom}",
         f"GRANT INSERT ON {named(*(t.name for t in tables.DASHBOARD_ADDS))} TO {whom}",
     ]
+    removed = named(*(t.name for t in tables.DASHBOARD_REMOVES))
+    found.append(f"GRANT DELETE ON {removed} TO {whom}")
     for table, columns in tables.DASHBOARD_CHANGES.items():
         changed = ", ".join(_quoted(connection, column) for column in columns)
         found.append(f"GRANT UPDATE ({changed}) ON {named(table.name)} TO {whom}")
@@ -111,14 +113,17 @@ def _statements(connection: Connection, role: str) -> list[str]:
 def _too_much(connection: Connection, role: str) -> str:
     """The first right that the role has beyond the list, in words."""
     schema = str(connection.scalar(text("SELECT current_schema()")))
-    added = {table.name for table in tables.DASHBOARD_ADDS}
+    given = {
+        "INSERT": {table.name for table in tables.DASHBOARD_ADDS},
+        "DELETE": {table.name for table in tables.DASHBOARD_REMOVES},
+    }
     changed = {table.name: columns for table, columns in tables.DASHBOARD_CHANGES.items()}
     columns = {t.name: list(t.columns.keys()) for t in tables.metadata.sorted_tables}
     for name in (*columns, tables.VERSION_TABLE):
         where = f"{_quoted(connection, schema)}.{_quoted(connection, name)}"
         asked = {"role": role, "where": where}
         for right in connection.scalars(text(_RIGHTS), asked):
-            if not (right == "INSERT" and name in added):
+            if name not in given.get(str(right), ()):
                 return f"{str(right).lower()} rows of {name}"
         asked_too = {**asked, "columns": columns.get(name, [])}
         for column in connection.scalars(text(_COLUMNS), asked_too):

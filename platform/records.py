@@ -203,7 +203,7 @@ class Command:
     answered_s: float | None = None
 
 
-DeedAbout = Literal["run", "alert", "study", "rule"]
+DeedAbout = Literal["run", "alert", "study", "rule", "view"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ class Deed:
     """One word: rollback, acknowledge, cancel."""
     about: DeedAbout
     about_id: str
-    """Id of the run or alert, name of the study or rule; empty: rules of a whole file."""
+    """Id of the run or alert, name of the study, rule or view; empty: rules of a whole file."""
     args: Mapping[str, Any]
     outcome: str = ""
     """`done`, or why not; empty while it is being done, and where its process died."""
@@ -239,6 +239,18 @@ class RuleVersion:
     is_on: bool
     changed_by: str
     changed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SavedView:
+    """What a person looked at on a page of the dashboard, by a name; (page, name) is there once."""
+
+    page: str
+    name: str
+    query: str
+    """The address's part behind the question mark."""
+    saved_by: str
+    saved_s: float
 
 
 @dataclass(frozen=True, slots=True)

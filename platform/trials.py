@@ -23,6 +23,8 @@ MOST_FAILURES = 4
 FIRST_WAIT_S, MOST_WAIT_S = 5.0, 600.0
 """After a failure, twice as long each time."""
 
+SKIPPED = "skipped_by"
+"""Of a trial's result: who does not want it, whatever its study asks for."""
 KEPT = ("rungs",)
 """What a trial noted on its way that others are compared with, whatever becomes of it."""
 _CHANGING = (
@@ -60,7 +62,8 @@ def ask(store: Store, wanted: Study, trials: Sequence[Trial]) -> tuple[int, int]
     """Brings a study's trials to what it asks for now; returns how many are new, how many retired.
 
     What is there stays as it is: what was computed is not computed again. One that is asked for no
-    more is retired, with what it found; asked for again, it comes back as it was.
+    more is retired, with what it found; asked for again, it comes back as it was, unless a person
+    has skipped it.
     """
     return store.database.write(lambda c: ask_within(c, wanted, trials), is_durable=True)
 
@@ -72,8 +75,10 @@ def ask_within(connection: Connection, wanted: Study, trials: Sequence[Trial]) -
     wanted = replace(wanted, is_served=wanted.is_served or bool(connection.scalar(served)))
     statement = upsert(connection.dialect.name, tables.studies, tuple(columns_of(wanted)))
     connection.execute(statement, columns_of(wanted))
-    rows = connection.execute(select(_trial.key, _trial.is_wanted).where(of_study))
-    old: dict[str, bool] = {row.key: row.is_wanted for row in rows}
+    rows = connection.execute(select(_trial.key, _trial.is_wanted, _trial.result).where(of_study))
+    found = rows.all()
+    old: dict[str, bool] = {row.key: row.is_wanted for row in found}
+    skipped_keys = {row.key for row in found if SKIPPED in row.result}
     new = [columns_of(trial) for trial in trials if trial.key not in old]
     if new:
         connection.execute(insert_into(connection.dialect.name, tables.trials), new)
@@ -83,8 +88,12 @@ def ask_within(connection: Connection, wanted: Study, trials: Sequence[Trial]) -
         .where(of_study, _trial.key == bindparam("of_key"))
         .values(is_wanted=True, position=bindparam("place"), label=bindparam("words"))
     )
-    if trials:
-        places = [{"of_key": t.key, "place": t.position, "words": t.label} for t in trials]
+    places = [
+        {"of_key": trial.key, "place": trial.position, "words": trial.label}
+        for trial in trials
+        if trial.key not in skipped_keys
+    ]
+    if places:
         connection.execute(asked, places)
     keys = {trial.key for trial in trials}
     gone = sum(is_wanted and key not in keys for key, is_wanted in old.items())

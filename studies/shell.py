@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..platform.shell import Home, Json, StoreUrl, asked_settings, opened_store
+from ..platform.shell import Home, Json, StoreUrl, asked_settings, opened_store, whoever
 from ..platform.terminal import say, say_json, say_rows
 from .fit_shell import fit
 from .options import DataFolder, LauncherName, Slots, StudyFile, StudyName, asked_spec, kept_rate
@@ -190,6 +190,29 @@ def retry(
         trials.study(open_store, study)
         number = trials.retry(open_store, study, trial)
     say(f"{number} trials wait again")
+
+
+@study_app.command()
+def skip(
+    study: StudyName,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Its label or key.")],
+    is_undone: Annotated[bool, typer.Option("--undo", help="Bring it back.")] = False,
+    home: Home = None,
+    store: StoreUrl = None,
+) -> None:
+    """Leave out a trial that waits or has failed, with those that branch off it."""
+    from ..platform import skipped_trials, trials
+
+    with opened_store(asked_settings(home, store)) as open_store:
+        trials.study(open_store, study)
+        find = skipped_trials.skipped if is_undone else trials.trials
+        keys = [one.key for one in find(open_store, study) if trial in (one.label, one.key)]
+        if is_undone:
+            number = sum(skipped_trials.unskip(open_store, study, key) for key in keys)
+            say(f"{number} trials are asked for again")
+            return
+        number = sum(skipped_trials.skip(open_store, study, key, whoever()) for key in keys)
+    say(f"{number} trials are left out")
 
 
 def trial_rows(store: "Store", study: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from ..platform.errors import MoescopeError
 from ..platform.mlflow_sink import MlflowSink
 from ..platform.own_alerts import STANDING
 from ..platform.records import Run, RunStatus, Segment, Trial
+from ..platform.run_log import LOG
 from ..platform.settings import Settings
 from ..platform.sinks import FanOut, Sink
 from ..platform.sql_sink import SqlSink
@@ -258,7 +260,7 @@ def _assemble(
         raise MoescopeError(
             f"run folder {folder} cannot be made ({error.strerror}): choose another home"
         ) from None
-    line = ProgressLine(run.name, config.steps, is_on=show_progress)
+    line = ProgressLine(run.name, config.steps, is_on=show_progress, log=folder / LOG)
     stack.callback(line.close)
     contact = Contact(settings.store_url, run.id, holder)
     stack.callback(contact.close)
@@ -388,6 +390,9 @@ def _train(trainer: Trainer, on_step: Callable[[Trainer], None] | None) -> RunRe
     status: RunStatus = "crashed"
     try:
         status = trainer.train(on_step)
+    except BaseException:
+        trainer.progress.log(traceback.format_exc())
+        raise
     finally:
         if not trainer.contact.replaced_by:
             trainer.contact.set_status(status, finished_s=time.time())

@@ -20,6 +20,7 @@ from ..fleet_rows import facts, looks
 from ..reads_of_the_fleet import FleetNow, fleet
 from ..run_search import Searched, found, problem
 from ..words import age
+from . import saved_views
 from .panel import CALM_S, LIVE_S, live
 
 OpenRun = Callable[[str], None]
@@ -82,7 +83,9 @@ def from_browser(said: Any) -> View | None:
 
 def render(store: Store, open_run: OpenRun, compare_runs: CompareRuns | None = None) -> None:
     """Draws the page. compare_runs: where the chosen runs lead; None: they cannot be chosen."""
-    st.header("Runs")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.header("Runs", width="stretch")
+        saved_views.render(store, "runs")
     state = st.session_state
     # the page was opened, or its address changed; a refresh of the part below leaves it as it is
     params = {

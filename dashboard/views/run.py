@@ -17,13 +17,17 @@ from ..theme import LAMPS
 from ..words import age, number, plain, short
 from . import (
     alert_cards,
+    beside_the_charts,
     charts_of_a_run,
     configuration,
     control_strip,
+    distributions,
     experts,
     history,
+    logs,
     more_charts,
     noise_experts,
+    notes,
     samples,
     steering,
     system,
@@ -75,6 +79,7 @@ def render(
     link_to_incident: LinkToIncident | None = None,
     link_to_control: LinkToRun | None = None,
     link_to_rules: LinkToRun | None = None,
+    link_to_compare: LinkToRun | None = None,
 ) -> None:
     """Draws a run's page. wanted: id, beginning of an id, or name, as the address has it."""
     if not wanted:
@@ -93,17 +98,22 @@ def render(
     live(lambda: control_strip.render(store, _now(store, run.id), *strip), beat_s)
     if not RunReader(store, run.id).signals:
         live(lambda: _until_measured(store, run.id), beat_s)
+        beside_the_charts.render(store, run, None, link_to_compare)
+        logs.render(store, run.id, is_live)
         return
     window_now, is_moving = steering.render(RunReader(store, run.id), is_live)
+    beside_the_charts.render(store, run, window_now, link_to_compare)
     charts_of_a_run.render(store, run.id, window_now, is_moving)
     experts.render(store, run.id, window_now, is_moving)
     who_goes_where.render(store, run.id, window_now, is_moving)
     noise_experts.render(store, run.id, window_now, is_moving)
     system.render(store, run.id, window_now, is_moving)
     more_charts.render(store, run.id, window_now, is_moving)
+    distributions.render(store, run.id, window_now, is_moving)
     live(lambda: history.render(store, run.id), beat_s)
     samples.render(run)
     configuration.render(store, run)
+    logs.render(store, run.id, is_live)
 
 
 def _now(store: Store, run_id: str) -> RunNow:
@@ -138,8 +148,7 @@ def _head(
     with st.container(horizontal=True, gap="small", key="run_numbers"):
         for label, value, help in _numbers(now):
             st.metric(label, value, help=help or None, width="content")
-    if now.run.note:
-        st.caption(plain(now.run.note))
+    notes.shown(now.run)
     open_alerts = store.alerts(run_id=run_id, states=["open"])
     if open_alerts:
         alert_cards.feed(store, open_alerts, most=3, link_to_incident=link_to_incident)

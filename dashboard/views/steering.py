@@ -109,6 +109,10 @@ def _take_from_address() -> None:
     state.setdefault("smoothing", int(smooth) if is_known else 0)
     state.setdefault("log", asked.get("log") == "1")
     state.setdefault("log_x", asked.get("logx") == "1")
+    for key in ("steps", "from", "to", "axis", "smoothing", "log", "log_x"):
+        # said anew in each run: of two runs that a browser takes at once, as when a page has just
+        # opened, it hears the last one, and would show something else than is drawn
+        state[key] = state[key]
 
 
 def _range_widgets(newest: int) -> None:

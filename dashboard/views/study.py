@@ -1,31 +1,28 @@
-"""One study: how far it is, what its report says and draws, its trials, and what a person can
-ask."""
+"""One study: how far it is, what a person can ask of it, and what its report says and draws."""
 
 import time
 
 import plotly.graph_objects as go
 import streamlit as st
 
-from ...platform.records import Study, StudyReport, StudyState, Trial
+from ...platform.records import Study, StudyReport, StudyState
 from ...platform.store import Store
 from .. import asks
 from ..reads_of_studies import (
     StudyNow,
     find_study,
-    last_words,
     numbers_of,
     page_of,
     report_of,
     study_now,
-    trial_rows,
     trials_of,
 )
 from ..sign_in import who_asks
 from ..words import age, plain
+from . import study_trials
 from .panel import CALM_S, LIVE_S, act, live
 from .studies import progress, state_badge
 
-MOST_FAILURES = 8
 _BUTTONS: dict[StudyState, tuple[str, str, str]] = {
     "running": ("Resume", ":material/play_arrow:", "Its trials may run again."),
     "paused": ("Pause", ":material/pause:", "Start no further trial; those that run go on."),
@@ -44,8 +41,7 @@ def render(store: Store, name: str) -> None:
         st.markdown(plain(question, 400))
     live(lambda: _now(store, name), LIVE_S)
     live(lambda: _report(store, name), CALM_S)
-    st.subheader("Trials")
-    live(lambda: _trials(store, name), CALM_S)
+    study_trials.render(store, name)
 
 
 def _now(store: Store, name: str) -> None:
@@ -157,30 +153,3 @@ def _figures(report: StudyReport) -> None:
             alt=title,
             config={"displaylogo": False, "displayModeBar": False},
         )
-
-
-def _trials(store: Store, name: str) -> None:
-    found = trials_of(store, name)
-    st.dataframe(
-        trial_rows(found),
-        key="study_trials",
-        hide_index=True,
-        column_config={
-            "loss": st.column_config.NumberColumn(format="%.4f"),
-            "active parameters": st.column_config.NumberColumn(format="compact"),
-            "tokens": st.column_config.NumberColumn(format="compact"),
-            "FLOPs": st.column_config.NumberColumn(format="scientific"),
-            "run": st.column_config.LinkColumn(display_text="open"),
-        },
-    )
-    failed = [trial for trial in found if trial.state == "failed"]
-    for trial in failed[:MOST_FAILURES]:
-        _failure(store, trial)
-    if len(failed) > MOST_FAILURES:
-        st.caption(f"{len(failed) - MOST_FAILURES} more failed trials are not shown.")
-
-
-def _failure(store: Store, trial: Trial) -> None:
-    reason, tail = last_words(store, trial)
-    with st.expander(f"{plain(trial.label, 100)}: {plain(reason, 200)}"):
-        st.code(tail or "Its log was empty.", language=None)

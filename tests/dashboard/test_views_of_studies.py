@@ -125,3 +125,45 @@ def test_cancelling_asks_once_more(store: Store, study: Study) -> None:
     assert trials.study(store, NAME).state == "running"
     page.button(key="study_cancel_yes").click().run()
     assert trials.study(store, NAME).state == "cancelled"
+
+
+def chosen(store: Store, key: str) -> AppTest:
+    page = seen(_study, store, NAME)
+    return page.selectbox(key="study_one_trial").set_value(key).run()
+
+
+def test_a_trial_that_waits_is_left_out_after_a_question_and_brought_back(
+    store: Store, study: Study
+) -> None:
+    page = chosen(store, "k3")
+    page.button(key="trial_skip").click().run()
+    assert "Nobody trains it until it is brought back" in words(page)
+    assert len(trials.trials(store, NAME)) == 4
+    page.button(key="trial_yes").click().run()
+    assert "seed\\=3 is left out." in words(page)
+    assert "1 trial is left out, and not in the table" in words(page)
+    assert [trial.key for trial in trials.trials(store, NAME)] == ["k0", "k1", "k2"]
+    page.button(key="trial_back").click().run()
+    assert "seed\\=3 is asked for again." in words(page)
+    assert len(trials.trials(store, NAME)) == 4
+
+
+def test_one_trial_is_tried_again_and_the_others_stay(store: Store, study: Study) -> None:
+    page = chosen(store, "k0")
+    page.button(key="trial_retry").click().run()
+    assert "What it came to is forgotten" in words(page)
+    page.button(key="trial_no").click().run()
+    assert trials.trials(store, NAME)[0].state == "done"
+    page.button(key="trial_retry").click().run()
+    page.button(key="trial_yes").click().run()
+    states = [trial.state for trial in trials.trials(store, NAME)]
+    assert states == ["waiting", "failed", "running", "waiting"]
+
+
+def test_a_trial_that_began_meanwhile_is_not_left_out(store: Store, study: Study) -> None:
+    page = chosen(store, "k3")
+    page.button(key="trial_skip").click().run()
+    assert trials.claim(store, NAME, "w", "run-9", 10.0, 1e12) is not None
+    page.button(key="trial_yes").click().run()
+    assert "has changed meanwhile: nothing was done" in words(page)
+    assert "It runs: cancel the study" in words(page)

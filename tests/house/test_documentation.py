@@ -59,7 +59,7 @@ def test_every_command_is_documented(generator: ModuleType, root: Path) -> None:
 def test_every_command_that_lists_or_reports_takes_json(generator: ModuleType) -> None:
     acting = {"up", "demo", "note", "tag", "archive", "delete", "ack", "make-clips", "backup"}
     acting |= {"pause", "resume", "cancel", "retry", "schedule", "unschedule"}
-    acting |= {"set", "remove", "on", "off", "silence"}
+    acting |= {"set", "remove", "on", "off", "silence", "skip"}
     without = {
         path
         for path, command in generator.commands()

@@ -106,12 +106,18 @@ def test_each_thing_that_can_be_asked_can_be_asked_with_it(dashboard: Store, fil
     assert [version.changed_by for version in newest(filled)] == ["Ann (operator)"]
     asks.set_study_state(dashboard, ANN, "s", "paused")
     asks.retry_trials(dashboard, ANN, "s")
+    asks.skip_trial(dashboard, ANN, "s", "k")
+    asks.unskip_trial(dashboard, ANN, "s", "k")
+    asks.note_run(dashboard, ANN, "r1", "seen", ["night"])
+    asks.save_view(dashboard, ANN, "compare", "mine", "runs=r1")
+    asks.save_view(dashboard, ANN, "compare", "mine", "runs=r1&x=tokens")
+    asks.remove_view(dashboard, ANN, "compare", "mine")
     assert (trials.study(filled, "s").state, trials.trials(filled, "s")[0].state) == (
         "paused",
         "waiting",
     )
     told = recent_deeds(dashboard)
-    assert len(told) == 11
+    assert len(told) == 17
     assert [deed for deed in told if not deed.outcome.startswith(("done", "asked"))] == []
 
 
@@ -150,16 +156,22 @@ def test_it_can_write_nothing_that_is_a_trainers_or_a_workers(
 ) -> None:
     asks.save_checkpoint(dashboard, ANN, "r1")
     asks.retry_trials(dashboard, ANN, "s")
+    asks.skip_trial(dashboard, ANN, "s", "k")
+    asks.unskip_trial(dashboard, ANN, "s", "k")
+    asks.note_run(dashboard, ANN, "r1", "seen", ["night"])
+    asks.save_view(dashboard, ANN, "compare", "mine", "runs=r1")
+    asks.save_view(dashboard, ANN, "compare", "mine", "runs=r1&x=tokens")
+    asks.remove_view(dashboard, ANN, "compare", "mine")
     asks.set_study_state(dashboard, ANN, "s", "running")
     with pytest.raises(StoreAway, match="refuses this user"):
         write(dashboard)
     assert filled.find_run("r1").status == "running"
 
 
-def test_it_can_delete_nothing(dashboard: Store) -> None:
-    ways = ("DELETE FROM {}", "TRUNCATE {} CASCADE", "DROP TABLE {}", "ALTER TABLE {} ADD x int")
+def test_it_can_delete_nothing_but_saved_views(dashboard: Store) -> None:
+    ways = ("TRUNCATE {} CASCADE", "DROP TABLE {}", "ALTER TABLE {} ADD x int")
     for table in (*tables.metadata.tables, tables.VERSION_TABLE):
-        for way in ways:
+        for way in ways if table == "views" else ("DELETE FROM {}", *ways):
             said = text(way.format(table))
             with pytest.raises(StoreAway, match="refuses this user"):
                 dashboard.database.write(lambda c, said=said: c.execute(said))  # type: ignore[misc]

@@ -32,9 +32,11 @@ from moescope.platform.records import (
     Incident,
     RuleVersion,
     Run,
+    SavedView,
     Segment,
 )
 from moescope.platform.rule_versions import history
+from moescope.platform.saved_views import saved_views
 from moescope.platform.series import known_signals, read_series
 from moescope.platform.store import Store, open_store
 from moescope.platform.store_check import check_store
@@ -44,7 +46,7 @@ STEPS = 64
 LOSS, NORM, LOAD = "loss/total", "grad/norm", "router/expert_load"
 FIRST_STEPS = {0: 0, 1: 50}
 """{segment: its first step}; the second went back to step 50."""
-VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Those whose rows this file knows; a later one adds its own to `fill`."""
 
 
@@ -153,6 +155,15 @@ def fill(database: Database, version: str) -> None:
                 "id": "d1", "asked_s": 12.0, "who": "ann (operator)", "role": "operator",
                 "what": "rollback", "about": "run", "about_id": "r1", "args": '{"to_step":20}',
                 "outcome": "asked",
+            },
+        )  # fmt: skip
+    if version >= "0008":
+        insert(
+            database,
+            "views",
+            {
+                "page": "compare", "name": "näher", "query": "runs=r1%2Cr2&x=tokens",
+                "saved_by": "ann", "saved_s": 12.0,
             },
         )  # fmt: skip
 
@@ -303,6 +314,9 @@ def assert_all_is_there(store: Store, version: str) -> None:
         assert deeds(store) == [
             Deed("d1", 12.0, *who, "rollback", "run", "r1", {"to_step": 20}, "asked")
         ]
+    if version >= "0008":
+        view = SavedView("compare", "näher", "runs=r1%2Cr2&x=tokens", "ann", 12.0)
+        assert saved_views(store, "compare") == [view]
 
 
 def whole(store: Store, table: Table) -> list[tuple[Any, ...]]:

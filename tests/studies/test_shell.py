@@ -10,6 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from moescope.cli import app
+from moescope.platform import trials
+from moescope.platform.records import Study, Trial
+from moescope.platform.store import open_store
 from moescope.trainer.data.make_clips import make_clips
 
 Table = dict[str, np.ndarray]
@@ -109,3 +112,16 @@ def test_without_a_calibration_a_limit_of_hours_is_not_taken_for_kept(tmp_path: 
     assert told.exit_code == 2
     assert "hours not calibrated" in told.stdout
     assert "limit.hours needs a calibration" in told.stderr
+
+
+def test_a_trial_is_left_out_and_brought_back(tmp_path: Path) -> None:
+    place = ["--home", str(tmp_path), "--store", f"sqlite:///{tmp_path / 'store.db'}"]
+    with open_store(place[3]) as store:
+        rows = [Trial("s", f"k{i}", i, f"lr={i}", {}, {}, {}) for i in range(2)]
+        trials.ask(store, Study("s", {}, "running", 1.0), rows)
+    told = CliRunner().invoke(app, ["study", "skip", "s", "lr=1", *place])
+    assert told.stdout == "1 trials are left out\n"
+    with open_store(place[3]) as store:
+        assert [trial.label for trial in trials.trials(store, "s")] == ["lr=0"]
+    told = CliRunner().invoke(app, ["study", "skip", "s", "k1", "--undo", *place])
+    assert told.stdout == "1 trials are asked for again\n"
