@@ -35,6 +35,7 @@ ADDRESSES = (
     *("runs", "run", "compare", "control", "alerts", "incidents"),
     *("rules", "studies", "system"),
 )
+"""Of the pages, to be asked for before signing in."""
 
 
 def main() -> None:

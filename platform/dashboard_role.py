@@ -2,8 +2,8 @@
 
 `moescope db grant-dashboard ROLE` gives a role these rights, and `moescope up` does by itself where
 MOESCOPE_DASHBOARD_STORE names another user than the store's. What the role may write is one list,
-`tables.DASHBOARD_ADDS`, `DASHBOARD_CHANGES` and `DASHBOARD_REMOVES`; whatever else it was granted on
-moescope's tables before is taken back.
+`tables.DASHBOARD_ADDS`, `DASHBOARD_CHANGES` and `DASHBOARD_REMOVES`; whatever else it was granted
+on moescope's tables before is taken back.
 """
 
 from sqlalchemy import Connection, text

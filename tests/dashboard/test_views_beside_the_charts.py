@@ -60,9 +60,8 @@ def test_a_note_and_tags_are_written_and_shown(store: Store, spiked_run: Run) ->
 
 
 def test_tags_are_kept_once_and_without_odd_blanks(store: Store, spiked_run: Run) -> None:
-from moescope.dashboard.asker import Asker
-
-    asks.note_run(store, Asker("Ann", "operator"), spiked_run.id, "", [" night  shift ", "night shift", " "])
+    tags = [" night  shift ", "night shift", " "]
+    asks.note_run(store, Asker("Ann", "operator"), spiked_run.id, "", tags)
     assert store.find_run(spiked_run.id).tags == ("night shift",)
 
 
