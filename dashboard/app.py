@@ -32,8 +32,15 @@ from moescope.platform.settings import Settings
 from moescope.platform.store import Store
 
 ADDRESSES = (
-    *("runs", "run", "compare", "control", "alerts", "incidents"),
-    *("rules", "studies", "system"),
+    "runs",
+    "run",
+    "compare",
+    "control",
+    "alerts",
+    "incidents",
+    "rules",
+    "studies",
+    "system",
 )
 """Of the pages, to be asked for before signing in."""
 

@@ -74,7 +74,8 @@ def render(store: Store) -> Look | None:
     asked = st.query_params
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         begun("compare_axis", asked.get("x") if asked.get("x") in AXES else "step")
-        axis: SharedAxis = st.segmented_control("Across", AXES, required=True, key="compare_axis")
+        chosen = st.segmented_control("Across", AXES, required=True, key="compare_axis")
+        axis: SharedAxis = chosen or "step"
         smooth = asked.get("smooth", "")
         known = {str(number) for number in SMOOTHINGS}
         begun("compare_smoothing", int(smooth) if smooth in known else 0)
