@@ -45,10 +45,11 @@ def control_now(store: Store, run_id: str) -> ControlNow:
     now, segments = now_of(store, run_id), store.segments(run_id)
     commands = recent_commands(store, run_id, MOST_COMMANDS)
     alerts = sorted(store.alerts(run_id=run_id), key=lambda a: a.created_s)
+    gone_back = went_back(segments, store.events(run_id, kinds=["rollback"]))
     return ControlNow(
         now,
-        saved_states(now.run, now.step, store.checkpoints(run_id), segments),
-        went_back(segments, store.events(run_id, kinds=["rollback"]))[-MOST_SHOWN:],
+        saved_states(now.run, now.step, store.checkpoints(run_id), segments, gone_back),
+        gone_back[-MOST_SHOWN:],
         alerts[-MOST_SHOWN:],
         commands,
         now.is_live and is_paused(commands, segments),

@@ -44,6 +44,7 @@ def saved_states(
     newest_step: int | None,
     checkpoints: Sequence[Checkpoint],
     segments: Sequence[Segment],
+    rollbacks: Sequence[WentBack] = (),
 ) -> list[SavedState]:
     """One state for each step: a later segment's takes the place of an earlier one's, and what is
     on the disk that of what is in memory or gone."""
@@ -56,7 +57,8 @@ def saved_states(
     each = max((kept.num_bytes for kept in checkpoints), default=0)
     segment = segments[-1].index if segments else 0
     is_live = run.status == "running"
-    for step in held_in_memory(run, newest_step, each, segments) if is_live else ():
+    held = held_in_memory(run, newest_step, each, segments, rollbacks) if is_live else []
+    for step in held:
         known = by_step.get(step)
         if known is None or known.place == "gone":
             # what an abandoned branch's state was says nothing of this one
@@ -68,10 +70,15 @@ def saved_states(
 
 
 def held_in_memory(
-    run: Run, newest_step: int | None, num_bytes: int, segments: Sequence[Segment]
+    run: Run,
+    newest_step: int | None,
+    num_bytes: int,
+    segments: Sequence[Segment],
+    rollbacks: Sequence[WentBack] = (),
 ) -> list[int]:
     """The steps of the states that a trainer has in memory, as its configuration tells: the newest
-    multiples of `memory_every_steps`, as many as fit. num_bytes: of one state; 0: not known."""
+    multiples of `memory_every_steps`, as many as fit. A rollback drops those of the branch that it
+    abandons, and brings back none that had left before. num_bytes: of one state; 0: not known."""
     told = run.config.get("checkpoint")
     told = told if isinstance(told, Mapping) else {}
     every, gib = told.get("memory_every_steps"), told.get("ring_gib")
@@ -82,11 +89,31 @@ def held_in_memory(
     num_held = min(RING_STATES, int(gib * 2**30 // num_bytes))
     if num_held < 2:
         return []
-    # a process begins with an empty memory; a rollback keeps what lies before it
-    began = [s.start_step for s in segments if s.reason != "rollback"]
-    first, last = max(began, default=0), (newest_step + 1) // every * every
-    held = range(last, first, -every)[:num_held]
-    return sorted(held)
+    held: list[int] = []
+    for first, last in _stretches(newest_step, segments, rollbacks):
+        taken = range(last // every * every, first, -every)[:num_held]
+        held = sorted({*(step for step in held if step <= first), *taken})[-num_held:]
+    return held
+
+
+def _stretches(
+    newest_step: int, segments: Sequence[Segment], rollbacks: Sequence[WentBack]
+) -> list[tuple[int, int]]:
+    """(first step, steps behind it at its end) of what the newest process has trained, in order:
+    one begins with an empty memory."""
+    ends = iter(gone.from_step for gone in rollbacks)
+    found: list[tuple[int, int]] = []
+    for index, segment in enumerate(segments):
+        if segment.reason != "rollback":
+            found = []
+        if index + 1 == len(segments):
+            end = newest_step + 1
+        elif segments[index + 1].reason == "rollback":
+            end = next(ends, segments[index + 1].start_step)
+        else:
+            end = segment.start_step  # a new process begins anew
+        found.append((segment.start_step, end))
+    return found or [(0, newest_step + 1)]
 
 
 def went_back(segments: Sequence[Segment], events: Sequence[Event]) -> list[WentBack]:

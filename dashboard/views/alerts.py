@@ -14,7 +14,7 @@ from ..theme import SEVERITIES
 from ..words import plain
 from . import alerts_at_once
 from .alert_cards import card, end_silence, say_what_became, until_in_words
-from .panel import LIVE_S, LinkToIncident, LinkToRun, live, page_of_the_store
+from .panel import CALM_S, LIVE_S, LinkToIncident, LinkToRun, live, page_of_the_store
 
 PER_PAGE = 20
 FAILURES_SINCE_S = 86400.0
@@ -29,7 +29,9 @@ def render(
     with page_of_the_store():
         names = {run.id: run.name for run in store.runs(include_archived=True)}
         wanted = _filter(store, names)
-        live(lambda: _page(store, link_to_run, wanted, link_to_incident), LIVE_S)
+        # to draw twenty cards costs more than to look whether anything is new
+        live(lambda: _page(store, link_to_run, wanted, link_to_incident), CALM_S)
+        live(lambda: _look(store, wanted), LIVE_S)
 
 
 def _filter(store: Store, names: dict[str, str]) -> AlertFilter:
@@ -111,6 +113,16 @@ def _keep(address: dict[str, str]) -> None:
             st.query_params.pop(name, None)
         # another choice begins on its first page
         st.query_params.pop("page", None)
+
+
+def _look(store: Store, wanted: AlertFilter) -> None:
+    """Draws the page anew where an alert has come or was decided since it was last looked at."""
+    alerts = store.alerts(states=list(STATES[wanted.state]))
+    seen = wanted.state, hash(tuple((a.id, a.state, a.changed_s) for a in alerts))
+    before = st.session_state.get("alerts_seen")
+    st.session_state["alerts_seen"] = seen
+    if before is not None and before != seen and before[0] == wanted.state:
+        st.rerun(scope="app")
 
 
 def _page(

@@ -10,7 +10,10 @@ from ..theme import LAMPS
 from ..words import age, number, plain, plain_with_code
 from ..words_of_commands import why_not
 from . import asked, by_hand, going_back
-from .panel import CALM_S, LIVE_S, LinkToRun, badge, live
+from .panel import LIVE_S, LinkToRun, badge, live
+
+SELDOM_S = 30.0
+"""Seconds between refreshes of the timeline; an answer or a state on the disk is shown at once."""
 
 
 def render(
@@ -35,8 +38,8 @@ def render(
     left, right = st.columns([3, 2], gap="large")
     with left:
         live(lambda: by_hand.render(store, run.id), LIVE_S)
-        # a figure that is drawn anew blinks, and states come every few steps
-        live(lambda: going_back.render(store, run.id), CALM_S)
+        # drawn anew, a figure blinks and an open list closes, and states come every few steps
+        live(lambda: going_back.render(store, run.id), SELDOM_S)
     with right:
         st.subheader("What was asked")
         live(lambda: asked.render(store, run.id, MOST_COMMANDS), LIVE_S)

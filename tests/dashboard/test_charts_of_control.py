@@ -48,10 +48,20 @@ def test_the_memory_holds_the_newest_states_as_many_as_fit(make: Any) -> None:
     assert held_in_memory(_run(make, gib=1.5), 83, 2**29, [START]) == [60, 70, 80]
 
 
-def test_a_resumed_process_begins_with_an_empty_memory_and_a_rollback_does_not(make: Any) -> None:
+def test_a_resumed_process_begins_with_an_empty_memory(make: Any) -> None:
     resumed = Segment("r", 2, 60, "resume", 400.0)
-    assert held_in_memory(_run(make), 83, 2**20, [START, BACK, resumed]) == [70, 80]
-    assert held_in_memory(_run(make), 55, 2**20, [START, BACK]) == [10, 20, 30, 40, 50]
+    gone = [WentBack(63, 50, "")]
+    assert held_in_memory(_run(make), 83, 2**20, [START, BACK, resumed], gone) == [70, 80]
+
+
+def test_a_rollback_drops_what_it_abandons_and_brings_nothing_back(make: Any) -> None:
+    # at step 63 the eight from 0 on were 10 to 60; 60 is abandoned
+    near = [WentBack(63, 50, "")]
+    assert held_in_memory(_run(make), 55, 2**20, [START, BACK], near) == [10, 20, 30, 40, 50]
+    # at step 175 the eight were 100 to 170: of those only 100 lies before where it went back to
+    back = Segment("r", 1, 100, "rollback", 300.0, 0, 99)
+    far = [WentBack(175, 100, "")]
+    assert held_in_memory(_run(make), 124, 2**20, [START, back], far) == [100, 110, 120]
 
 
 @pytest.mark.parametrize(
