@@ -162,11 +162,12 @@ def note_run(store: Store, who: Asker, run_id: str, note: str, tags: Sequence[st
         store.update_run(run_id, note=note.strip(), tags=words)
 
 
-def save_view(store: Store, who: Asker, page: str, name: str, query: str) -> None:
+def save_view(store: Store, who: Asker, page: str, name: str, query: str) -> SavedView:
     """Keeps what the address holds by a name; raises MoescopeError where the name will not do."""
     view = SavedView(page, " ".join(name.split()), query, str(who), time.time())
     with _deed(store, who, "save view", "view", view.name, page=page, query=query):
         saved_views.save_view(store, view)
+    return view
 
 
 def remove_view(store: Store, who: Asker, page: str, name: str) -> None:

@@ -2,7 +2,7 @@
 came of which setting.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,8 @@ class Line:
     bands: Bands
     clock: Clock
     smoothing: int = 0
+    version: Hashable = None
+    """Another one where anything of the buckets differs."""
 
     @property
     def x(self) -> NDArray[np.float64]:

@@ -118,7 +118,8 @@ def lines_of(runs: Sequence[Compared], signal: str, span: Span, smoothing: int) 
             asked = max(0, first), max(0, last)
         series = one.reader.branches(signal, Window(asked), most=most)
         if series is not None and len(series.living.steps):
-            lines.append(Line(one.label, one.place, series.living, one.clock, smoothing))
+            buckets, version = series.living, series.version
+            lines.append(Line(one.label, one.place, buckets, one.clock, smoothing, version))
     return lines
 
 

@@ -12,8 +12,6 @@ from ...platform import catalogue
 from ...platform.catalogue import signal_spec
 from ...platform.records import DamagedConfig
 from ...platform.store import Store
-from ..browser.drawn import drawn
-from ..browser.plot import plot
 from ..charts_of_many import Line, grouped_figure, overlaid_figure
 from ..configurations import differing
 from ..finals import finals_over_seeds, finals_table
@@ -23,9 +21,9 @@ from ..settings_of_runs import by_all_but_the_seed, by_key, flat_config
 from ..theme import LAMPS
 from ..words import age, plain
 from . import compare_results, saved_views
-from .compare_steering import APART, BY_SEED, Look, zoomed
+from .compare_steering import APART, BY_SEED, Look
 from .compare_steering import render as steer
-from .panel import CALM_S, ZOOMED, LinkToRun, badge, heading, live, nothing_yet
+from .panel import CALM_S, LinkToRun, badge, chart, heading, live, nothing_yet, page_of_the_store
 
 _NAMES = {
     catalogue.LOSS_TOTAL: "Loss",
@@ -35,6 +33,11 @@ _NAMES = {
 
 
 def render(store: Store, link_to_run: LinkToRun) -> None:
+    with page_of_the_store():
+        _page(store, link_to_run)
+
+
+def _page(store: Store, link_to_run: LinkToRun) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.header("Compare", width="stretch")
         saved_views.render(store, "compare")
@@ -79,8 +82,6 @@ def _charts(store: Store, look: Look) -> None:
             with column:
                 heading(title_of(signal), signal)
                 _chart(runs, look, signal)
-    if st.session_state.pop(ZOOMED, False):
-        st.rerun(scope="app")  # the widgets and all other charts follow
 
 
 def _say_who_is_missing(runs: Sequence[Compared], look: Look) -> None:
@@ -101,22 +102,23 @@ def _chart(runs: Sequence[Compared], look: Look, signal: str) -> None:
         nothing_yet("None of these runs has measured it, or not in this range.")
         return
     unit = signal_spec(signal).unit
-    if look.group == APART:
-        figure = overlaid_figure(lines, look.across, unit=unit)
-    else:
-        groups = _grouped(runs, lines, look.group)
-        figure = grouped_figure(groups, look.across, unit=unit)
-        if len(figure.data) == 0:
-            nothing_yet("The runs of a group share no place of this axis.")
-            return
     names = ", ".join(line.name for line in lines)
-    plot(
-        drawn(figure),
-        key=f"compare_{signal}",
-        says=f"{title_of(signal)} of {names} across {look.across.title}.",
-        view=look.view,
-        on_range=zoomed,
-    )
+    says = f"{title_of(signal)} of {names} across {look.across.title}."
+    key, made_of = f"compare_{signal}", None
+    if look.axis == "step":  # another measure also depends on another signal
+        told = tuple((line.name, line.place, line.version) for line in lines)
+        made_of = (look.across, look.group, told)
+    if look.group == APART:
+        chart(
+            lambda: overlaid_figure(lines, look.across, unit=unit),
+            look.window, key, says, made_of,
+        )  # fmt: skip
+        return
+    figure = grouped_figure(_grouped(runs, lines, look.group), look.across, unit=unit)
+    if len(figure.data) == 0:
+        nothing_yet("The runs of a group share no place of this axis.")
+        return
+    chart(figure, look.window, key, says)
 
 
 def _grouped(

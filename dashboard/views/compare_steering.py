@@ -14,9 +14,11 @@ from ...platform import catalogue
 from ...platform.records import Run
 from ...platform.store import Store
 from ..charts_of_many import MOST_RUNS, Across, Span
+from ..clock import Clock
 from ..configurations import differing
 from ..reads_of_many import AXES, TITLES, SharedAxis, compared, find_runs, labels_of, scalars_of
 from ..settings_of_runs import flat_config, is_seed
+from ..window import Window
 from ..words import plain
 from .panel import ZOOMED
 from .steering import SMOOTHINGS
@@ -43,9 +45,12 @@ class Look:
     is_paused: bool
 
     @property
-    def view(self) -> str:
-        """Says what is looked at: while it stays the same, the browser keeps its zoom."""
-        return f"{self.axis} {self.across.span} {self.across.is_log} {self.across.is_log_x}"
+    def window(self) -> Window:
+        """Says what is looked at, and takes up a zoom: runs have clocks of their own."""
+        span, across = self.across.span, self.across
+        rounded = None if span is None else (round(span[0]), round(span[1]))
+        clock = Clock("wall time" if self.axis == "hours" else self.axis)
+        return Window(rounded, across.is_log, across.is_log_x, self.smoothing, clock, zoomed)
 
 
 def span_of(text: str) -> Span:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from ...platform.errors import MoescopeError
 from ...platform.records import Run
 from ...platform.store import Store
 from .. import asks
 from ..sign_in import who_asks
 from ..words import plain
+from .panel import act
 
 LONGEST_NOTE = 4000
 LONGEST_TAG = 40
@@ -44,10 +44,6 @@ def render(store: Store, run: Run) -> None:
             on_click=_save,
             args=(store, run),
         )
-        failed = st.session_state.get(f"moescope_note_failed_{run.id}")
-        if failed:
-            st.warning("It could not be saved.")
-            st.text(failed)
 
 
 def known_tags(store: Store, run: Run) -> list[str]:
@@ -65,8 +61,4 @@ def shown(run: Run) -> None:
 def _save(store: Store, run: Run) -> None:
     state = st.session_state
     tags: Sequence[str] = [tag[:LONGEST_TAG] for tag in state[f"tags_of_{run.id}"]]
-    try:
-        asks.note_run(store, who_asks(), run.id, state[f"note_of_{run.id}"] or "", tags)
-        state.pop(f"moescope_note_failed_{run.id}", None)
-    except MoescopeError as error:
-        state[f"moescope_note_failed_{run.id}"] = str(error)
+    act(asks.note_run, store, run.id, state[f"note_of_{run.id}"] or "", tags)

@@ -5,7 +5,6 @@ from urllib.parse import parse_qsl, urlencode
 
 import streamlit as st
 
-from ...platform.errors import MoescopeError
 from ...platform.records import SavedView
 from ...platform.saved_views import saved_views
 from ...platform.store import Store
@@ -81,20 +80,11 @@ def _remove(store: Store, view: SavedView, asking: str) -> None:
 
 
 def _form(store: Store, page: str) -> None:
-    failed = f"{_OURS}view_failed_{page}"
-
     def save() -> None:
-        try:
-            name = st.session_state["view_name"] or ""
-            asks.save_view(store, who_asks(), page, name, query_now())
-        except MoescopeError as error:
-            st.session_state[failed] = str(error)
-        else:
-            st.session_state.pop(failed, None)
+        name = st.session_state["view_name"] or ""
+        if act(asks.save_view, store, page, name, query_now()):
             st.session_state["view_name"] = ""
 
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.text_input("Name", key="view_name", placeholder="of this view", max_chars=80)
         st.button("Save", key="view_save", icon=":material/bookmark_add:", on_click=save)
-    if st.session_state.get(failed):
-        st.text(st.session_state[failed])

@@ -192,7 +192,7 @@ def test_a_view_is_saved_opened_and_removed(store: Store, seeds: Sequence[Run]) 
 def test_a_view_without_a_name_is_refused_in_words(store: Store, seeds: Sequence[Run]) -> None:
     page = seen(store, runs="one")
     page.button(key="view_save").click().run()
-    assert "1 to 80 characters" in words(page)
+    assert "1 to 80 characters" in page.toast[0].value
 
 
 @pytest.mark.parametrize(
