@@ -69,7 +69,7 @@ story-health: $(READY)
 	$(PYTEST) -n 2 --dist worksteal -m story tests/stories/health tests/monitors --durations=0
 
 story-dashboard: $(READY)
-	$(PYTEST) -m story tests/stories/dashboard --durations=0
+	$(PYTEST) -n 2 --dist loadfile -m story tests/stories/dashboard tests/dashboard --durations=0
 
 # makes a PostgreSQL of its own from Debian's package postgresql, and mounts small disks where it may
 story-store: $(READY)

@@ -1,5 +1,7 @@
 // Keeps a plotly chart's node over all refreshes, and feeds it through Plotly.react.
 
+const DOUBLE_CLICK_MS = 400; // plotly waits 300 for the second click
+
 let loading = null;
 const sets = new Map(); // node -> what was last told of it
 let isHovering = false;
@@ -45,12 +47,17 @@ function made(parent, told) {
   new ResizeObserver(() => {
     if (held.drawn && node.offsetWidth) window.Plotly.Plots.resize(node);
   }).observe(node);
-  // a refresh in the middle of a drag would end it
-  node.addEventListener("pointerdown", () => { held.isHeld = true; });
+  // a refresh in the middle of a drag, or between the clicks of a double click, would end it
+  node.addEventListener("pointerdown", () => {
+    clearTimeout(held.release);
+    held.isHeld = true;
+  });
   window.addEventListener("pointerup", () => {
     if (!held.isHeld) return;
-    held.isHeld = false;
-    setTimeout(() => refreshed(node), 50);
+    held.release = setTimeout(() => {
+      held.isHeld = false;
+      refreshed(node);
+    }, DOUBLE_CLICK_MS);
   });
   return node;
 }

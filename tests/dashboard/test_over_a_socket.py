@@ -26,6 +26,8 @@ from moescope.platform.deeds import deeds
 from moescope.platform.records import Run
 from moescope.platform.store import Store
 
+pytestmark = pytest.mark.story
+
 DOOR = Path(moescope.dashboard.__file__).parent / "door.py"
 TOKEN, VIEWER_TOKEN = "a-token-that-nobody-guesses", "another-that-nobody-guesses"
 

@@ -1,5 +1,6 @@
 """An open page never holds a reading transaction for long: SQLite could not write its log back."""
 
+import time
 from collections.abc import Callable
 from statistics import median
 from types import SimpleNamespace
@@ -58,14 +59,15 @@ def long_run(store: Store, spiked_run: Run, make: SimpleNamespace) -> Run:
     return spiked_run
 
 
-@pytest.mark.parametrize(
-    "page",
-    [_fleet, _system, _run, _alerts],
-    ids=["fleet", "system", "run", "alerts"],
-)
 def test_a_page_reads_in_short_transactions_and_leaves_none_open(
-    store: Store, long_run: Run, page: Callable[..., None]
+    store: Store, long_run: Run
 ) -> None:
+    for page in (_fleet, _system, _run, _alerts):
+        _assert_reads_shortly(store, long_run, page)
+
+
+def _assert_reads_shortly(store: Store, long_run: Run, page: Callable[..., None]) -> None:
+    store.update_run(long_run.id, heartbeat_s=time.time())  # so that the log holds something
     store.database.times_s["read"].clear()
     wanted: tuple[Any, ...] = (store, long_run.id) if page is _run else (store,)
     shown = AppTest.from_function(page, args=wanted, default_timeout=60).run()

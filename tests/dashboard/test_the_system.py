@@ -239,6 +239,7 @@ class TestDelivery:
 
 
 class TestSchedules:
+    @pytest.mark.story  # the command line takes seconds to start
     def test_each_says_when_it_is_due_and_what_came_of_it(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -251,6 +252,7 @@ class TestSchedules:
         assert "nightly" in words
         assert "fired 0 times" in words
 
+    @pytest.mark.story  # the command line takes seconds to start
     def test_a_command_line_that_refuses_is_told_on_one_line(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:

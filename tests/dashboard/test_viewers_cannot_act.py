@@ -21,6 +21,8 @@ from moescope.platform.store import Store
 # Streamlit copies the text of these functions: their imports go inside, and what annotates them is
 # quoted, since nobody imports it there
 
+pytestmark = pytest.mark.story
+
 
 def _run(store: "Store") -> None:
     from moescope.dashboard.views import run
