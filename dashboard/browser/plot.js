@@ -25,7 +25,7 @@ export async function draw(component, told) {
   if (!node) node = made(parentElement, told);
   const held = sets.get(node);
   held.told = told;
-  held.send = component.setTriggerValue;
+  held.send = component.setStateValue;
   node.style.height = `${told.height}px`;
   node.setAttribute("aria-label", told.says);
   await refreshed(node);
@@ -45,7 +45,7 @@ function made(parent, told) {
     if (held.isSeen) refreshed(node);
   }, { rootMargin: "200px" }).observe(node);
   new ResizeObserver(() => {
-    if (held.drawn && node.offsetWidth) window.Plotly.Plots.resize(node);
+    if (node._fullLayout && node.offsetWidth) window.Plotly.Plots.resize(node);
   }).observe(node);
   // a refresh in the middle of a drag, or between the clicks of a double click, would end it
   node.addEventListener("pointerdown", () => {

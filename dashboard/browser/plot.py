@@ -50,13 +50,14 @@ def plot(
         "version": figure.version,
     }
 
-    def hear() -> None:
-        told = st.session_state[key].get("range")
-        if on_range is not None and told:
-            on_range(None if told["all"] else (float(told["first"]), float(told["last"])))
-
-    mount(
+    answer = mount(
         key=key,
         data=f'{json.dumps(head)[:-1]}, "figure": {figure.json}}}'.encode(),
-        on_range_change=hear,
+        on_range_change=lambda: None,
     )
+    # a state and not an event: what comes while a run of the page is under way is not lost
+    told, seen = answer.get("range"), f"moescope_range_{key}"
+    if on_range is None or not told or told["at"] == st.session_state.get(seen):
+        return
+    st.session_state[seen] = told["at"]
+    on_range(None if told["all"] else (float(told["first"]), float(told["last"])))

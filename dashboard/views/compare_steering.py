@@ -20,7 +20,7 @@ from ..reads_of_many import AXES, TITLES, SharedAxis, compared, find_runs, label
 from ..settings_of_runs import flat_config, is_seed
 from ..window import Window
 from ..words import plain
-from .panel import ZOOMED
+from .panel import take_zoom, zoom_to
 from .steering import SMOOTHINGS
 
 DEFAULT_SIGNALS = (catalogue.LOSS_TOTAL, catalogue.GRAD_NORM, catalogue.TOKENS_PER_S)
@@ -73,6 +73,7 @@ def text_of_span(span: Span) -> str:
 
 def render(store: Store) -> Look | None:
     """Draws the widgets. Returns what they ask for; None where no run is chosen, which is said."""
+    take_zoom()
     runs = _runs(store)
     if not runs:
         return None
@@ -134,8 +135,7 @@ def begun(key: str, value: object) -> None:
 
 def zoomed(asked: tuple[float, float] | None) -> None:
     """Takes a zoom made with the mouse up as the range of all charts."""
-    st.session_state["compare_span"] = text_of_span(asked)
-    st.session_state[ZOOMED] = True
+    zoom_to({"compare_span": text_of_span(asked)})
 
 
 def keep(name: str, value: str) -> None:

@@ -1,6 +1,6 @@
 """What every page is made of: a heading in the catalogue's words, a chart, a badge, a live part."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import cycle
 from typing import Any, TypeVar
@@ -25,8 +25,7 @@ LIVE_S = 3.0
 CALM_S = 10.0
 """The same for the other charts: a redrawn chart blinks, and costs the trainer's cores."""
 
-ZOOMED = "moescope_zoomed"
-"""Set in the session by who takes a zoom up as the range of all charts."""
+_ZOOMED = "moescope_zoomed"
 _REFUSED = "refused"
 _APART_S = cycle((0.0, 0.17, 0.34, 0.51, 0.68, 0.85))
 """Added to the time between refreshes, so that no two parts of a page keep ticking together."""
@@ -146,13 +145,29 @@ def chart(
         plot(ready, key=key, says=says)
         return
     plot(ready, key=key, says=says, view=window.view, on_range=window.on_zoom)
-    if window.on_zoom is not None and st.session_state.pop(ZOOMED, False):
-        st.rerun(scope="app")  # the widgets and all other charts follow
+    follow_zoom()
 
 
 @st.cache_resource(show_spinner=False)
 def _kept_figures() -> KeptFigures:
     return KeptFigures()
+
+
+def zoom_to(widgets: Mapping[str, Any]) -> None:
+    """Notes what a zoom asks of the widgets above the charts, {key: value}: they stand already, so
+    that only the page's next turn can set them."""
+    st.session_state[_ZOOMED] = dict(widgets)
+
+
+def follow_zoom() -> None:
+    """Draws the page anew where a zoom has asked something of its widgets."""
+    if _ZOOMED in st.session_state:
+        st.rerun(scope="app")
+
+
+def take_zoom() -> None:
+    """Sets the widgets to what a zoom has asked of them; to be called before they are drawn."""
+    st.session_state.update(st.session_state.pop(_ZOOMED, {}))
 
 
 def badge(look: Look, help: str | None = None) -> None:

@@ -14,7 +14,7 @@ import streamlit as st
 from ..clock import Axis, Clock
 from ..reads import RunReader
 from ..window import StepRange, Window
-from .panel import ZOOMED
+from .panel import take_zoom, zoom_to
 
 _ALL, _LAST_1000, _LAST_200, _RANGE = "all", "last 1000", "last 200", "from … to"
 _IN_ADDRESS = {_ALL: "", _LAST_1000: "last-1000", _LAST_200: "last-200"}
@@ -50,6 +50,7 @@ def step_range(choice: str, first: int, last: int, newest: int) -> StepRange:
 
 def render(reader: RunReader, is_live: bool) -> tuple[WindowNow, bool]:
     """Draws the widgets. Returns the window they ask for, and whether the charts move."""
+    take_zoom()
     _take_from_address()
     state = st.session_state
     axes = reader.axes()
@@ -132,13 +133,11 @@ def _range_widgets(newest: int) -> None:
 
 def _zoom_with(clock: Clock) -> Callable[[tuple[float, float] | None], None]:
     def zoomed(asked: tuple[float, float] | None) -> None:
-        state = st.session_state
         if asked is None:
-            state["steps"] = _ALL
+            zoom_to({"steps": _ALL})
         else:
             first, last = sorted(max(0, clock.step_at(x)) for x in asked)
-            state.update({"steps": _RANGE, "from": first, "to": max(first + 1, last)})
-        state[ZOOMED] = True
+            zoom_to({"steps": _RANGE, "from": first, "to": max(first + 1, last)})
 
     return zoomed
 

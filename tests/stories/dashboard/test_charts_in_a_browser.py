@@ -109,8 +109,9 @@ def test_tokens_time_smoothing_and_pause(
 ) -> None:
     seen = opened(f"{address}/?run={trainer.run.id}&token={TOKEN}&x=wall-time&smooth=100")
     page = seen.page
+    page.locator(".moescope-plot").first.scroll_into_view_if_needed()
     _wait_until(page, lambda: _charts(page), "the first chart")
-    expect(page.get_by_text("wall time", exact=True)).to_be_visible()
+    expect(page.get_by_role("combobox", name="Across")).to_have_value("wall time")
     assert str(_loss(page)["range"][0]).startswith("20")  # a date
     expect(page.get_by_text("loss, mean of 100 steps").first).to_be_visible()
     page.get_by_text("Pause", exact=True).click()
