@@ -68,7 +68,7 @@ def main() -> None:
                 served(Path(folder), url) as (address, server),
                 chromium() as browser,
             ):
-                opening(browser, address)
+                opening(browser, address, server)
                 costs("one viewer, twelve runs train", browser, address, server, 1)
                 costs("ten viewers", browser, address, server, 10)
             end_all(store)
@@ -104,24 +104,33 @@ def in_process(store: Store) -> None:
     print(f"  looks until all lines were there: {looks}")
 
 
-def opening(browser: Browser, address: str) -> None:
-    cold, warm = seen(browser, address), [seen(browser, address) for _ in range(5)]
-    print(
-        "  opening, ms after the address was entered (median of 5; the first of the server apart)"
-    )
-    for name in ("paint", "row", "lines"):
+def opening(browser: Browser, address: str, server: psutil.Process) -> None:
+    cold, warm = seen(browser, address, server), [seen(browser, address, server) for _ in range(5)]
+    print("  opening, ms after the address was entered: median of 5, and the server's first page")
+    for name in ("paint", "row", "lines", "busy"):
         took = [one[name] for one in warm]
         print(f"    {name:6} {median(took):6.0f} (worst {max(took):.0f}); first {cold[name]:.0f}")
-    print(f"    received by websocket {warm[0]['bytes'] / 1000:.0f} kB")
+    print("    busy: what server and Chromium computed until then, on whatever core: on a machine")
+    print("    with nothing else to do the page is there sooner than after that")
+    print(
+        f"    received by websocket {warm[0]['bytes'] / 1000:.0f} kB; load {os.getloadavg()[0]:.1f}"
+    )
 
 
-def seen(browser: Browser, address: str) -> dict[str, float]:
+def seen(browser: Browser, address: str, server: psutil.Process) -> dict[str, float]:
+    before_s = busy_s([server, *chromiums()])
     page, frames = opened(browser, f"{address}/?token={TOKEN}", WATCH_JS)
+    page.wait_for_function("() => window.firstRow", timeout=60_000)
+    busy = 1000 * (busy_s([server, *chromiums()]) - before_s)
     page.wait_for_function("() => window.allLines", timeout=60_000)
     told: dict[str, float] = page.evaluate(LOOK_JS)
-    told["bytes"] = sum(size for _, size in frames)
     page.context.close()
-    return told
+    return told | {"bytes": sum(size for _, size in frames), "busy": busy}
+
+
+def chromiums() -> list[psutil.Process]:
+    every = psutil.Process().children(recursive=True)
+    return [one for one in every if "chrom" in one.name()]
 
 
 def costs(name: str, browser: Browser, address: str, server: psutil.Process, viewers: int) -> None:
@@ -133,7 +142,7 @@ def costs(name: str, browser: Browser, address: str, server: psutil.Process, vie
         page.wait_for_function("() => window.allLines", timeout=120_000)
     page, frames = pages[0]
     page.wait_for_timeout(4000)
-    shown = [one for one in psutil.Process().children(recursive=True) if "chrom" in one.name()]
+    shown = chromiums()
     before = [busy_s([server]), busy_s(shown)]
     start_s = time.time()
     page.wait_for_timeout(1000 * WATCHED_S)
