@@ -97,6 +97,11 @@ def selected(bands: Bands, is_kept: NDArray[np.bool_] | NDArray[np.signedinteger
     )
 
 
+def none_of(bands: Bands) -> Bands:
+    """Returns no bucket, of as many numbers each as these have."""
+    return selected(bands, np.zeros(len(bands.steps), bool))
+
+
 def middles(bands: Bands) -> NDArray[np.float64]:
     """Returns the step in the middle of each bucket. Returns (B,)."""
     return bands.steps.astype(np.float64) + (bands.width - 1) / 2

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moescope.dashboard import kept_bands
+from moescope.dashboard.charts import per_layer_figure, scalar_figure
 from moescope.dashboard.reads import (
     SHOWN_OF_A_RUN,
     RunReader,
@@ -53,6 +54,27 @@ def test_a_second_look_reads_only_what_is_new(
     assert asked == [(1, 90, 91)]
     assert second.living.steps[-1] == 91
     np.testing.assert_array_equal(second.living.mean[:-1], first.living.mean)
+
+
+def test_a_range_that_only_an_abandoned_branch_has_can_be_drawn(
+    store: Store, spiked_run: Run, make: Any
+) -> None:
+    """So it is at the first look after a rollback, before the new branch has measured anything."""
+    store.write_frames([make.frame(spiked_run.id, 0, step, 5.0) for step in range(64, 120)])
+    reader = RunReader(store, spiked_run.id)
+    window = Window((100, 110))
+    for signal in (catalogue.LOSS_TOTAL, catalogue.ACTIVATION_RMS):
+        found = reader.branches(signal, window)
+        assert found is not None
+        assert not len(found.living.steps)
+        assert found.living.low.shape[1] == found.ghosts.low.shape[1]
+    loss = reader.branches(catalogue.LOSS_TOTAL, window)
+    assert loss is not None
+    figure = scalar_figure(loss, window, name="loss", unit="mse", marks=reader.marks(window))
+    assert "abandoned branch" in [trace.name for trace in figure.data]
+    layers = reader.branches(catalogue.ACTIVATION_RMS, window)
+    assert layers is not None
+    assert per_layer_figure(layers, window, layer="block", unit="1").data
 
 
 def test_a_new_segment_is_read_from_its_first_step(

@@ -322,6 +322,8 @@ def test_a_rule_is_edited_tried_over_the_run_and_taken_by_the_trainer(
     page.get_by_label("Find").fill("loss_spike")
     page.keyboard.press("Enter")
     expect(page.get_by_text("1 of ")).to_be_visible()
+    # the rules that do not match leave a moment later
+    expect(page.get_by_role("button", name="Edit", exact=True)).to_have_count(1)
     seat.click("Edit")
     text = page.get_by_role("textbox", name="Rule as YAML")
     assert "threshold: 3.5" in text.input_value()

@@ -88,8 +88,10 @@ def _badge(page: Page, word: str) -> Locator:
 
 
 def _wait_for_loss(page: Page, past: float) -> dict[str, object]:
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + 30
     drawn: dict[str, object] = {}
+    # a chart out of sight is not drawn
+    page.locator(".moescope-plot").first.scroll_into_view_if_needed()
     while time.monotonic() < until_s:
         drawn = _drawn(page, "Loss")
         if float(str(drawn.get("last") or 0)) > past:
@@ -126,7 +128,7 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     assert float(str(first["top"])) > 2.5
     assert "abandoned branch" in str(first["names"])
     assert "critical alert" in str(first["names"])
-    expect(page.locator(".js-plotly-plot")).to_have_count(12)
+    expect(page.locator(".moescope-plot")).to_have_count(12)
     _assert_both_schemes(page, tmp_path, "run-1440")
 
     # the alert is seen
@@ -172,7 +174,7 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     page.wait_for_url("**/incidents?alert=spike-230")
     expect(page.get_by_role("heading", name="loss_spike")).to_be_visible()
     expect(page.get_by_text("It comes back with the batches.")).to_be_visible()
-    expect(page.locator(".js-plotly-plot")).to_have_count(1)
+    expect(page.locator(".moescope-plot")).to_have_count(1)
     _assert_both_schemes(page, tmp_path, "incident-1440")
     at_desk.assert_in_order()
 
@@ -180,7 +182,7 @@ def test_a_person_watches_a_run_acknowledges_an_alert_and_rolls_back(
     on_phone = opened(f"{address}/?run={run.id}&token={TOKEN}", width=390, scheme="dark")
     page = on_phone.page
     _wait_for_loss(page, 320)
-    expect(page.locator(".js-plotly-plot")).to_have_count(12)
+    expect(page.locator(".moescope-plot")).to_have_count(12)
     _assert_both_schemes(page, tmp_path, "run-390")
     _assert_fits(page, 390)
     page.goto(f"{address}/incidents?alert=spike-230")
