@@ -51,8 +51,9 @@ def main() -> None:
     settings = Settings()
     if not is_admitted():
         # a page of each address: else Streamlit forgets which one was asked for
+        root = st.Page(_sign_in, title="Sign in", default=True)
         pages = [st.Page(_sign_in, title="Sign in", url_path=path) for path in ADDRESSES]
-        st.navigation(pages, position="hidden").run()
+        st.navigation([root, *pages], position="hidden").run()
         return
     # where the dashboard has a role of its own, nothing here knows the store's owner
     store_url = settings.dashboard_store or settings.store_url
@@ -164,8 +165,15 @@ def _route(store: Store, settings: Settings) -> None:
         alerts_page, title="Alerts", url_path="alerts", icon=":material/notifications:"
     )
     the_rules = st.Page(rules_page, title="Rules", url_path="rules", icon=":material/rule:")
+
+    def the_same_by_its_name() -> None:
+        st.switch_page(the_runs, query_params=st.query_params.to_dict())
+
+    the_runs = st.Page(runs_page, title="Runs", icon=":material/list:", default=True)
     pages = [
-        st.Page(runs_page, title="Runs", url_path="runs", icon=":material/list:", default=True),
+        the_runs,
+        # the first page answers at the root alone, but is asked for by its name while signing in
+        st.Page(the_same_by_its_name, title="Runs", url_path="runs", visibility="hidden"),
         the_run,
         the_comparison,
         the_control,

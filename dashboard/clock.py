@@ -33,7 +33,12 @@ class Clock:
 
     @property
     def title(self) -> str:
-        return {"step": "step", "tokens": "tokens seen", "FLOPs": "model FLOPs"}.get(self.axis, "")
+        return {
+            "step": "step",
+            "tokens": "tokens seen",
+            "FLOPs": "model FLOPs",
+            "wall time": "time (UTC)",
+        }[self.axis]
 
     def x(
         self, segments: NDArray[np.int32] | NDArray[np.int64], steps: NDArray[np.float64]

@@ -24,7 +24,7 @@ from .clock import STEPS, Axis, Clock, counting, telling_time
 from .kept_bands import Piece, kept_bands, side_by_side
 from .marks import Marks
 from .theme import LampWord
-from .window import Branches, StepRange, Window, kept, selected
+from .window import Branches, StepRange, Window, as_wide, kept, selected
 
 _SQLITE = "sqlite:///"
 
@@ -152,9 +152,11 @@ class RunReader:
         source = self._sources.get(signal)
         if source is None:
             return None
+        living = self._bands(source, self._living, window.step_range, most, row)
+        ghosts = self._bands(source, self._ghosts, window.step_range, most, row)
         found = Branches(
-            self._bands(source, self._living, window.step_range, most, row),
-            self._bands(source, self._ghosts, window.step_range, most, row),
+            as_wide(living, ghosts),
+            as_wide(ghosts, living),
             (self._store.url, self.run_id, source, window.step_range, most, row, *self._forks),
         )
         return found if len(found.living.steps) or len(found.ghosts.steps) else None
@@ -212,7 +214,7 @@ class RunReader:
             found.append("tokens")
         if catalogue.STEP_FLOPS in self.signals:
             found.append("FLOPs")
-        return [*found, "wall time"]
+        return [*found, "wall time"] if catalogue.LOSS_TOTAL in self.signals else found
 
     def marks(self, window: Window) -> Marks:
         held = self.branches(catalogue.GUARD_HELD, window)
