@@ -121,7 +121,7 @@ def _route(store: Store, settings: Settings) -> None:
             studies.render(store, link_to_study)
 
     def link_to_study(label: str, name: str) -> None:
-        st.page_link(the_studies, label=label, query_params={"study": name})
+        st.page_link(the_studies, label=plain(label, 80), query_params={"study": name})
 
     def compare_runs(run_ids: Sequence[str]) -> None:
         st.switch_page(the_comparison, query_params={"runs": ",".join(run_ids)})
@@ -133,22 +133,22 @@ def _route(store: Store, settings: Settings) -> None:
         st.page_link(the_run, label=plain(label, 80), query_params={"run": run_id})
 
     def link_to_steps(label: str, run_id: str, steps: str) -> None:
-        st.page_link(the_run, label=label, query_params={"run": run_id, "steps": steps})
+        st.page_link(the_run, label=plain(label, 80), query_params={"run": run_id, "steps": steps})
 
     def link_to_control(label: str, run_id: str) -> None:
-        st.page_link(the_control, label=label, query_params={"run": run_id})
+        st.page_link(the_control, label=plain(label, 80), query_params={"run": run_id})
 
     def link_to_rules(label: str, run_id: str) -> None:
-        st.page_link(the_rules, label=label, query_params={"run": run_id})
+        st.page_link(the_rules, label=plain(label, 80), query_params={"run": run_id})
 
     def link_to_alerts(label: str, run_id: str) -> None:
-        st.page_link(the_alerts, label=label, query_params={"run": run_id})
+        st.page_link(the_alerts, label=plain(label, 80), query_params={"run": run_id})
 
     def link_to_compare(label: str, run_id: str) -> None:
         st.page_link(the_comparison, label=plain(label, 80), query_params={"runs": run_id})
 
     def link_to_incident(label: str, alert_id: str) -> None:
-        st.page_link(the_incidents, label=label, query_params={"alert": alert_id})
+        st.page_link(the_incidents, label=plain(label, 80), query_params={"alert": alert_id})
 
     the_run = st.Page(run_page, title="Run", url_path="run", icon=":material/monitoring:")
     the_comparison = st.Page(
