@@ -51,8 +51,9 @@ def main() -> None:
     settings = Settings()
     if not is_admitted():
         # a page of each address: else Streamlit forgets which one was asked for
+        root = st.Page(_sign_in, title="Sign in", default=True)
         pages = [st.Page(_sign_in, title="Sign in", url_path=path) for path in ADDRESSES]
-        st.navigation(pages, position="hidden").run()
+        st.navigation([root, *pages], position="hidden").run()
         return
     # where the dashboard has a role of its own, nothing here knows the store's owner
     store_url = settings.dashboard_store or settings.store_url
@@ -120,7 +121,7 @@ def _route(store: Store, settings: Settings) -> None:
             studies.render(store, link_to_study)
 
     def link_to_study(label: str, name: str) -> None:
-        st.page_link(the_studies, label=label, query_params={"study": name})
+        st.page_link(the_studies, label=plain(label, 80), query_params={"study": name})
 
     def compare_runs(run_ids: Sequence[str]) -> None:
         st.switch_page(the_comparison, query_params={"runs": ",".join(run_ids)})
@@ -132,22 +133,22 @@ def _route(store: Store, settings: Settings) -> None:
         st.page_link(the_run, label=plain(label, 80), query_params={"run": run_id})
 
     def link_to_steps(label: str, run_id: str, steps: str) -> None:
-        st.page_link(the_run, label=label, query_params={"run": run_id, "steps": steps})
+        st.page_link(the_run, label=plain(label, 80), query_params={"run": run_id, "steps": steps})
 
     def link_to_control(label: str, run_id: str) -> None:
-        st.page_link(the_control, label=label, query_params={"run": run_id})
+        st.page_link(the_control, label=plain(label, 80), query_params={"run": run_id})
 
     def link_to_rules(label: str, run_id: str) -> None:
-        st.page_link(the_rules, label=label, query_params={"run": run_id})
+        st.page_link(the_rules, label=plain(label, 80), query_params={"run": run_id})
 
     def link_to_alerts(label: str, run_id: str) -> None:
-        st.page_link(the_alerts, label=label, query_params={"run": run_id})
+        st.page_link(the_alerts, label=plain(label, 80), query_params={"run": run_id})
 
     def link_to_compare(label: str, run_id: str) -> None:
         st.page_link(the_comparison, label=plain(label, 80), query_params={"runs": run_id})
 
     def link_to_incident(label: str, alert_id: str) -> None:
-        st.page_link(the_incidents, label=label, query_params={"alert": alert_id})
+        st.page_link(the_incidents, label=plain(label, 80), query_params={"alert": alert_id})
 
     the_run = st.Page(run_page, title="Run", url_path="run", icon=":material/monitoring:")
     the_comparison = st.Page(
@@ -164,8 +165,15 @@ def _route(store: Store, settings: Settings) -> None:
         alerts_page, title="Alerts", url_path="alerts", icon=":material/notifications:"
     )
     the_rules = st.Page(rules_page, title="Rules", url_path="rules", icon=":material/rule:")
+
+    def the_same_by_its_name() -> None:
+        st.switch_page(the_runs, query_params=st.query_params.to_dict())
+
+    the_runs = st.Page(runs_page, title="Runs", icon=":material/list:", default=True)
     pages = [
-        st.Page(runs_page, title="Runs", url_path="runs", icon=":material/list:", default=True),
+        the_runs,
+        # the first page answers at the root alone, but is asked for by its name while signing in
+        st.Page(the_same_by_its_name, title="Runs", url_path="runs", visibility="hidden"),
         the_run,
         the_comparison,
         the_control,

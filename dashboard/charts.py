@@ -57,7 +57,7 @@ def scalar_figure(
         name=name + _of(living, window),
         hovertemplate=f"%{{y:.4g}} {theme.unit_text(unit)}",
     )
-    _add_non_finite(figure, living, x)
+    _add_undrawn(figure, living, x, window.is_log)
     height = _LINE_HEIGHT if marks is None else _MARKED_HEIGHT
     theme.laid_out(figure, height=height, unit=unit, x_title=window.clock.title)
     if marks is not None:
@@ -269,18 +269,24 @@ def _add_band(figure: go.Figure, bands: Bands, x: NDArray[np.float64]) -> None:
     )  # fmt: skip
 
 
-def _add_non_finite(figure: go.Figure, bands: Bands, x: NDArray[np.float64]) -> None:
-    """Marks where values were not finite: a gap alone is overlooked."""
+def _add_undrawn(figure: go.Figure, bands: Bands, x: NDArray[np.float64], is_log: bool) -> None:
+    """Marks where values were not finite, or have no logarithm: a gap alone is overlooked."""
+    floor = bands.low[np.isfinite(bands.low) & ((bands.low > 0) | (not is_log))]
     is_bad = bands.num_finite[:, 0] < bands.num_points
-    if is_bad.any():
-        low = bands.low[np.isfinite(bands.low)]
+    is_low = np.isfinite(bands.low[:, 0]) & (bands.low[:, 0] <= 0) & is_log
+    for is_there, name, says, symbol, colour in (
+        (is_bad, "not finite", "NaN or infinite", "x", palette.RED),
+        (is_low, "0 or less", "0 or less has no place here", "triangle-down", palette.ORANGE),
+    ):
+        if not is_there.any():
+            continue
         figure.add_scatter(
-            x=x[is_bad],
-            y=np.full(int(is_bad.sum()), float(low.min()) if low.size else 1.0, np.float32),
+            x=x[is_there],
+            y=np.full(int(is_there.sum()), float(floor.min()) if floor.size else 1.0, np.float32),
             mode="markers",
-            marker={"symbol": "x", "size": 9, "color": palette.RED},
-            name="not finite",
-            hovertemplate="NaN or infinite<extra></extra>",
+            marker={"symbol": symbol, "size": 9, "color": colour},
+            name=name,
+            hovertemplate=f"{says}<extra></extra>",
         )
 
 
@@ -339,9 +345,10 @@ def _add_ghosts(
 def _with_axes(figure: go.Figure, window: Window, drawn: Sequence[Branches]) -> go.Figure:
     """Sets scales and range; the range follows the run, so a figure that grows does not jump."""
     if window.is_log:
-        # every digit of a decade gets its label, 1, 2 and 5 where there are several, else the 1
+        # every digit of a decade gets its label, 1, 2 and 5 where there are several, else the 1;
+        # around a single value plotly shows two
         spread = _spread(figure)
-        dtick = "D1" if spread < 10 else "D2" if spread < 1e4 else 1
+        dtick = "D1" if 1 < spread < 10 else "D2" if spread < 1e4 else 1
         figure.update_layout(yaxis={"type": "log", "dtick": dtick, "tickformat": "~g"})
     return with_horizontal_axis(figure, window, [b for s in drawn for b in (s.living, s.ghosts)])
 

@@ -33,7 +33,12 @@ class Clock:
 
     @property
     def title(self) -> str:
-        return {"step": "step", "tokens": "tokens seen", "FLOPs": "model FLOPs"}.get(self.axis, "")
+        return {
+            "step": "step",
+            "tokens": "tokens seen",
+            "FLOPs": "model FLOPs",
+            "wall time": "time (UTC)",
+        }[self.axis]
 
     def x(
         self, segments: NDArray[np.int32] | NDArray[np.int64], steps: NDArray[np.float64]
@@ -81,15 +86,27 @@ def counting(axis: Axis, per_step: Bands, segments: Sequence[Segment]) -> Clock:
             continue
         total = np.where(per_step.num_finite[here, 0] > 0, per_step.mean[here, 0], 0).astype(float)
         total = np.cumsum(total * per_step.num_finite[here, 0])
-        steps = per_step.steps[here].astype(np.float64)
-        # before its first step a bucket has nothing, at its last all of it
-        ends = np.append(steps[0] - 1, np.append(steps[1:] - 1, steps[-1] + per_step.width - 1))
+        ends = _ends(per_step, here, segment.start_step)
         begin = 0.0
         parent = anchors.get(-1 if segment.parent_segment is None else segment.parent_segment)
         if parent is not None and segment.parent_step is not None:
             begin = float(np.interp(segment.parent_step, *parent))
         anchors[segment.index] = ends, begin + np.append(0.0, total)
     return Clock(axis, anchors, _living(anchors, segments))
+
+
+def _ends(per_step: Bands, here: NDArray[np.bool_], start_step: int) -> NDArray[np.float64]:
+    """Returns where nothing of a segment's first bucket is had yet, and where all of each is.
+
+    The bucket in which a branch leaves a segment comes in two parts, one after the other, that
+    begin at the same step; how far the first and the newest go is told by their points.
+    """
+    starts = per_step.steps[here].astype(np.float64)
+    number = per_step.num_points[here]
+    again = np.flatnonzero(np.diff(starts) == 0) + 1
+    starts[0] = min(max(starts[0], start_step), starts[0] + per_step.width - 1)
+    starts[again] = starts[again - 1] + number[again - 1]
+    return np.append(starts, starts[-1] + number[-1]) - 1
 
 
 def telling_time(times: Series, segments: Sequence[Segment]) -> Clock:

@@ -24,7 +24,7 @@ from .clock import STEPS, Axis, Clock, counting, telling_time
 from .kept_bands import Piece, kept_bands, side_by_side
 from .marks import Marks
 from .theme import LampWord
-from .window import Branches, StepRange, Window, kept, none_of, selected
+from .window import Branches, StepRange, Window, as_wide, kept, selected
 
 _SQLITE = "sqlite:///"
 
@@ -155,8 +155,8 @@ class RunReader:
         living = self._bands(source, self._living, window.step_range, most, row)
         ghosts = self._bands(source, self._ghosts, window.step_range, most, row)
         found = Branches(
-            living if len(living.steps) else none_of(ghosts),
-            ghosts if len(ghosts.steps) else none_of(living),
+            as_wide(living, ghosts),
+            as_wide(ghosts, living),
             (self._store.url, self.run_id, source, window.step_range, most, row, *self._forks),
         )
         return found if len(found.living.steps) or len(found.ghosts.steps) else None
@@ -214,7 +214,7 @@ class RunReader:
             found.append("tokens")
         if catalogue.STEP_FLOPS in self.signals:
             found.append("FLOPs")
-        return [*found, "wall time"]
+        return [*found, "wall time"] if catalogue.LOSS_TOTAL in self.signals else found
 
     def marks(self, window: Window) -> Marks:
         held = self.branches(catalogue.GUARD_HELD, window)

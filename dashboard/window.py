@@ -97,9 +97,16 @@ def selected(bands: Bands, is_kept: NDArray[np.bool_] | NDArray[np.signedinteger
     )
 
 
-def none_of(bands: Bands) -> Bands:
-    """Returns no bucket, of as many numbers each as these have."""
-    return selected(bands, np.zeros(len(bands.steps), bool))
+def as_wide(bands: Bands, other: Bands) -> Bands:
+    """Returns the buckets; where there are none, with as many numbers each as the other's, so that
+    a branch that is not in sight has columns as any."""
+    if len(bands.steps):
+        return bands
+    none = np.empty((0, other.low.shape[1]), np.float32)
+    return replace(
+        bands, width=other.width, low=none, high=none, mean=none,
+        num_finite=np.empty(none.shape, bands.num_finite.dtype),
+    )  # fmt: skip
 
 
 def middles(bands: Bands) -> NDArray[np.float64]:

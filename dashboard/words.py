@@ -33,7 +33,8 @@ def short(value: float) -> str:
     if not math.isfinite(value):
         return number(value)
     for size, letter in _LARGE:
-        if abs(value) >= size:
+        # what three digits round up to 1,000 is one of the next letter
+        if abs(value) >= 0.9995 * size:
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"
 

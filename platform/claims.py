@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -152,4 +153,4 @@ def how_to_go_on(run: Run) -> str:
     """Says how a run that ended or died is started again."""
     if "watched" in run.config:
         return "its own script goes on with it, by moescope.watch(..., resume=True)"
-    return f"`moescope train --resume {run.name}` goes on from its last checkpoint"
+    return f"`moescope train --resume {shlex.quote(run.name)}` goes on from its last checkpoint"

@@ -22,7 +22,10 @@ function plotly(address) {
 export async function draw(component, told) {
   const { parentElement } = component;
   let node = parentElement.querySelector(".moescope-plot");
-  if (!node) node = made(parentElement, told);
+  if (!sets.has(node)) {
+    node?.remove();
+    node = made(parentElement, told);
+  }
   const held = sets.get(node);
   held.told = told;
   held.send = component.setStateValue;
@@ -37,34 +40,53 @@ function made(parent, told) {
   node.style.width = "100%";
   node.setAttribute("role", "img");
   parent.append(node);
-  const held = { isSeen: false, isHeld: false, drawn: null, told };
+  forgetGone();
+  const held = { isSeen: false, isHeld: false, drawn: null, told, gone: new AbortController() };
   sets.set(node, held);
   // a chart out of sight costs nothing until it is scrolled to
-  new IntersectionObserver((entries) => {
+  held.seeing = new IntersectionObserver((entries) => {
     held.isSeen = entries[entries.length - 1].isIntersecting;
     if (held.isSeen) refreshed(node);
-  }, { rootMargin: "200px" }).observe(node);
-  new ResizeObserver(() => {
+  }, { rootMargin: "200px" });
+  held.seeing.observe(node);
+  held.sizing = new ResizeObserver(() => {
     if (node._fullLayout && node.offsetWidth) window.Plotly.Plots.resize(node);
-  }).observe(node);
+  });
+  held.sizing.observe(node);
   // a refresh in the middle of a drag, or between the clicks of a double click, would end it
   node.addEventListener("pointerdown", () => {
     clearTimeout(held.release);
     held.isHeld = true;
   });
-  window.addEventListener("pointerup", () => {
+  const release = () => {
     if (!held.isHeld) return;
     held.release = setTimeout(() => {
       held.isHeld = false;
       refreshed(node);
     }, DOUBLE_CLICK_MS);
-  });
+  };
+  // a finger that began to scroll the page is cancelled, not lifted
+  for (const name of ["pointerup", "pointercancel"]) {
+    window.addEventListener(name, release, { signal: held.gone.signal });
+  }
   return node;
+}
+
+// the charts of pages that were left, which would be kept with all their points
+function forgetGone() {
+  for (const [node, held] of sets) {
+    if (node.isConnected) continue;
+    sets.delete(node);
+    held.gone.abort();
+    held.seeing.disconnect();
+    held.sizing.disconnect();
+    if (node._fullLayout) window.Plotly.purge(node);
+  }
 }
 
 async function refreshed(node) {
   const held = sets.get(node);
-  if (!held.isSeen || held.isHeld || !node.isConnected) return;
+  if (!held?.isSeen || held.isHeld || !node.isConnected) return;
   const { told } = held;
   const look = looks(node);
   const version = `${told.version} ${told.view} ${look.text} ${look.ground}`;
@@ -139,7 +161,7 @@ function others(node, each) {
   isHovering = true;
   try {
     for (const [other, held] of sets) {
-      if (!other.isConnected) { sets.delete(other); continue; }
+      if (!other.isConnected) continue;
       const isAlike = other._fullLayout?.hovermode === "x unified"
         && held.told.steers && held.told.view === sets.get(node).told.view;
       if (other !== node && held.isSeen && held.drawn && isAlike) each(other);

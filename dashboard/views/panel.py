@@ -34,7 +34,7 @@ LinkToRun = Callable[[str, str], None]
 """Draws a link with a label (text of a run, not yet escaped) to the page of the run with an id."""
 
 LinkToIncident = Callable[[str, str], None]
-"""Draws a link with a label to the page of the incident of an alert's id."""
+"""Draws a link with a label (not yet escaped) to the page of the incident of an alert's id."""
 
 
 def live(part: Callable[[], None], every_s: float | None) -> None:

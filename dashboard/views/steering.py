@@ -38,10 +38,20 @@ def from_address(text: str) -> tuple[str, int, int]:
     return _ALL, 0, 1000
 
 
+def turned(first: int, last: int) -> tuple[int, int]:
+    """The two in their order, and never the same.
+
+    >>> turned(100, 50), turned(7, 7)
+    ((50, 100), (7, 8))
+    """
+    low, high = min(first, last), max(first, last)
+    return low, max(low + 1, high)
+
+
 def step_range(choice: str, first: int, last: int, newest: int) -> StepRange:
     """Returns the steps of a choice. A range that was typed the wrong way round is turned."""
     if choice == _RANGE:
-        return min(first, last), max(first + 1, last)
+        return turned(first, last)
     if choice == _ALL:
         return None
     num_steps = 1000 if choice == _LAST_1000 else 200
@@ -83,7 +93,8 @@ def render(reader: RunReader, is_live: bool) -> tuple[WindowNow, bool]:
         if choice == _RANGE:
             _range_widgets(reader.newest_step())
     first, last = int(state["from"]), int(state["to"])
-    _keep("steps", _IN_ADDRESS.get(choice or _ALL, f"{min(first, last)}-{max(first + 1, last)}"))
+    low, high = turned(first, last)
+    _keep("steps", _IN_ADDRESS.get(choice or _ALL, f"{low}-{high}"))
     _keep("x", "" if axis in (None, "step") else axis.replace(" ", "-"))
     _keep("smooth", str(smoothing or ""))
     _keep("log", "1" if is_log else "")

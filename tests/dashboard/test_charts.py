@@ -115,6 +115,16 @@ def test_values_that_are_not_finite_are_marked_and_not_only_left_out() -> None:
     np.testing.assert_array_equal(bad.x, [20, 21])
 
 
+def test_what_has_no_place_on_an_axis_of_logarithms_is_marked_within_it() -> None:
+    values = np.full(50, 2.0)
+    values[10], values[11], values[20] = -1.0, 0.0, np.nan
+    figure = _draw(_bands(values), Window(is_log=True))
+    (low,), (bad,) = _named(figure, "0 or less"), _named(figure, "not finite")
+    np.testing.assert_array_equal(low.x, [10, 11])
+    np.testing.assert_array_equal([*low.y, *bad.y], [2, 2, 2])
+    assert not _named(_draw(_bands(values)), "0 or less")
+
+
 def test_an_axis_of_tokens_has_tokens_and_their_name() -> None:
     clock = Clock("tokens", {0: (np.array([-1.0, 49.0]), np.array([0.0, 5000.0]))})
     figure = _draw(_bands(np.ones(50)), Window(clock=clock), Marks(alerts=[ALERT]))

@@ -1,5 +1,7 @@
 """A chart may run over steps, tokens, FLOPs or time, and the way back is the same."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,19 @@ def test_buckets_of_many_steps_give_the_same_sum() -> None:
     assert clock.x_of(0, 7) == 80
     assert clock.x_of(0, 15) == 80 + 240
     assert clock.x_of(0, 3) == pytest.approx(40)
+
+
+def test_a_bucket_that_a_branch_left_in_its_middle_comes_in_two_parts() -> None:
+    # 100 tokens a step: steps 0 to 5 count, 6 to 9 were given up, 6 to 10 came again
+    whole = _tokens([0, 0, 0, 1, 1], [0, 0, 8, 0, 8], [100] * 5, width=8)
+    number = np.array([6, 2, 2, 2, 3])
+    clock = counting(
+        "tokens", replace(whole, num_points=number, num_finite=number[:, None]), SEGMENTS
+    )
+    assert [clock.x_of(0, step) for step in (5, 7, 9)] == [600, 800, 1000]
+    assert [clock.x_of(1, step) for step in (6, 7, 10)] == [700, 800, 1100]
+    assert clock.living is not None
+    assert clock.living[1][-1] == 1100
 
 
 def test_a_clock_that_was_set_back_does_not_turn_the_axis_round() -> None:

@@ -20,7 +20,7 @@ from moescope.dashboard.reads import (
 )
 from moescope.dashboard.window import Window
 from moescope.platform import catalogue
-from moescope.platform.records import Run, Segment
+from moescope.platform.records import Frame, Run, Segment
 from moescope.platform.series import is_living, read_series
 from moescope.platform.store import Store
 from moescope.platform.summaries import summaries
@@ -222,3 +222,13 @@ def test_time_left_is_said_only_of_a_run_that_runs(store: Store, spiked_run: Run
 def test_looking_for_a_store_makes_none(tmp_path: Path) -> None:
     assert open_for_reading(f"sqlite:///{tmp_path / 'no.db'}") is None
     assert list(tmp_path.glob("no.db*")) == []
+
+
+def test_an_axis_of_time_is_offered_where_the_moments_are_known(store: Store, make: Any) -> None:
+    run = make.run()
+    store.add_run(run)
+    store.add_segment(Segment(run.id, 0, 0, "start", run.created_s))
+    store.write_frames([Frame(run.id, 0, 0, 1.0, {catalogue.GRAD_NORM: np.float32(1)})])
+    assert RunReader(store, run.id).axes() == ["step"]
+    store.write_frames([Frame(run.id, 0, 1, 2.0, {catalogue.LOSS_TOTAL: np.float32(1)})])
+    assert RunReader(store, run.id).axes() == ["step", "wall time"]

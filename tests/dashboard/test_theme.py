@@ -1,10 +1,13 @@
 """Colours that can be told apart on both backgrounds, and by colour-blind people."""
 
 import itertools
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import moescope.dashboard
 from moescope.dashboard.theme import (
     BACKGROUNDS,
     CHECKPOINTS,
@@ -107,3 +110,12 @@ def test_every_layer_has_a_colour(num_layers: int) -> None:
     colours = ramp(num_layers)
     assert len(colours) == num_layers
     assert colours[0] == RAMP[0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_white_can_be_read_on_the_primary_colour_and_that_on_the_ground(scheme: str) -> None:
+    settings = Path(moescope.dashboard.__file__).with_name(".streamlit") / "config.toml"
+    theme = tomllib.loads(settings.read_text())["theme"][scheme]
+    # Streamlit writes white on it, as in what was chosen of a list, and writes with it
+    assert _contrast(theme["primaryColor"], "#FFFFFF") > 3.9
+    assert _contrast(theme["primaryColor"], theme["backgroundColor"]) > 4.5

@@ -13,7 +13,7 @@ from moescope.dashboard.views.steering import from_address, step_range
 from moescope.dashboard.words import plain
 from moescope.platform.commands import ask
 from moescope.platform.errors import MoescopeError
-from moescope.platform.records import Frame, Run
+from moescope.platform.records import Frame, Run, Segment
 from moescope.platform.store import Store
 
 # Streamlit copies the text of these functions: their imports go inside, and what annotates them is
@@ -80,6 +80,31 @@ class TestThePageOfARun:
         loss = _charts(_seen(_run, store, spiked_run.id))[0]
         for name in ("abandoned branch", "critical alert", "rollback", "saved", "held"):
             assert f'"name":"{name}"' in loss
+
+    def test_an_alert_of_a_run_that_was_never_rolled_back_is_drawn(
+        self, store: Store, make: Any
+    ) -> None:
+        run = make.run()
+        store.add_run(run)
+        store.add_segment(Segment(run.id, 0, 0, "start", run.created_s))
+        store.write_frames([make.frame(run.id, 0, step, 1.0) for step in range(64)])
+        store.put_alert(make.alert(run.id))
+        assert '"name":"critical alert"' in _charts(_seen(_run, store, run.id))[0]
+
+    def test_steps_that_only_the_abandoned_branch_has_are_drawn(
+        self, store: Store, make: Any
+    ) -> None:
+        run = make.run()
+        store.add_run(run)
+        store.add_segment(Segment(run.id, 0, 0, "start", run.created_s))
+        store.write_frames([make.frame(run.id, 0, step, 1.0) for step in range(91)])
+        store.put_alert(make.alert(run.id, onset_step=80, fired_step=83))
+        store.add_segment(Segment(run.id, 1, 50, "rollback", time.time(), 0, 49))
+        page = AppTest.from_function(_run, args=(store, run.id), default_timeout=20)
+        page.query_params["steps"] = "70-90"
+        page.run()
+        assert not page.exception, page.exception
+        assert '"name":"abandoned branch"' in _charts(page)[0]
 
     def test_help_comes_from_the_catalogue(self, store: Store, spiked_run: Run) -> None:
         page = _seen(_run, store, spiked_run.id)
@@ -278,7 +303,7 @@ def test_a_choice_of_steps_becomes_a_range() -> None:
     assert step_range("last 200", 0, 1000, 5000) == (4801, 5000)
     assert step_range("last 1000", 0, 1000, 50) == (0, 50)
     assert step_range("from … to", 10, 20, 5000) == (10, 20)
-    assert step_range("from … to", 20, 10, 5000) == (10, 21)
+    assert step_range("from … to", 20, 10, 5000) == (10, 20)
 
 
 def test_without_a_store_the_page_says_what_to_do() -> None:

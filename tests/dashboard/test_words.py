@@ -35,6 +35,7 @@ def test_numbers_have_four_digits_and_non_finite_ones_a_name(value: float, said:
 def test_speeds_are_said_in_three_digits() -> None:
     assert [short(v) for v in (950, 12_345, 4.56e6, 0)] == ["950", "12.3k", "4.56M", "0"]
     assert [short(v) for v in (5.95e16, 1.2e12, 3e20)] == ["59.5P", "1.2T", "300E"]
+    assert [short(v) for v in (999_600, 999.7, 999.4, 999_499)] == ["1M", "1k", "999", "999k"]
 
 
 def test_ages_have_two_units_and_are_never_negative() -> None:

@@ -126,3 +126,26 @@ def test_tokens_time_smoothing_and_pause(
     assert "# Loss up to step" in text
     assert "loss, mean of 100 steps" in text
     seen.assert_in_order()
+
+
+def test_a_chart_that_was_scrolled_over_by_finger_goes_on_and_one_that_was_left_is_let_go(
+    address: str, opened: Callable[..., Any], trainer: Any
+) -> None:
+    seen = opened(f"{address}/?run={trainer.run.id}&token={TOKEN}")
+    page = seen.page
+    _wait_until(page, lambda: _charts(page), "the first chart")
+    page.evaluate(
+        """() => {
+            window.left = document.querySelector('.moescope-plot');
+            left.dispatchEvent(new PointerEvent('pointerdown', { bubbles: true }));
+            left.dispatchEvent(new PointerEvent('pointercancel', { bubbles: true }));
+        }"""
+    )
+    before = _loss(page)["last"]
+    _wait_until(page, lambda: _loss(page)["last"] > before, "the run to grow")
+    page.get_by_role("link", name="Compare", exact=True).first.click()
+    _wait_until(page, lambda: "/compare" in page.url, "another page")
+    page.get_by_role("link", name="Run", exact=True).first.click()
+    _wait_until(page, lambda: _charts(page), "the charts again")
+    assert page.evaluate("!left.isConnected && !left._fullLayout")
+    seen.assert_in_order()
