@@ -149,3 +149,14 @@ def test_a_chart_that_was_scrolled_over_by_finger_goes_on_and_one_that_was_left_
     _wait_until(page, lambda: _charts(page), "the charts again")
     assert page.evaluate("!left.isConnected && !left._fullLayout")
     seen.assert_in_order()
+
+
+def test_the_first_page_is_found_by_its_name_before_and_after_signing_in(
+    address: str, opened: Callable[..., Any], trainer: Any
+) -> None:
+    seen = opened(f"{address}/runs?token={TOKEN}")
+    expect(seen.page.get_by_role("link", name=trainer.run.name)).to_be_visible()
+    seen.page.goto(f"{address}/runs?find={trainer.run.name}")
+    expect(seen.page.get_by_role("link", name=trainer.run.name)).to_be_visible()
+    assert "find=" in seen.page.url
+    seen.assert_in_order()
