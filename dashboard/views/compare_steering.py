@@ -91,8 +91,8 @@ def render(store: Store) -> Look | None:
             key="compare_smoothing",
             format_func=lambda n: f"{n:,} steps" if n else "not",
             width=130,
-            help="Lines follow the mean of so many steps, of all data and not of what is drawn; at the "
-            "ends of a range, of what lies inside it.",
+            help="Lines follow the mean of so many steps, of all data and not of what is drawn; at "
+            "the ends of a range, of what lies inside it.",
         )
         begun("compare_span", text_of_span(span_of(asked.get("span", ""))))
         span = span_of(

@@ -79,9 +79,9 @@ def render(reader: RunReader, is_live: bool) -> tuple[WindowNow, bool]:
             key="smoothing",
             format_func=lambda n: f"{n:,} steps" if n else "not",
             width=130,
-            help="Lines follow the mean of so many steps, of all data and not of what is drawn; at the "
-            "ends of a range, of what lies inside it. The band stays: it shows each bucket's lowest "
-            "and highest value.",
+            help="Lines follow the mean of so many steps, of all data and not of what is drawn; at "
+            "the ends of a range, of what lies inside it. The band stays: it shows each bucket's "
+            "lowest and highest value.",
         )
         with st.container(horizontal=True, gap="small", width="content"):
             is_log = st.toggle("Log values", key="log")
