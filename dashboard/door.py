@@ -9,8 +9,11 @@ import streamlit as st
 from starlette.middleware import Middleware
 
 from moescope.dashboard.doorkeeper import Doorkeeper, names_of, reached_host
+from moescope.dashboard.views import compare, fleet, run, system_page
 from moescope.platform.settings import Settings
 
+READY = (fleet, run, compare, system_page)
+"""Pages that bring pandas and plotly along: loaded before anybody asks, or the first would wait."""
 settings = Settings()
 keeper = Middleware(Doorkeeper, names=names_of(settings), reached=reached_host(settings))
 app = st.App(Path(__file__).with_name("app.py"), middleware=[keeper])
