@@ -100,6 +100,12 @@ WHOLE_FOLDERS = {
 }
 """Folders that get one line instead of one per file."""
 FILES = {
+    "docs/pictures/compare-1440-dark.png": "runs laid over each other, at a desk at night",
+    "docs/pictures/control-390-dark.png": "what a run can go back to, on a phone",
+    "docs/pictures/fleet-1440-light.png": "all runs in a table",
+    "docs/pictures/incident-1440-light.png": "an incident in order",
+    "docs/pictures/rules-1440-dark.png": "a rule tried over a run",
+    "docs/pictures/run-1440-light.png": "a run with a spike and a rollback",
     ".ci/run": "what continuous integration runs: Debian packages, check, test, stories",
     ".dockerignore": "what stays out of the image",
     ".gitignore": "what is built here and belongs to nobody",
