@@ -12,6 +12,7 @@ _CAUSES: Mapping[str, str] = {
     "precision": "precision",
     "not_reproducible": "not reproducible",
     "no_cause": "no cause found",
+    "unexamined": "not examined yet",
 }
 RECENT_S = 24 * 3600.0
 """A rollback younger than this is told of a healthy run too."""
@@ -25,7 +26,8 @@ def in_words(
     verdicts: Mapping[str, str],
     now_s: float,
 ) -> str:
-    """Says a run's health in a line: "healthy for 3,120 steps; rolled back 2 h ago: data".
+    """Says a run's health in a line: "healthy for 3,120 steps; rolled back 2 h ago for loss
+    spike: data".
 
     step: the newest; None before the first. alerts: of the run, of all states. verdicts: {alert:
     verdict} of its incidents. Steps are counted on the branch that training is on.
@@ -43,9 +45,10 @@ def in_words(
     if back and (now_s - back[-1].created_s < RECENT_S or word != "healthy"):
         verdict = verdicts.get(back[-1].alert_id or "", "")
         causes = " and ".join(_CAUSES.get(part, part) for part in verdict.split(" and ") if part)
-        said.append(
-            f"rolled back {age(now_s - back[-1].created_s)} ago" + (f": {causes}" if causes else "")
-        )
+        rules = [a.rule.replace("_", " ") for a in alerts if a.id == back[-1].alert_id]
+        for_what = f" for {rules[0]}" if rules else ""
+        ago = age(now_s - back[-1].created_s)
+        said.append(f"rolled back {ago} ago{for_what}" + (f": {causes}" if causes else ""))
     return "; ".join(said)
 
 

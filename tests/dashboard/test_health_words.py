@@ -21,7 +21,7 @@ def test_a_rollback_says_when_and_why(make: Any) -> None:
     back = Segment("r", 1, 50, "rollback", 100.0, 0, 49, "a")
     alerts = [make.alert("r", id="a", state="resolved", segment=0, fired_step=63)]
     words = in_words("healthy", 3170, alerts, [START, back], {"a": "data and state"}, 7300.0)
-    assert words == "healthy for 3,120 steps; rolled back 2 h ago: data and state"
+    assert words == "healthy for 3,120 steps; rolled back 2 h ago for loss spike: data and state"
 
 
 def test_an_open_alert_says_since_when(make: Any) -> None:

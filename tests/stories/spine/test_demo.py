@@ -104,7 +104,8 @@ def test_the_demo_alerts_goes_back_and_recovers_while_a_browser_shows_it(demo: D
         page.locator(".js-plotly-plot").first.wait_for(timeout=60_000)
         first = shown_step(page)
         demo.wait_for(r"critical loss_spike", WAIT_S)
-        page.get_by_text("loss_spike").first.wait_for(timeout=20_000)
+        # the alert heals within seconds on a quick machine; what was done for it stays
+        page.get_by_text(re.compile("rolled back .* for loss spike")).wait_for(timeout=30_000)
         assert shown_step(page) > first
         demo.wait_for(r"bad batches passed over", WAIT_S)
         page.get_by_text("rollback").first.wait_for(timeout=20_000)
