@@ -20,7 +20,7 @@ from ..reads_of_many import AXES, TITLES, SharedAxis, compared, find_runs, label
 from ..settings_of_runs import flat_config, is_seed
 from ..window import Window
 from ..words import plain
-from .panel import take_zoom, zoom_to
+from .panel import keep, take_zoom, zoom_to
 from .steering import SMOOTHINGS
 
 DEFAULT_SIGNALS = (catalogue.LOSS_TOTAL, catalogue.GRAD_NORM, catalogue.TOKENS_PER_S)
@@ -137,16 +137,6 @@ def begun(key: str, value: object) -> None:
 def zoomed(asked: tuple[float, float] | None) -> None:
     """Takes a zoom made with the mouse up as the range of all charts."""
     zoom_to({"compare_span": text_of_span(asked)})
-
-
-def keep(name: str, value: str) -> None:
-    """Keeps a value in the address; an empty one is taken out of it."""
-    if value == st.query_params.get(name, ""):
-        return
-    if value:
-        st.query_params[name] = value
-    else:
-        st.query_params.pop(name, None)
 
 
 def _runs(store: Store) -> list[Run]:

@@ -170,6 +170,16 @@ def take_zoom() -> None:
     st.session_state.update(st.session_state.pop(_ZOOMED, {}))
 
 
+def keep(name: str, value: str) -> None:
+    """Keeps a value in the address; an empty one is taken out of it."""
+    if value == st.query_params.get(name, ""):
+        return
+    if value:
+        st.query_params[name] = value
+    else:
+        st.query_params.pop(name, None)
+
+
 def badge(look: Look, help: str | None = None) -> None:
     st.badge(look.word, icon=look.icon, color=look.badge, help=help)
 

@@ -14,7 +14,7 @@ import streamlit as st
 from ..clock import Axis, Clock
 from ..reads import RunReader
 from ..window import StepRange, Window
-from .panel import take_zoom, zoom_to
+from .panel import keep, take_zoom, zoom_to
 
 _ALL, _LAST_1000, _LAST_200, _RANGE = "all", "last 1000", "last 200", "from … to"
 _IN_ADDRESS = {_ALL: "", _LAST_1000: "last-1000", _LAST_200: "last-200"}
@@ -95,11 +95,11 @@ def render(reader: RunReader, is_live: bool) -> tuple[WindowNow, bool]:
             _range_widgets(reader.newest_step())
     first, last = int(state["from"]), int(state["to"])
     low, high = turned(first, last)
-    _keep("steps", _IN_ADDRESS.get(choice or _ALL, f"{low}-{high}"))
-    _keep("x", "" if axis in (None, "step") else axis.replace(" ", "-"))
-    _keep("smooth", str(smoothing or ""))
-    _keep("log", "1" if is_log else "")
-    _keep("logx", "1" if is_log_x else "")
+    keep("steps", _IN_ADDRESS.get(choice or _ALL, f"{low}-{high}"))
+    keep("x", "" if axis in (None, "step") else axis.replace(" ", "-"))
+    keep("smooth", str(smoothing or ""))
+    keep("log", "1" if is_log else "")
+    keep("logx", "1" if is_log_x else "")
 
     def window_now(reader: RunReader) -> Window:
         clock = reader.clock(axis or "step")
@@ -152,12 +152,3 @@ def _zoom_with(clock: Clock) -> Callable[[tuple[float, float] | None], None]:
             zoom_to({"steps": _RANGE, "from": first, "to": max(first + 1, last)})
 
     return zoomed
-
-
-def _keep(name: str, value: str) -> None:
-    if value == st.query_params.get(name, ""):
-        return
-    if value:
-        st.query_params[name] = value
-    else:
-        st.query_params.pop(name, None)

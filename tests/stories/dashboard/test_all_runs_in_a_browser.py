@@ -4,7 +4,6 @@ A thread plays the runs that train. Set MOESCOPE_SCREENSHOTS to a folder to keep
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
 import moescope.dashboard
 from moescope.platform import catalogue
@@ -155,20 +154,6 @@ def _wait_until_up(url: str, process: "subprocess.Popen[bytes]") -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
     pytest.fail(f"{url} did not answer within 30 s")
-
-
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
-        )
-        yield started
-        started.close()
 
 
 def _opened(browser: Browser, url: str, width: int = 1440) -> tuple[Page, list[str]]:
