@@ -2,16 +2,33 @@
 
 `moescope db grant-dashboard ROLE` gives a role these rights, and `moescope up` does by itself where
 MOESCOPE_DASHBOARD_STORE names another user than the store's. What the role may write is one list,
-`tables.DASHBOARD_ADDS`, `DASHBOARD_CHANGES` and `DASHBOARD_REMOVES`; whatever else it was granted
-on moescope's tables before is taken back.
+`ADDS`, `CHANGES` and `REMOVES` below; whatever else it was granted on moescope's tables before is
+taken back.
 """
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Table, text
 
 from . import tables
 from .engines import Database, parsed_url, shown_url
 from .errors import MoescopeError
 from .migrate import checked_version, versions
+
+ADDS = (tables.commands, tables.rule_versions, tables.deeds, tables.views)
+"""Tables to which it adds rows: with the next two, all that `dashboard/asks.py` writes."""
+CHANGES: dict[Table, tuple[str, ...]] = {
+    tables.alerts: (
+        *("state", "changed_by", "changed_s"),
+        *("silenced_until_s", "delivered_s", "num_deliveries"),
+    ),
+    tables.studies: ("state",),
+    tables.trials: ("state", "num_failures", "not_before_s", "result", "is_wanted"),
+    tables.runs: ("note", "tags", "is_archived"),
+    tables.deeds: ("outcome",),
+    tables.views: ("query", "saved_by", "saved_s"),
+}
+"""{table: columns} of rows that it changes."""
+REMOVES = (tables.views,)
+"""Tables from which it removes rows; of what was measured, judged or done it removes none."""
 
 
 def grant_dashboard(url: str, role: str) -> list[str]:
@@ -100,11 +117,11 @@ def _statements(connection: Connection, role: str) -> list[str]:
         f"GRANT USAGE ON SCHEMA {_quoted(connection, schema)} TO {whom}",
         f"REVOKE ALL ON {every} FROM {whom}",
         f"GRANT SELECT ON {every} TO {whom}",
-        f"GRANT INSERT ON {named(*(t.name for t in tables.DASHBOARD_ADDS))} TO {whom}",
+        f"GRANT INSERT ON {named(*(t.name for t in ADDS))} TO {whom}",
     ]
-    removed = named(*(t.name for t in tables.DASHBOARD_REMOVES))
+    removed = named(*(t.name for t in REMOVES))
     found.append(f"GRANT DELETE ON {removed} TO {whom}")
-    for table, columns in tables.DASHBOARD_CHANGES.items():
+    for table, columns in CHANGES.items():
         changed = ", ".join(_quoted(connection, column) for column in columns)
         found.append(f"GRANT UPDATE ({changed}) ON {named(table.name)} TO {whom}")
     return found
@@ -114,10 +131,10 @@ def _too_much(connection: Connection, role: str) -> str:
     """The first right that the role has beyond the list, in words."""
     schema = str(connection.scalar(text("SELECT current_schema()")))
     given = {
-        "INSERT": {table.name for table in tables.DASHBOARD_ADDS},
-        "DELETE": {table.name for table in tables.DASHBOARD_REMOVES},
+        "INSERT": {table.name for table in ADDS},
+        "DELETE": {table.name for table in REMOVES},
     }
-    changed = {table.name: columns for table, columns in tables.DASHBOARD_CHANGES.items()}
+    changed = {table.name: columns for table, columns in CHANGES.items()}
     columns = {t.name: list(t.columns.keys()) for t in tables.metadata.sorted_tables}
     for name in (*columns, tables.VERSION_TABLE):
         where = f"{_quoted(connection, schema)}.{_quoted(connection, name)}"

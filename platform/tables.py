@@ -510,20 +510,3 @@ rollups = Table(
 
 OF_SAMPLES = (vector_rows, scalar_rows, chunks, rollups, chunk_steps, spans)
 """Tables keyed by `run_number`, where samples lie."""
-
-DASHBOARD_ADDS = (commands, rule_versions, deeds, views)
-"""Tables to which the dashboard adds rows: with the next, all that `dashboard/asks.py` writes."""
-DASHBOARD_CHANGES: dict[Table, tuple[str, ...]] = {
-    alerts: (
-        *("state", "changed_by", "changed_s"),
-        *("silenced_until_s", "delivered_s", "num_deliveries"),
-    ),
-    studies: ("state",),
-    trials: ("state", "num_failures", "not_before_s", "result", "is_wanted"),
-    runs: ("note", "tags", "is_archived"),
-    deeds: ("outcome",),
-    views: ("query", "saved_by", "saved_s"),
-}
-"""{table: columns} of rows that the dashboard changes."""
-DASHBOARD_REMOVES = (views,)
-"""Tables from which it removes rows; of what was measured, judged or done it removes none."""
